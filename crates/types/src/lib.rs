@@ -1,0 +1,26 @@
+//! The words of the product as plain values that cannot be wrong.
+//!
+//! Every crate speaks in these: a partition and its half-open offset ranges, event time and its
+//! windows, the balance of a commit, the bytes on their way from the broker to a worker, and the
+//! budget that holds memory in. Nothing here reads a clock, a file or the network, and nothing
+//! depends on more than `bytes`, `serde` and `thiserror`.
+
+mod balance;
+mod class;
+mod epoch;
+mod memory;
+mod offset;
+mod raw_batch;
+mod reject;
+mod table_set;
+mod time;
+
+pub use balance::{Balance, BalanceError};
+pub use class::ErrorClass;
+pub use epoch::{AssignmentGeneration, Epoch, Generation};
+pub use memory::{MemoryBudget, Reservation};
+pub use offset::{OffsetRange, RangeError, TopicPartition};
+pub use raw_batch::{RawBatch, RawBatchBuilder, RawRecord};
+pub use reject::{Header, Reject, Stage};
+pub use table_set::TableSet;
+pub use time::{Timestamp, Window};

@@ -1,0 +1,129 @@
+//! The budget that holds memory in (P30).
+//!
+//! Owns the counter and the thresholds. Does not own the reaction to them: intake sends an early
+//! barrier at half of the budget and pauses at four fifths.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+#[derive(Debug)]
+struct Counter {
+    limit: usize,
+    used: AtomicUsize,
+    peak: AtomicUsize,
+}
+
+/// One shared counter of bytes: raw batches, states in workers, panes until they are committed.
+///
+/// Counting never fails and never blocks; whoever can slow the flow down asks
+/// [`is_half_used`](Self::is_half_used) and [`is_nearly_used`](Self::is_nearly_used).
+#[derive(Clone, Debug)]
+pub struct MemoryBudget(Arc<Counter>);
+
+impl MemoryBudget {
+    /// A budget of `limit` bytes, of which nothing is used.
+    pub fn new(limit: usize) -> Self {
+        Self(Arc::new(Counter {
+            limit,
+            used: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+        }))
+    }
+
+    /// The bytes that may be used.
+    pub fn limit(&self) -> usize {
+        self.0.limit
+    }
+
+    /// The bytes in use now.
+    pub fn used(&self) -> usize {
+        self.0.used.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that were ever in use.
+    pub fn peak(&self) -> usize {
+        self.0.peak.load(Ordering::Relaxed)
+    }
+
+    /// Whether half is used: time for an early barrier and commit.
+    pub fn is_half_used(&self) -> bool {
+        self.used() >= self.0.limit / 2
+    }
+
+    /// Whether four fifths are used: time to stop fetching. The last fifth is for merging and
+    /// Parquet buffers.
+    pub fn is_nearly_used(&self) -> bool {
+        self.used() >= self.0.limit / 5 * 4
+    }
+
+    /// Counts `bytes` until the reservation is dropped.
+    pub fn reserve(&self, bytes: usize) -> Reservation {
+        self.grow(bytes);
+        Reservation {
+            budget: self.clone(),
+            bytes,
+        }
+    }
+
+    fn grow(&self, bytes: usize) {
+        let used = self.0.used.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.0.peak.fetch_max(used, Ordering::Relaxed);
+    }
+
+    fn shrink(&self, bytes: usize) {
+        let before = self.0.used.fetch_sub(bytes, Ordering::Relaxed);
+        debug_assert!(before >= bytes, "more memory given back than was counted");
+    }
+}
+
+/// Bytes counted against a [`MemoryBudget`] for as long as this value lives.
+#[derive(Debug)]
+pub struct Reservation {
+    budget: MemoryBudget,
+    bytes: usize,
+}
+
+impl Reservation {
+    /// The bytes it holds.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Holds `bytes` from now on.
+    pub fn resize(&mut self, bytes: usize) {
+        if bytes > self.bytes {
+            self.budget.grow(bytes - self.bytes);
+        } else {
+            self.budget.shrink(self.bytes - bytes);
+        }
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.budget.shrink(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_dropped_is_given_back() {
+        let budget = MemoryBudget::new(100);
+        let mut first = budget.reserve(30);
+        let second = budget.reserve(25);
+        assert!(budget.is_half_used() && !budget.is_nearly_used());
+        first.resize(60);
+        assert!(budget.is_nearly_used());
+        first.resize(10);
+        drop(second);
+        assert_eq!((budget.used(), budget.peak()), (10, 85));
+        drop(first);
+        assert_eq!(budget.used(), 0);
+    }
+}

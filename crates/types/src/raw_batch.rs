@@ -1,0 +1,351 @@
+//! Bytes of one partition on their way from the broker to a worker.
+//!
+//! Owns the layout: one contiguous buffer and an index of spans, no allocation per event, and
+//! cutting by offset without a copy (P3). Does not own what the bytes mean.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+
+use crate::{Generation, Header, OffsetRange, Reservation, Timestamp, TopicPartition};
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    const ABSENT: Self = Self {
+        start: u32::MAX,
+        end: u32::MAX,
+    };
+
+    fn get(self, buffer: &Bytes) -> Option<&[u8]> {
+        (self.start != u32::MAX).then(|| &buffer[self.start as usize..self.end as usize])
+    }
+
+    fn share(self, buffer: &Bytes) -> Option<Bytes> {
+        (self.start != u32::MAX).then(|| buffer.slice(self.start as usize..self.end as usize))
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    offset: i64,
+    timestamp: Option<Timestamp>,
+    value: Span,
+    key: Span,
+    headers: Range<u32>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    buffer: Bytes,
+    entries: Vec<Entry>,
+    headers: Vec<(Box<str>, Span)>,
+    /// Counted for as long as any cut of this batch lives.
+    _reservation: Option<Reservation>,
+}
+
+/// Records of one partition as fetched, with the range they cover. Cheap to clone and to cut.
+///
+/// Every record's offset lies in the range; records are in offset order; the range may cover more
+/// than the records do (gaps, P1 and P2).
+#[derive(Clone, Debug)]
+pub struct RawBatch {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The stretch that is passed when this batch is.
+    pub range: OffsetRange,
+    /// The assignment under which it was fetched (P27).
+    pub generation: Generation,
+    /// When intake took it in: the only clock, used to cap watermarks (P24).
+    pub received: Timestamp,
+    shared: Arc<Shared>,
+    visible: Range<usize>,
+}
+
+/// One record of a [`RawBatch`], borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct RawRecord<'a> {
+    shared: &'a Shared,
+    entry: &'a Entry,
+}
+
+impl<'a> RawRecord<'a> {
+    /// Its offset.
+    pub fn offset(&self) -> i64 {
+        self.entry.offset
+    }
+
+    /// The Kafka record's timestamp, when it has one.
+    pub fn timestamp(&self) -> Option<Timestamp> {
+        self.entry.timestamp
+    }
+
+    /// Its value; `None` for a tombstone.
+    pub fn value(&self) -> Option<&'a [u8]> {
+        self.entry.value.get(&self.shared.buffer)
+    }
+
+    /// Its key.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        self.entry.key.get(&self.shared.buffer)
+    }
+
+    /// Its value, sharing the batch's buffer.
+    pub fn shared_value(&self) -> Option<Bytes> {
+        self.entry.value.share(&self.shared.buffer)
+    }
+
+    /// Its headers, in order. Allocates: meant for rejects.
+    pub fn headers(&self) -> Vec<Header> {
+        let span = self.entry.headers.start as usize..self.entry.headers.end as usize;
+        self.shared.headers[span]
+            .iter()
+            .map(|(name, value)| Header {
+                name: name.to_string(),
+                value: value.get(&self.shared.buffer).map(Bytes::copy_from_slice),
+            })
+            .collect()
+    }
+}
+
+impl RawBatch {
+    /// Number of records.
+    pub fn len(&self) -> usize {
+        self.visible.len()
+    }
+
+    /// Whether it holds no record. Its range may be more than empty all the same.
+    pub fn is_empty(&self) -> bool {
+        self.visible.is_empty()
+    }
+
+    /// Bytes of its buffer and index, shared with other cuts of the same batch.
+    pub fn size(&self) -> usize {
+        self.shared.buffer.len() + self.shared.entries.len() * size_of::<Entry>()
+    }
+
+    /// The records, in offset order.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = RawRecord<'_>> {
+        self.shared.entries[self.visible.clone()]
+            .iter()
+            .map(|entry| RawRecord {
+                shared: &self.shared,
+                entry,
+            })
+    }
+
+    /// The record at `position`, counted from 0.
+    ///
+    /// # Panics
+    /// When there is no such record.
+    pub fn record(&self, position: usize) -> RawRecord<'_> {
+        RawRecord {
+            shared: &self.shared,
+            entry: &self.shared.entries[self.visible.clone()][position],
+        }
+    }
+
+    /// Cuts at `offset` (P3), sharing the bytes: the part before, and the part from there on.
+    pub fn cut(self, offset: i64) -> (Self, Self) {
+        let (before, after) = self.range.cut(offset);
+        let visible = &self.shared.entries[self.visible.clone()];
+        let at = self.visible.start + visible.partition_point(|entry| entry.offset < offset);
+        let left = Self {
+            range: before,
+            visible: self.visible.start..at,
+            ..self.clone()
+        };
+        let right = Self {
+            range: after,
+            visible: at..self.visible.end,
+            ..self
+        };
+        (left, right)
+    }
+}
+
+/// Gathers records of one partition into a [`RawBatch`]: one copy a record, into one buffer.
+#[derive(Debug, Default)]
+pub struct RawBatchBuilder {
+    buffer: Vec<u8>,
+    entries: Vec<Entry>,
+    headers: Vec<(Box<str>, Span)>,
+}
+
+impl RawBatchBuilder {
+    /// The most bytes one batch may hold, so that spans fit into 32 bits.
+    pub const MAX_BYTES: usize = u32::MAX as usize - 1;
+
+    /// An empty batch with room for `bytes`.
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            buffer: Vec::with_capacity(bytes),
+            ..Self::default()
+        }
+    }
+
+    /// Bytes gathered so far.
+    pub fn size(&self) -> usize {
+        self.buffer.len() + self.entries.len() * size_of::<Entry>()
+    }
+
+    /// Records gathered so far.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no record was gathered.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Appends a record. Offsets must grow.
+    ///
+    /// # Panics
+    /// When `offset` does not lie beyond the last one, or the batch outgrows
+    /// [`Self::MAX_BYTES`].
+    pub fn push<'h>(
+        &mut self,
+        offset: i64,
+        timestamp: Option<Timestamp>,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl IntoIterator<Item = (&'h str, Option<&'h [u8]>)>,
+    ) {
+        assert!(
+            self.entries.last().is_none_or(|last| last.offset < offset),
+            "records arrive in offset order"
+        );
+        let first_header = self.headers.len() as u32;
+        for (name, bytes) in headers {
+            let span = self.append(bytes);
+            self.headers.push((name.into(), span));
+        }
+        let entry = Entry {
+            offset,
+            timestamp,
+            key: self.append(key),
+            value: self.append(value),
+            headers: first_header..self.headers.len() as u32,
+        };
+        self.entries.push(entry);
+    }
+
+    fn append(&mut self, bytes: Option<&[u8]>) -> Span {
+        let Some(bytes) = bytes else {
+            return Span::ABSENT;
+        };
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(bytes);
+        assert!(
+            self.buffer.len() <= Self::MAX_BYTES,
+            "a raw batch stays far below 4 GiB"
+        );
+        Span {
+            start: start as u32,
+            end: self.buffer.len() as u32,
+        }
+    }
+
+    /// Ends the batch: it covers `range`, and `reservation` counts its bytes until the last cut
+    /// of it is dropped.
+    ///
+    /// # Panics
+    /// When a record lies outside `range`.
+    pub fn finish(
+        self,
+        partition: TopicPartition,
+        range: OffsetRange,
+        generation: Generation,
+        received: Timestamp,
+        reservation: Option<Reservation>,
+    ) -> RawBatch {
+        assert!(
+            self.entries
+                .first()
+                .is_none_or(|first| range.contains(first.offset))
+                && self
+                    .entries
+                    .last()
+                    .is_none_or(|last| range.contains(last.offset)),
+            "every record lies in its batch's range"
+        );
+        RawBatch {
+            partition,
+            range,
+            generation,
+            received,
+            visible: 0..self.entries.len(),
+            shared: Arc::new(Shared {
+                buffer: self.buffer.into(),
+                entries: self.entries,
+                headers: self.headers,
+                _reservation: reservation,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryBudget;
+
+    fn batch(offsets: &[i64], range: (i64, i64), budget: &MemoryBudget) -> RawBatch {
+        let mut builder = RawBatchBuilder::default();
+        for &offset in offsets {
+            let value = format!("v{offset}");
+            builder.push(
+                offset,
+                Some(Timestamp::from_millis(offset)),
+                Some(b"k"),
+                (offset % 2 == 0).then_some(value.as_bytes()),
+                [("h", Some(b"x".as_slice())), ("n", None)],
+            );
+        }
+        let reservation = budget.reserve(builder.size());
+        builder.finish(
+            TopicPartition::new("t", 0),
+            OffsetRange::new(range.0, range.1).unwrap(),
+            Generation(1),
+            Timestamp::default(),
+            Some(reservation),
+        )
+    }
+
+    #[test]
+    fn a_cut_shares_bytes_and_covers_every_record_once() {
+        let budget = MemoryBudget::new(1 << 20);
+        let whole = batch(&[3, 4, 8, 9], (2, 12), &budget);
+        for at in 0..15 {
+            let (left, right) = whole.clone().cut(at);
+            assert_eq!(left.range.join(right.range), Ok(whole.range));
+            let offsets: Vec<_> = left
+                .records()
+                .chain(right.records())
+                .map(|record| record.offset())
+                .collect();
+            assert_eq!(offsets, [3, 4, 8, 9]);
+            assert!(
+                left.records()
+                    .all(|record| left.range.contains(record.offset()))
+            );
+            assert!(
+                right
+                    .records()
+                    .all(|record| right.range.contains(record.offset()))
+            );
+        }
+        let (_, right) = whole.cut(8);
+        assert_eq!(right.record(0).value(), Some(b"v8".as_slice()));
+        assert_eq!(right.record(1).value(), None);
+        assert_eq!(right.record(0).headers()[1].value, None);
+        assert!(budget.used() > 0);
+        drop(right);
+        assert_eq!(budget.used(), 0);
+    }
+}
