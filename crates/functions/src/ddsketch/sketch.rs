@@ -1,0 +1,226 @@
+//! The sketch: how many values fell into which logarithmic bin. Owns adding, merging and answering.
+//! The mapping of values to bins and back is that of the crate `sketches-ddsketch`, whose store we
+//! do not use: its merge panics when a sketch reaches beyond an almost full one on both sides, and
+//! it keeps a kilobyte for a single value.
+//!
+//! *DDSketch: A Fast and Fully-Mergeable Quantile Sketch with Relative-Error Guarantees*, Masson,
+//! Rim, Lee, 2019; the store is its "collapsing lowest" one.
+
+use std::{mem::size_of, sync::LazyLock};
+
+use sketches_ddsketch::Config;
+
+use crate::error::FunctionError;
+
+/// Bins of each sign; with more, the lowest ones are one.
+pub(super) const MAX_BINS: i32 = 2048;
+/// Counts up to here are exact as doubles, which is what the encoding keeps.
+pub(super) const MAX_COUNT: u64 = 1 << 53;
+
+/// The one configuration: relative error 1 %.
+pub(super) static CONFIG: LazyLock<Config> = LazyLock::new(Config::defaults);
+
+/// A sketch of a distribution. Two sketches of the same values are equal but for `sum`, whatever
+/// the order and the merges they came by.
+#[derive(Clone, Debug)]
+pub(super) struct Sketch {
+    pub(super) positive: Bins,
+    pub(super) negative: Bins,
+    pub(super) zeros: u64,
+    pub(super) min: f64,
+    pub(super) max: f64,
+    /// For other readers of the bytes; depends on the order of additions.
+    pub(super) sum: f64,
+}
+
+impl Default for Sketch {
+    fn default() -> Self {
+        Self {
+            positive: Bins::default(),
+            negative: Bins::default(),
+            zeros: 0,
+            min: f64::INFINITY,
+            max: f64::NEG_INFINITY,
+            sum: 0.0,
+        }
+    }
+}
+
+impl Sketch {
+    /// Adds a finite value.
+    pub(super) fn add(&mut self, value: f64) {
+        // Minus zero becomes zero; else `min` and `max` would depend on which of them came first.
+        let value = value + 0.0;
+        if value > CONFIG.min_possible() {
+            self.positive.add(CONFIG.key(value), 1);
+        } else if value < -CONFIG.min_possible() {
+            self.negative.add(CONFIG.key(-value), 1);
+        } else {
+            self.zeros += 1;
+        }
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+        self.sum += value;
+    }
+
+    /// Adds all values of another sketch.
+    pub(super) fn merge(&mut self, other: &Self) -> Result<(), FunctionError> {
+        if self.count() + other.count() > MAX_COUNT {
+            return Err(FunctionError::Damaged {
+                sketch: "DDSketch",
+                reason: format!("more than {MAX_COUNT} values"),
+            });
+        }
+        self.positive.merge(&other.positive);
+        self.negative.merge(&other.negative);
+        self.zeros += other.zeros;
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+        self.sum += other.sum;
+        Ok(())
+    }
+
+    /// The number of values.
+    pub(super) fn count(&self) -> u64 {
+        self.positive.count + self.zeros + self.negative.count
+    }
+
+    /// The element `⌊rank · (n − 1)⌋` of the sorted values, within the relative error; `None` when
+    /// there is no value. `rank` is between 0 and 1.
+    pub(super) fn quantile(&self, rank: f64) -> Option<f64> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let element = (rank * (count - 1) as f64) as u64;
+        if element == 0 {
+            return Some(self.min);
+        }
+        if element >= count - 1 {
+            return Some(self.max);
+        }
+        let negative = self.negative.count;
+        let value = if element < negative {
+            -CONFIG.value(self.negative.key_at(negative - 1 - element))
+        } else if element < negative + self.zeros {
+            0.0
+        } else {
+            CONFIG.value(self.positive.key_at(element - negative - self.zeros))
+        };
+        // The middle of an outer bin may lie beyond every value, even beyond every double.
+        Some(value.clamp(self.min, self.max))
+    }
+
+    /// Bytes on the heap.
+    #[inline]
+    pub(super) fn heap_size(&self) -> usize {
+        self.positive.heap_size() + self.negative.heap_size()
+    }
+}
+
+/// Counts by bin, ascending, none of them zero and all within [`MAX_BINS`] of the highest. Values
+/// below that are counted in the lowest bin, so that the bins depend only on the values.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Bins {
+    bins: Vec<(i32, u64)>,
+    count: u64,
+}
+
+impl Bins {
+    /// Counts `count` values, at least one, in the bin of `key`.
+    pub(super) fn add(&mut self, key: i32, count: u64) {
+        let key = key.max(self.lowest());
+        self.count += count;
+        match self.bins.binary_search_by_key(&key, |&(key, _)| key) {
+            Ok(place) => self.bins[place].1 += count,
+            Err(place) => {
+                if self.bins.len() == self.bins.capacity() {
+                    // A quarter more rather than twice as much: there are many groups.
+                    self.bins.reserve_exact(4.max(self.bins.len() / 4));
+                }
+                self.bins.insert(place, (key, count));
+                if place + 1 == self.bins.len() {
+                    self.collapse();
+                }
+            }
+        }
+    }
+
+    pub(super) fn merge(&mut self, other: &Self) {
+        if other.bins.is_empty() {
+            return;
+        }
+        let mut merged = Vec::with_capacity(self.bins.len().max(other.bins.len()));
+        let (mut ours, mut theirs) = (self.bins.as_slice(), other.bins.as_slice());
+        while let (Some(&(our_key, our_count)), Some(&(their_key, their_count))) =
+            (ours.first(), theirs.first())
+        {
+            let key = our_key.min(their_key);
+            let mut count = 0;
+            if our_key == key {
+                count += our_count;
+                ours = &ours[1..];
+            }
+            if their_key == key {
+                count += their_count;
+                theirs = &theirs[1..];
+            }
+            merged.push((key, count));
+        }
+        merged.extend_from_slice(ours);
+        merged.extend_from_slice(theirs);
+        self.bins = merged;
+        self.count += other.count;
+        self.collapse();
+    }
+
+    /// The bins from the lowest to the highest.
+    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = (i32, u64)> {
+        self.bins.iter().copied()
+    }
+
+    /// The number of values.
+    pub(super) fn count(&self) -> u64 {
+        self.count
+    }
+
+    fn lowest(&self) -> i32 {
+        self.bins
+            .last()
+            .map_or(i32::MIN, |&(highest, _)| highest - (MAX_BINS - 1))
+    }
+
+    /// Counts all bins below the lowest one in that.
+    fn collapse(&mut self) {
+        let lowest = self.lowest();
+        let below = self.bins.partition_point(|&(key, _)| key < lowest);
+        if below == 0 {
+            return;
+        }
+        let count: u64 = self.bins[..below].iter().map(|&(_, count)| count).sum();
+        if self.bins[below].0 == lowest {
+            self.bins[below].1 += count;
+            self.bins.drain(..below);
+        } else {
+            self.bins[below - 1] = (lowest, count);
+            self.bins.drain(..below - 1);
+        }
+    }
+
+    /// The bin of the value at `place` in ascending order, counted from 0.
+    fn key_at(&self, place: u64) -> i32 {
+        let mut passed = 0;
+        self.bins
+            .iter()
+            .find(|&&(_, count)| {
+                passed += count;
+                passed > place
+            })
+            .expect("a place is below the number of values")
+            .0
+    }
+
+    fn heap_size(&self) -> usize {
+        self.bins.capacity() * size_of::<(i32, u64)>()
+    }
+}

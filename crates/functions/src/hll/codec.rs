@@ -1,0 +1,208 @@
+//! The bytes of an HLL sketch: read strictly, written in one form. Owns the checks that keep
+//! damaged bytes from becoming a wrong count or a panic, and the canonical form, in which equal
+//! sets of values have equal bytes.
+//!
+//! The layout is that of the DataSketches libraries: eight bytes of header (preamble length,
+//! version, family, lgK, size of the coupon table, flags, coupon count, mode), then either
+//! *coupons* (up to 7 in a list, some hundreds in a set) or, from about 390 distinct values on,
+//! three doubles of estimator state, the number of zero registers and one byte a register.
+
+use datasketches::hll::{HllSketch, HllType, HllUnion};
+
+use crate::error::FunctionError;
+
+const LG_K: u8 = 12;
+const REGISTERS: usize = 1 << LG_K;
+const HEADER: usize = 8;
+const ARRAY_START: usize = 40;
+
+const FLAGS: usize = 5;
+const COMPACT: u8 = 8;
+const OUT_OF_ORDER: u8 = 16;
+const HLL_8: u8 = 2;
+
+enum Mode {
+    List,
+    Set,
+    Array,
+}
+
+/// A union that holds nothing yet.
+pub(super) fn empty() -> HllUnion {
+    HllUnion::new(LG_K).expect("12 is a valid lgK")
+}
+
+/// Reads a sketch that this module or another DataSketches library wrote.
+pub(super) fn read(bytes: &[u8]) -> Result<HllSketch, FunctionError> {
+    check(bytes)?;
+    HllSketch::deserialize(bytes).map_err(|error| damaged(error.to_string()))
+}
+
+/// The canonical bytes: equal sets of values give equal bytes.
+pub(super) fn write(union: &HllUnion) -> Vec<u8> {
+    let mut bytes = union.to_sketch(HllType::Hll8).serialize();
+    match bytes[7] & 3 {
+        // The order of coupons is the order of arrival; readers take any.
+        0 => sort_coupons(&mut bytes[HEADER..]),
+        1 => sort_coupons(&mut bytes[HEADER + 4..]),
+        // The HIP accumulator depends on history. With the out-of-order bit no library reads it,
+        // so that every engine gives the composite estimate, as we do.
+        _ => {
+            bytes[FLAGS] |= OUT_OF_ORDER;
+            bytes[HEADER..HEADER + 8].fill(0);
+        }
+    }
+    bytes
+}
+
+fn sort_coupons(bytes: &mut [u8]) {
+    let mut coupons: Vec<u32> = coupons(bytes).collect();
+    coupons.sort_unstable();
+    for (place, coupon) in bytes.chunks_exact_mut(4).zip(coupons) {
+        place.copy_from_slice(&coupon.to_le_bytes());
+    }
+}
+
+fn coupons(bytes: &[u8]) -> impl Iterator<Item = u32> {
+    bytes
+        .chunks_exact(4)
+        .map(|coupon| u32::from_le_bytes([coupon[0], coupon[1], coupon[2], coupon[3]]))
+}
+
+/// Refuses whatever the crate would take but no library writes: it would panic later or count
+/// wrongly.
+fn check(bytes: &[u8]) -> Result<(), FunctionError> {
+    let &[
+        preamble,
+        version,
+        family,
+        lg_k,
+        lg_table,
+        flags,
+        count,
+        mode,
+        ..,
+    ] = bytes
+    else {
+        return Err(damaged(format!("{} bytes hold no header", bytes.len())));
+    };
+    if version != 1 || family != 7 {
+        return Err(damaged(format!(
+            "version {version} and family {family} are no HLL sketch"
+        )));
+    }
+    let (mode, kind) = (mode & 3, mode >> 2);
+    let mode = match (mode, preamble) {
+        (0, 2) => Mode::List,
+        (1, 3) => Mode::Set,
+        (2, 10) => Mode::Array,
+        _ => {
+            return Err(damaged(format!(
+                "mode {mode} does not go with a preamble of {preamble}"
+            )));
+        }
+    };
+    if kind > HLL_8 {
+        return Err(damaged(format!("there is no register type {kind}")));
+    }
+    if lg_k != LG_K || kind != HLL_8 {
+        return Err(FunctionError::Foreign {
+            sketch: "HLL",
+            found: format!("type HLL_{} and lgK {lg_k}", 4 + 2 * kind),
+            expected: "HLL_8 with lgK 12",
+        });
+    }
+    let compact = flags & COMPACT != 0;
+    match mode {
+        Mode::List if count == 0 => Ok(()),
+        // A list of eight has become a set.
+        Mode::List if count > 7 => Err(damaged(format!("a list of {count} coupons"))),
+        Mode::List => {
+            let places = if compact { count.into() } else { 8 };
+            check_coupons(&bytes[HEADER..], places, count.into())
+        }
+        Mode::Set => {
+            let &[a, b, c, d] = bytes.get(HEADER..HEADER + 4).unwrap_or_default() else {
+                return Err(damaged("no count of coupons".into()));
+            };
+            let count = u32::from_le_bytes([a, b, c, d]) as usize;
+            if !(5..=LG_K - 3).contains(&lg_table) || count * 4 > 3 << lg_table {
+                return Err(damaged(format!(
+                    "{count} coupons in a table of 2^{lg_table}"
+                )));
+            }
+            let places = if compact { count } else { 1 << lg_table };
+            check_coupons(&bytes[HEADER + 4..], places, count)
+        }
+        Mode::Array => check_array(bytes),
+    }
+}
+
+/// There must be as many different coupons as the header says; an empty place is zero.
+fn check_coupons(bytes: &[u8], places: usize, count: usize) -> Result<(), FunctionError> {
+    if bytes.len() < places * 4 {
+        return Err(damaged(format!(
+            "{} bytes do not hold {places} coupons",
+            bytes.len()
+        )));
+    }
+    let mut found: Vec<u32> = coupons(bytes)
+        .take(places)
+        .filter(|&coupon| coupon != 0)
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    if found.len() != count {
+        return Err(damaged(format!(
+            "{} different coupons where the header says {count}",
+            found.len()
+        )));
+    }
+    // The upper six bits are a register's value, which is never zero.
+    if found.iter().any(|coupon| coupon >> 26 == 0) {
+        return Err(damaged("a coupon without a value".into()));
+    }
+    Ok(())
+}
+
+/// The number of zeros and both sums follow from the registers. Each sum is exact: its terms are
+/// powers of two within 32 binary places, and there are 2^12 of them.
+fn check_array(bytes: &[u8]) -> Result<(), FunctionError> {
+    let registers = bytes.get(ARRAY_START..).unwrap_or_default();
+    if registers.len() != REGISTERS {
+        return Err(damaged(format!(
+            "{} bytes of registers instead of {REGISTERS}",
+            registers.len()
+        )));
+    }
+    let mut counts = [0_u32; 64];
+    for &register in registers {
+        let Some(count) = counts.get_mut(usize::from(register)) else {
+            return Err(damaged(format!("a register of {register}")));
+        };
+        *count += 1;
+    }
+    let sum = |values: std::ops::Range<usize>| -> f64 {
+        values
+            .map(|value| f64::from(counts[value]) / (1_u64 << value) as f64)
+            .sum()
+    };
+    let mut derived = Vec::with_capacity(24);
+    derived.extend(sum(0..32).to_le_bytes());
+    derived.extend(sum(32..64).to_le_bytes());
+    derived.extend(counts[0].to_le_bytes());
+    derived.extend([0; 4]);
+    if bytes[HEADER + 8..ARRAY_START] != derived {
+        return Err(damaged(
+            "the registers do not give the sums beside them".into(),
+        ));
+    }
+    Ok(())
+}
+
+fn damaged(reason: String) -> FunctionError {
+    FunctionError::Damaged {
+        sketch: "HLL",
+        reason,
+    }
+}
