@@ -1,0 +1,122 @@
+//! Texts by which two versions of a pipeline are compared (P38).
+//!
+//! Owns what belongs to a definition. Does not own the canonical text of an expression.
+
+use std::{fmt::Write as _, time::Duration};
+
+use crate::plan::{Accept, EventColumn, UnknownFields};
+
+/// Everything about a table that decides which row an event is folded into, and how.
+pub(crate) struct TableDefinition<'d> {
+    pub(crate) event_time: &'d str,
+    pub(crate) pipeline_where: Option<&'d str>,
+    pub(crate) table_where: Option<&'d str>,
+    pub(crate) window: Duration,
+    pub(crate) groups: Vec<(&'d str, &'d str)>,
+    pub(crate) measures: Vec<(&'d str, &'d str)>,
+}
+
+impl TableDefinition<'_> {
+    /// One `key: value` a line.
+    pub(crate) fn text(&self) -> String {
+        let mut text = format!("event_time: {}\n", self.event_time);
+        let mut line = |key: &str, value: &str| {
+            text.push_str(key);
+            text.push_str(": ");
+            text.push_str(value);
+            text.push('\n');
+        };
+        if let Some(condition) = self.pipeline_where {
+            line("pipeline where", condition);
+        }
+        if let Some(condition) = self.table_where {
+            line("where", condition);
+        }
+        line("window", &shown(self.window));
+        for (name, value) in &self.groups {
+            line(&format!("group {name}"), value);
+        }
+        for (name, value) in &self.measures {
+            line(&format!("measure {name}"), value);
+        }
+        text
+    }
+}
+
+/// What decides about an event before any table sees it.
+pub(crate) struct EventDefinition<'d> {
+    pub(crate) columns: &'d [EventColumn],
+    pub(crate) unknown_fields: UnknownFields,
+    pub(crate) max_delay: Duration,
+    pub(crate) accept: Accept,
+}
+
+/// Sixteen hex digits over everything that decides about events, the same in every run and build.
+pub(crate) fn version(event: &EventDefinition<'_>, tables: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    for column in event.columns {
+        // A type's text is this crate's own, so that an upgrade of Arrow changes no version.
+        let name = crate::expression::type_name(&column.data_type);
+        let unit = column.epoch_unit.map_or("", |unit| unit.name());
+        let optional = if column.optional { "?" } else { "" };
+        let _ = writeln!(text, "column {}: {name}{optional} {unit}", column.name);
+    }
+    let unknown = match event.unknown_fields {
+        UnknownFields::Ignore => "ignore",
+        UnknownFields::Reject => "reject",
+    };
+    let past = event.accept.past.map_or_else(|| "any".to_owned(), shown);
+    let future = shown(event.accept.future);
+    let _ = writeln!(text, "unknown_fields: {unknown}");
+    let _ = writeln!(text, "max_delay: {}", shown(event.max_delay));
+    let _ = writeln!(text, "accept: {past} {future}");
+    for (name, definition) in tables {
+        let _ = write!(text, "table {name}\n{definition}");
+    }
+    format!("{:016x}", fnv1a(text.as_bytes()))
+}
+
+/// FNV-1a with 64 bits. Source: Fowler, Noll, Vo, "The FNV Non-Cryptographic Hash Algorithm".
+fn fnv1a(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// A duration in its largest whole unit, so that 60s and 1m are one.
+pub(crate) fn shown(duration: Duration) -> String {
+    let micros = duration.as_micros();
+    for (unit, size) in [
+        ("d", 86_400_000_000),
+        ("h", 3_600_000_000),
+        ("m", 60_000_000),
+        ("s", 1_000_000),
+        ("ms", 1_000),
+    ] {
+        if micros >= size && micros.is_multiple_of(size) {
+            return format!("{}{unit}", micros / size);
+        }
+    }
+    format!("{micros}us")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_fnv_1a() {
+        // Test vectors of the algorithm's authors.
+        assert_eq!(fnv1a(b""), 0xcbf2_9ce4_8422_2325);
+        assert_eq!(fnv1a(b"a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(fnv1a(b"foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    #[test]
+    fn equal_durations_have_one_text() {
+        assert_eq!(shown(Duration::from_secs(60)), "1m");
+        assert_eq!(shown(Duration::from_secs(90)), "90s");
+        assert_eq!(shown(Duration::from_millis(86_400_000)), "1d");
+        assert_eq!(shown(Duration::ZERO), "0us");
+    }
+}

@@ -1,0 +1,44 @@
+//! Reads a pipeline file and its schema and returns a [`Plan`] that needs no further checking.
+//!
+//! Says for each measure how it is folded, merged and finished, so that engine, runtime and query
+//! agree ([`TableShape`]), and holds the type of the snapshot that the runtime publishes and the
+//! query layer reads ([`Published`]). Files come in as text ([`load_pipeline`], [`load_server`]);
+//! what is wrong with them comes out as [`Diagnostics`], all at once.
+
+mod definition;
+mod diagnostic;
+mod event_schema;
+mod expression;
+mod hints;
+mod inline_test;
+mod json_schema;
+mod load;
+mod measure;
+mod plan;
+mod properties;
+mod published;
+mod reader;
+mod server;
+mod shape;
+mod status;
+mod values;
+mod written;
+mod yaml;
+
+pub use diagnostic::{Code, Color, Diagnostic, Diagnostics, Severity, SourceFile};
+pub use inline_test::InlineTest;
+pub use json_schema::json_schemas;
+pub use load::{ReadFile, load_pipeline, load_pipelines};
+pub use plan::{
+    Accept, EpochUnit, EventColumn, EventTime, GroupColumn, KafkaSource, PartitionBy, Plan, Start,
+    StateFold, StopIf, TablePlan, UnknownFields,
+};
+pub use published::{
+    CommittedFile, CommittedTable, MemoryEpoch, Published, PublishedTable, Publisher,
+};
+pub use server::{
+    AllowHttp, KafkaConnection, Listen, Memory, Secret, Server, Storage, load_server,
+};
+pub use shape::{Finish, MeasureShape, ShapeError, StateKind, StateShape, TableShape};
+pub use status::{PartitionStatus, PipelineState, PipelineStatus, StatusBoard, TableStatus};
+pub use yaml::Environment;

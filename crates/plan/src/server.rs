@@ -1,0 +1,580 @@
+//! The server file as meant: storage, connections, doors, limits.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    ops::Range,
+    path::Path,
+    sync::Arc,
+};
+
+use crate::{
+    diagnostic::{Code, Diagnostics, SourceFile},
+    load::ReadFile,
+    properties,
+    reader::{FromNode, Keys as _, Reader, SecretFrom, SecretText},
+    values,
+    written::server as written,
+    yaml::{self, Environment, Scalar},
+};
+
+const MEMORY: usize = 512 << 20;
+const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8427);
+
+/// A server, ready to start.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Server {
+    /// Where tables are stored.
+    pub storage: Storage,
+    /// Kafka clusters by the name that pipelines call them.
+    pub kafka: BTreeMap<String, KafkaConnection>,
+    /// The doors.
+    pub listen: Listen,
+    /// Budgets that hold.
+    pub memory: Memory,
+    /// Worker threads; `None`: one a core.
+    pub workers: Option<NonZeroUsize>,
+    /// The server's name in consumer groups; `None`: host, server file and a free slot (P29).
+    pub instance: Option<String>,
+}
+
+/// Where tables are stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// A folder, already seen from the working directory, or `s3://bucket/prefix`.
+    pub root: String,
+    /// The URL of an S3-compatible store.
+    pub endpoint: Option<String>,
+    /// The bucket's region.
+    pub region: Option<String>,
+    /// The access key.
+    pub access_key: Option<String>,
+    /// The secret key.
+    pub secret_key: Option<Secret>,
+    /// Whether the endpoint may lack TLS.
+    pub allow_http: AllowHttp,
+}
+
+/// Whether an S3 endpoint may lack TLS.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AllowHttp {
+    /// Only `https://`.
+    #[default]
+    No,
+    /// `http://` as well.
+    Yes,
+}
+
+/// A value that no message, log or `Debug` shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The value itself.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// A Kafka cluster.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KafkaConnection {
+    /// `host:port`, several with commas.
+    pub brokers: String,
+    /// TLS, SASL and checked properties under librdkafka's names. Holds the password: `Debug` hides it.
+    pub properties: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for KafkaConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let properties: BTreeMap<&str, &str> = self
+            .properties
+            .iter()
+            .map(|(name, value)| match name.as_str() {
+                PASSWORD => (PASSWORD, "***"),
+                name => (name, value.as_str()),
+            })
+            .collect();
+        f.debug_struct("KafkaConnection")
+            .field("brokers", &self.brokers)
+            .field("properties", &properties)
+            .finish()
+    }
+}
+
+const PASSWORD: &str = "sasl.password";
+
+/// The doors.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Where HTTP listens; always loopback in this release.
+    pub http: SocketAddr,
+}
+
+/// Budgets in bytes, each counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// For events on their way into tables (P30).
+    pub ingest: usize,
+    /// For queries.
+    pub query: usize,
+}
+
+/// Reads a server file; the second value holds warnings.
+///
+/// # Errors
+/// Every mistake in the file.
+pub fn load_server(
+    source: &SourceFile,
+    read_file: ReadFile<'_>,
+    environment: &Environment,
+) -> Result<(Server, Diagnostics), Diagnostics> {
+    let file = Arc::new(source.clone());
+    let mut found = Diagnostics::default();
+    let reader = Reader {
+        file: &file,
+        found: &mut found,
+    };
+    let mut loading = Loading {
+        reader,
+        read_file,
+        environment,
+        folder: Path::new(&source.path).parent().unwrap_or(Path::new("")),
+        literals: Vec::new(),
+    };
+    let server = loading.server();
+    let literals = loading.literals;
+    if !literals.is_empty() {
+        hide(&literals, &file, &mut found);
+    }
+    match server {
+        Some(server) if !found.has_errors() => Ok((server, found.finish())),
+        _ => Err(found.finish()),
+    }
+}
+
+struct Loading<'l> {
+    reader: Reader<'l>,
+    read_file: ReadFile<'l>,
+    environment: &'l Environment,
+    folder: &'l Path,
+    /// Places of secrets that stand in the file.
+    literals: Vec<Range<usize>>,
+}
+
+/// Puts stars over secrets in every excerpt of the file.
+fn hide(literals: &[Range<usize>], file: &Arc<SourceFile>, found: &mut Diagnostics) {
+    let mut bytes = file.text.clone().into_bytes();
+    for literal in literals {
+        if let Some(bytes) = bytes.get_mut(literal.clone()) {
+            // Line breaks stay, so that places do.
+            for byte in bytes.iter_mut().filter(|byte| **byte != b'\n') {
+                *byte = b'*';
+            }
+        }
+    }
+    let hidden = Arc::new(SourceFile {
+        path: file.path.clone(),
+        text: String::from_utf8_lossy(&bytes).into_owned(),
+    });
+    for diagnostic in &mut found.0 {
+        diagnostic.file = hidden.clone();
+    }
+}
+
+impl Loading<'_> {
+    fn server(&mut self) -> Option<Server> {
+        let root = yaml::parse(&mut self.reader, self.environment)?;
+        let file = written::ServerFile::from_node(&root, &Scalar::root(), &mut self.reader)?;
+        values::version(file.version.as_deref(), &file, &mut self.reader);
+        let storage = match &file.storage {
+            Some(storage) => self.storage(storage),
+            None => {
+                if file.lacks("storage") {
+                    let help = "say where tables are stored: `storage: {root: ./data}`";
+                    values::missing(&mut self.reader, &file.span, "storage", help);
+                }
+                None
+            }
+        };
+        let connections = file.connections.unwrap_or_default();
+        let mut kafka = BTreeMap::new();
+        for (name, connection) in connections.kafka.iter().flat_map(|named| &named.0) {
+            if let Some(connection) = self.kafka(name, connection) {
+                kafka.insert(name.text.clone(), connection);
+            }
+        }
+        let listen = self.listen(&file.listen.unwrap_or_default());
+        let memory = file.memory.unwrap_or_default();
+        let ingest = self.memory(memory.ingest.as_deref());
+        let query = self.memory(memory.query.as_deref());
+        let workers = match &file.workers {
+            Some(number) => {
+                let parsed = number
+                    .text
+                    .parse::<NonZeroUsize>()
+                    .ok()
+                    .filter(|number| number.get() <= 1024);
+                if parsed.is_none() {
+                    self.error(
+                        Code::Value,
+                        &number.span,
+                        format!("`{}` is not a number of workers", number.shown),
+                        "write a number from 1 to 1024, or leave the line out: one a core",
+                    );
+                }
+                Some(parsed?)
+            }
+            None => None,
+        };
+        if let Some(instance) = &file.instance
+            && instance.text.trim().is_empty()
+        {
+            let help = "write a name, or leave the line out";
+            self.error(Code::Value, &instance.span, "`instance` is empty", help);
+        }
+        Some(Server {
+            storage: storage?,
+            kafka,
+            listen: listen?,
+            memory: Memory {
+                ingest: ingest?,
+                query: query?,
+            },
+            workers,
+            instance: file.instance.map(|text| text.0.text),
+        })
+    }
+
+    fn error(
+        &mut self,
+        code: Code,
+        span: &Range<usize>,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) {
+        self.reader.error(code, span.clone(), message, help);
+    }
+
+    fn storage(&mut self, storage: &written::Storage) -> Option<Storage> {
+        let Some(root) = &storage.root else {
+            if storage.lacks("root") {
+                let help =
+                    "write a folder or a bucket: `root: ./data` or `root: s3://bucket/prefix`";
+                values::missing(&mut self.reader, &storage.span, "root", help);
+            }
+            return None;
+        };
+        let is_s3 = root.text.starts_with("s3://");
+        let meant_root = match root.text.split_once("://") {
+            Some(("s3", bucket)) if !bucket.is_empty() && !bucket.starts_with('/') => {
+                root.text.trim_end_matches('/').to_owned()
+            }
+            Some(("s3", _)) => {
+                let message = format!("`{}` names no bucket", root.shown);
+                self.error(Code::Value, &root.span, message, "write s3://bucket/prefix");
+                return None;
+            }
+            Some((scheme, _)) => {
+                let what = format!("storage in `{scheme}://…`");
+                let help = "use a folder or s3://bucket/prefix";
+                self.reader.not_supported(root.span.clone(), &what, help);
+                return None;
+            }
+            None if root.text.trim().is_empty() => {
+                self.error(
+                    Code::Value,
+                    &root.span,
+                    "`root` is empty",
+                    "write a folder: ./data",
+                );
+                return None;
+            }
+            None => self.path(root),
+        };
+        for (key, text) in [
+            (
+                "endpoint",
+                storage.endpoint.as_deref().map(|text| &text.span),
+            ),
+            ("region", storage.region.as_deref().map(|text| &text.span)),
+            (
+                "access_key",
+                storage.access_key.as_deref().map(|text| &text.span),
+            ),
+            (
+                "secret_key",
+                storage.secret_key.as_ref().map(|secret| &secret.span),
+            ),
+        ] {
+            if let Some(span) = text.filter(|_| !is_s3) {
+                let message = format!("`{key}` belongs to S3, but `root` is a folder");
+                self.error(
+                    Code::Structure,
+                    span,
+                    message,
+                    "leave it out, or write `root: s3://bucket/prefix`",
+                );
+            }
+        }
+        let allow_http = match &storage.allow_http {
+            Some(flag) if values::boolean(flag, &mut self.reader)? => AllowHttp::Yes,
+            _ => AllowHttp::No,
+        };
+        if let Some(endpoint) = &storage.endpoint {
+            let is_http = endpoint.text.starts_with("http://");
+            if !is_http && !endpoint.text.starts_with("https://") {
+                let message = format!("`{}` is not a URL", endpoint.shown);
+                self.error(
+                    Code::Value,
+                    &endpoint.span,
+                    message,
+                    "write https://host:port",
+                );
+            } else if is_http && allow_http == AllowHttp::No {
+                let help =
+                    "write https://…, or add `allow_http: true` for a store in your own network";
+                self.error(
+                    Code::Value,
+                    &endpoint.span,
+                    "this endpoint has no TLS",
+                    help,
+                );
+            }
+        }
+        let secret_key = match &storage.secret_key {
+            Some(secret) => Some(Secret(self.secret("secret_key", secret)?)),
+            None => None,
+        };
+        let text = |text: &Option<crate::reader::Text>| text.as_ref().map(|text| text.text.clone());
+        Some(Storage {
+            root: meant_root,
+            endpoint: text(&storage.endpoint),
+            region: text(&storage.region),
+            access_key: text(&storage.access_key),
+            secret_key,
+            allow_http,
+        })
+    }
+
+    /// A path in the file is seen from the file's folder.
+    fn path(&self, path: &Scalar) -> String {
+        self.folder.join(&path.text).display().to_string()
+    }
+
+    fn secret(&mut self, key: &str, secret: &SecretText) -> Option<String> {
+        match &secret.from {
+            SecretFrom::Variable(value) => Some(value.clone()),
+            SecretFrom::Literal => {
+                self.literals.push(secret.span.clone());
+                let variable = key.to_uppercase();
+                self.error(
+                    Code::Secret,
+                    &secret.span,
+                    format!("`{key}` stands here in the open; secrets do not belong into files that are kept and shared"),
+                    format!("write `{key}: {{file: /run/secrets/{key}}}`, or, on a line of its own and without quotation marks, `{key}: ${{{variable}}}`; and change this one, it has been seen"),
+                );
+                None
+            }
+            SecretFrom::Env(name) => {
+                let value = self.environment.get(&name.text).cloned();
+                if value.is_none() {
+                    let message = format!("the environment variable {} is not set", name.shown);
+                    let help = format!("set it: export {}=…", name.shown);
+                    self.error(Code::Secret, &name.span, message, help);
+                }
+                value
+            }
+            SecretFrom::File(name) => {
+                let path = self.folder.join(&name.text);
+                match (self.read_file)(&path).map(String::from_utf8) {
+                    // Editors and `echo` end a file with a line break, which is no part of the secret.
+                    Ok(Ok(value)) => Some(value.trim_end_matches(['\n', '\r']).to_owned()),
+                    Ok(Err(_)) => {
+                        let message = format!("the secret file {} is not UTF-8 text", name.shown);
+                        self.error(Code::Secret, &name.span, message, "save it as UTF-8");
+                        None
+                    }
+                    Err(error) => {
+                        let message = match error.kind() {
+                            std::io::ErrorKind::NotFound => {
+                                format!("there is no secret file {}", name.shown)
+                            }
+                            _ => format!("the secret file {} cannot be read: {error}", name.shown),
+                        };
+                        let help = "a path is seen from the folder of this file";
+                        self.error(Code::Secret, &name.span, message, help);
+                        None
+                    }
+                }
+            }
+        }
+    }
+
+    fn kafka(&mut self, name: &Scalar, connection: &written::Kafka) -> Option<KafkaConnection> {
+        let brokers = match &connection.brokers {
+            Some(brokers) => {
+                let is_list = brokers.text.split(',').all(|broker| {
+                    let broker = broker.trim();
+                    broker.rsplit_once(':').is_some_and(|(host, port)| {
+                        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+                    })
+                });
+                if !is_list {
+                    let message = format!("`{}` is not a list of brokers", brokers.shown);
+                    let help = "write host:port, several with commas: kafka1:9092,kafka2:9092";
+                    self.error(Code::Value, &brokers.span, message, help);
+                }
+                Some(brokers.text.clone())
+            }
+            None => {
+                if connection.lacks("brokers") {
+                    let help = "name at least one: `brokers: localhost:9092`";
+                    values::missing(&mut self.reader, &name.span, "brokers", help);
+                }
+                None
+            }
+        };
+        let mut properties = BTreeMap::new();
+        for (name, value) in connection.properties.iter().flat_map(|named| &named.0) {
+            if properties::check(name, &mut self.reader) {
+                properties.insert(name.text.clone(), value.text.clone());
+            }
+        }
+        if let Some(tls) = &connection.tls {
+            for (property, path) in [
+                ("ssl.ca.location", &tls.ca),
+                ("ssl.certificate.location", &tls.cert),
+                ("ssl.key.location", &tls.key),
+            ] {
+                if let Some(path) = path {
+                    properties.insert(property.into(), self.path(path));
+                }
+            }
+            if tls.cert.is_some() != tls.key.is_some() {
+                let help = "a client certificate needs both `cert` and `key`; leave both out if the broker asks for none";
+                self.error(
+                    Code::Structure,
+                    &tls.span,
+                    "`cert` and `key` go together",
+                    help,
+                );
+            }
+        }
+        if let Some(sasl) = &connection.sasl {
+            self.sasl(sasl, &mut properties);
+        }
+        let protocol = match (connection.tls.is_some(), connection.sasl.is_some()) {
+            (true, true) => Some("SASL_SSL"),
+            (true, false) => Some("SSL"),
+            (false, true) => Some("SASL_PLAINTEXT"),
+            (false, false) => None,
+        };
+        if let Some(protocol) = protocol {
+            properties.insert("security.protocol".into(), protocol.into());
+        }
+        Some(KafkaConnection {
+            brokers: brokers?,
+            properties,
+        })
+    }
+
+    fn sasl(&mut self, sasl: &written::Sasl, properties: &mut BTreeMap<String, String>) {
+        for (key, help) in [
+            ("mechanism", "write PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+            ("username", "write the user's name"),
+            (
+                "password",
+                "write `password: {file: /run/secrets/kafka}` or `password: ${KAFKA_PASSWORD}`",
+            ),
+        ] {
+            if sasl.lacks(key) {
+                values::missing(&mut self.reader, &sasl.span, key, help);
+            }
+        }
+        if let Some(mechanism) = &sasl.mechanism {
+            let choices = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].map(|name| (name, name));
+            if ["OAUTHBEARER", "GSSAPI"].contains(&mechanism.text.as_str()) {
+                let help = "use SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN";
+                let what = format!("SASL {}", mechanism.text);
+                self.reader
+                    .not_supported(mechanism.span.clone(), &what, help);
+            } else if let Some(name) = values::choice(mechanism, &choices, &mut self.reader) {
+                properties.insert("sasl.mechanism".into(), name.into());
+            }
+        }
+        if let Some(username) = &sasl.username {
+            properties.insert("sasl.username".into(), username.text.clone());
+        }
+        if let Some(password) = &sasl.password
+            && let Some(password) = self.secret("password", password)
+        {
+            properties.insert(PASSWORD.into(), password);
+        }
+    }
+
+    fn listen(&mut self, listen: &written::Listen) -> Option<Listen> {
+        for (door, text) in [
+            ("Postgres wire", &listen.postgres),
+            ("Flight SQL", &listen.flight),
+        ] {
+            if let Some(text) = text {
+                self.reader.warning(
+                    Code::NotSupported,
+                    text.span.clone(),
+                    format!("not supported yet: {door}; this door stays shut"),
+                    "ask over HTTP, or with `alluvium sql`",
+                );
+            }
+        }
+        let Some(http) = &listen.http else {
+            return listen.lacks("http").then_some(Listen { http: HTTP });
+        };
+        let text = match http.text.strip_prefix("localhost:") {
+            Some(port) => format!("127.0.0.1:{port}"),
+            None => http.text.clone(),
+        };
+        let Ok(address) = text.parse::<SocketAddr>() else {
+            let message = format!("`{}` is not an address", http.shown);
+            let help =
+                "write a loopback address and a port: 127.0.0.1:8427; port 0 takes a free one";
+            self.error(Code::Value, &http.span, message, help);
+            return None;
+        };
+        if !address.ip().is_loopback() {
+            self.error(
+                Code::NotSupported,
+                &http.span,
+                format!("`{}` can be reached from other machines", http.shown),
+                "this release has neither TLS nor users: listen on 127.0.0.1 and put a proxy that has both before it",
+            );
+            return None;
+        }
+        Some(Listen { http: address })
+    }
+
+    fn memory(&mut self, size: Option<&Scalar>) -> Option<usize> {
+        const LEAST: usize = 16 << 20;
+        let Some(text) = size else {
+            return Some(MEMORY);
+        };
+        let bytes = values::size(text, &mut self.reader)?;
+        if bytes < LEAST {
+            let message = format!("`{}` is too little to work in", text.shown);
+            self.error(Code::Value, &text.span, message, "write at least 16MiB");
+            return None;
+        }
+        Some(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests;
