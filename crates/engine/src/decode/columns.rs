@@ -1,0 +1,111 @@
+//! The columns under construction: one builder for each decoded column.
+//!
+//! Owns the way from a checked slot to a column's buffers. A row is appended whole, after all of it
+//! has been checked, so that a refused event leaves no trace.
+
+use std::sync::Arc;
+
+use datafusion::arrow::{
+    array::{
+        ArrayRef, BooleanBuilder, Date32Builder, Decimal128Builder, Float64Builder, Int32Builder,
+        Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
+    },
+    datatypes::{DataType, TimeUnit},
+};
+
+use super::{
+    Slot,
+    syntax::{TextForm, unescape},
+};
+
+/// One decoded column.
+pub(crate) enum ColumnBuilder {
+    Int(Int32Builder),
+    BigInt(Int64Builder),
+    Double(Float64Builder),
+    Boolean(BooleanBuilder),
+    Decimal(Decimal128Builder),
+    Date(Date32Builder),
+    Timestamp(TimestampMicrosecondBuilder),
+    Text(StringBuilder),
+}
+
+impl ColumnBuilder {
+    /// `None` for a type that is not decoded from JSON.
+    pub(crate) fn new(data_type: &DataType) -> Option<Self> {
+        Some(match data_type {
+            DataType::Int32 => Self::Int(Int32Builder::new()),
+            DataType::Int64 => Self::BigInt(Int64Builder::new()),
+            DataType::Float64 => Self::Double(Float64Builder::new()),
+            DataType::Boolean => Self::Boolean(BooleanBuilder::new()),
+            DataType::Decimal128(..) => {
+                Self::Decimal(Decimal128Builder::new().with_data_type(data_type.clone()))
+            }
+            DataType::Date32 => Self::Date(Date32Builder::new()),
+            DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => Self::Timestamp(
+                TimestampMicrosecondBuilder::new().with_data_type(data_type.clone()),
+            ),
+            DataType::Utf8 => Self::Text(StringBuilder::new()),
+            _ => return None,
+        })
+    }
+
+    /// Appends one value. `slot` holds a value of this column's type, or none; `payload` is the event
+    /// it was read from.
+    #[inline]
+    pub(crate) fn append(&mut self, slot: Slot, payload: &str, unescaped: &mut String) {
+        match (self, slot) {
+            (Self::Int(column), Slot::Int(value)) => {
+                column.append_value(i32::try_from(value).expect("the range was checked"));
+            }
+            (Self::BigInt(column), Slot::Int(value)) => column.append_value(value),
+            (Self::Double(column), Slot::Double(value)) => column.append_value(value),
+            (Self::Boolean(column), Slot::Boolean(value)) => column.append_value(value),
+            (Self::Decimal(column), Slot::Decimal(value)) => column.append_value(value),
+            (Self::Date(column), Slot::Int(value)) => {
+                column.append_value(i32::try_from(value).expect("the years were checked"));
+            }
+            (Self::Timestamp(column), Slot::Int(value)) => column.append_value(value),
+            (Self::Text(column), Slot::Text(span)) => {
+                let text = &payload[span.start as usize..span.end as usize];
+                match span.form {
+                    TextForm::Plain => column.append_value(text),
+                    TextForm::Escaped => {
+                        unescaped.clear();
+                        unescape(text, unescaped);
+                        column.append_value(&*unescaped);
+                    }
+                }
+            }
+            (column, Slot::Absent | Slot::Null) => column.append_null(),
+            (_, slot) => unreachable!("{slot:?} was checked against its column's type"),
+        }
+    }
+
+    fn append_null(&mut self) {
+        match self {
+            Self::Int(column) => column.append_null(),
+            Self::BigInt(column) => column.append_null(),
+            Self::Double(column) => column.append_null(),
+            Self::Boolean(column) => column.append_null(),
+            Self::Decimal(column) => column.append_null(),
+            Self::Date(column) => column.append_null(),
+            Self::Timestamp(column) => column.append_null(),
+            Self::Text(column) => column.append_null(),
+        }
+    }
+
+    /// Takes what was appended since the last time.
+    pub(crate) fn finish(&mut self) -> ArrayRef {
+        match self {
+            Self::Int(column) => Arc::new(column.finish()),
+            Self::BigInt(column) => Arc::new(column.finish()),
+            Self::Double(column) => Arc::new(column.finish()),
+            Self::Boolean(column) => Arc::new(column.finish()),
+            Self::Decimal(column) => Arc::new(column.finish()),
+            Self::Date(column) => Arc::new(column.finish()),
+            Self::Timestamp(column) => Arc::new(column.finish()),
+            Self::Text(column) => Arc::new(column.finish()),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Which events were late, and how far event time has come (P24).
+//!
+//! Both are defined in offset order, while workers see batches in any order. So a worker only notes
+//! accepted event times, and whoever has all of an epoch settles them here. Pure: the only clock is
+//! the moment that came with the batch.
+
+use std::time::Duration;
+
+use alluvium_types::{OffsetRange, TableSet, Timestamp, TopicPartition};
+
+#[cfg(test)]
+mod tests;
+
+/// The accepted event times of one raw batch, in offset order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObservedBatch {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The batch's range; ranges of one partition do not overlap.
+    pub range: OffsetRange,
+    /// The tables it was folded into.
+    pub tables: TableSet,
+    /// Accepted event times, microseconds since 1970, in offset order.
+    pub event_times: Vec<i64>,
+    /// No event moves event time beyond this: when the batch was received, plus `accept.future`.
+    pub cap: Timestamp,
+    /// Kafka's timestamp of the batch's oldest record, when a record has one.
+    pub oldest_record: Option<Timestamp>,
+}
+
+impl ObservedBatch {
+    /// Bytes this value holds, for the memory budget.
+    pub(crate) fn size(&self) -> usize {
+        size_of::<Self>() + self.event_times.capacity() * size_of::<i64>()
+    }
+}
+
+/// How far event time has come in one partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PartitionTimes {
+    newest: Option<Timestamp>,
+}
+
+impl PartitionTimes {
+    /// Starts from the newest event time that is known; `None`: no event was ever accepted.
+    pub fn new(newest: Option<Timestamp>) -> Self {
+        Self { newest }
+    }
+
+    /// The newest accepted event time, capped; minus `max_delay` it is the watermark.
+    pub fn newest(&self) -> Option<Timestamp> {
+        self.newest
+    }
+
+    /// Passes over batches of this partition, given in any order, in the order of their offsets.
+    /// Returns for each of `table_count` tables how many of its events were late: older than the
+    /// watermark just before them. Leaves `batches` sorted.
+    ///
+    /// The result does not depend on how the same events are cut into batches.
+    pub fn settle(
+        &mut self,
+        batches: &mut [ObservedBatch],
+        max_delay: Duration,
+        table_count: usize,
+    ) -> Vec<u64> {
+        let max_delay = i64::try_from(max_delay.as_micros()).unwrap_or(i64::MAX);
+        let mut late = vec![0; table_count];
+        batches.sort_by_key(|batch| batch.range);
+        for batch in batches {
+            let mut late_here = 0;
+            for &time in &batch.event_times {
+                let time = Timestamp::from_micros(time);
+                let watermark = self
+                    .newest
+                    .map(|newest| newest.saturating_add_micros(-max_delay));
+                late_here += u64::from(watermark.is_some_and(|watermark| time < watermark));
+                self.newest = self.newest.max(Some(time.min(batch.cap)));
+            }
+            for (table, late) in late.iter_mut().enumerate() {
+                if batch.tables.contains(table) {
+                    *late += late_here;
+                }
+            }
+        }
+        late
+    }
+}

@@ -1,0 +1,77 @@
+//! Lateness depends on offsets and times, never on how events were cut into batches.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn observed(first_offset: i64, event_times: &[i64], cap: i64, tables: TableSet) -> ObservedBatch {
+    ObservedBatch {
+        partition: TopicPartition::new("t", 0),
+        range: OffsetRange::new(first_offset, first_offset + event_times.len() as i64).unwrap(),
+        tables,
+        event_times: event_times.to_vec(),
+        cap: Timestamp::from_micros(cap),
+        oldest_record: None,
+    }
+}
+
+#[test]
+fn late_is_older_than_the_watermark_just_before() {
+    let delay = Duration::from_micros(10);
+    let both = TableSet::all(2);
+    let first = TableSet::all(1);
+    let mut times = PartitionTimes::default();
+    let mut batches = [
+        observed(8, &[149, 150, 300], 200, first),
+        // The first event of all cannot be late; 90 is exactly at the watermark, 89 below it.
+        observed(0, &[100, 90, 89, 160, 149], 1000, both),
+    ];
+    assert_eq!(times.settle(&mut batches, delay, 2), [3, 2]);
+    assert_eq!(batches[0].range.start(), 0);
+    // 300 was capped at 200.
+    assert_eq!(times.newest(), Some(Timestamp::from_micros(200)));
+    let mut next = [observed(20, &[189, 190], 1000, both)];
+    assert_eq!(times.settle(&mut next, delay, 2), [1, 1]);
+    let mut known = PartitionTimes::new(Some(Timestamp::from_micros(i64::MIN)));
+    assert_eq!(known.settle(&mut next, Duration::MAX, 2), [0, 0]);
+}
+
+proptest! {
+    #[test]
+    fn any_cut_and_order_settles_the_same(
+        event_times in prop::collection::vec(0i64..1000, 1..200),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..10),
+        epochs in prop::collection::vec(any::<bool>(), 10),
+        rotate in any::<prop::sample::Index>(),
+        cap in 0i64..1500,
+        delay in 0u64..300,
+    ) {
+        let delay = Duration::from_micros(delay);
+        let tables = TableSet::all(1);
+        let mut whole = PartitionTimes::default();
+        let expected = whole.settle(&mut [observed(0, &event_times, cap, tables)], delay, 1);
+
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut.index(event_times.len())).collect();
+        cuts.extend([0, event_times.len()]);
+        cuts.sort_unstable();
+        let pieces: Vec<_> = cuts
+            .windows(2)
+            .map(|cut| observed(cut[0] as i64, &event_times[cut[0]..cut[1]], cap, tables))
+            .collect();
+        let mut times = PartitionTimes::default();
+        let mut late = 0;
+        let mut epoch = Vec::new();
+        for (position, piece) in pieces.into_iter().enumerate() {
+            epoch.push(piece);
+            if epochs[position % 10] {
+                let turn = rotate.index(epoch.len());
+                epoch.rotate_left(turn);
+                late += times.settle(&mut epoch, delay, 1)[0];
+                epoch.clear();
+            }
+        }
+        late += times.settle(&mut epoch, delay, 1)[0];
+        prop_assert_eq!(vec![late], expected);
+        prop_assert_eq!(times, whole);
+    }
+}

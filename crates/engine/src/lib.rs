@@ -1,0 +1,27 @@
+//! Bytes in, panes out.
+//!
+//! Decodes events ([`JsonDecoder`]), folds them into the mergeable states of each table
+//! ([`EpochFold`]), settles which of them were late ([`PartitionTimes`]), and merges panes
+//! ([`merge_panes`]). No threads, no input or output, no clock, no log: everything here is a
+//! function of its arguments, and what happens to an event depends on nothing but its bytes, its
+//! Kafka record and the plan (P5).
+
+mod canonical;
+mod decode;
+mod error;
+mod evaluate;
+mod fold;
+mod lateness;
+mod leaf;
+mod merge;
+mod once;
+mod pool;
+#[cfg(test)]
+mod testing;
+
+pub use decode::{DecodeError, JsonDecoder};
+pub use error::EngineError;
+pub use fold::{EpochFold, EpochPart, TablePart};
+pub use lateness::{ObservedBatch, PartitionTimes};
+pub use merge::{MergedPanes, merge_panes};
+pub use once::{OneRun, run_once};

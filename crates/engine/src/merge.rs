@@ -1,0 +1,265 @@
+//! Panes of any number of parts to panes in which every key has one row.
+//!
+//! Owns order and memory of a merge: rows are read in the order of their keys straight out of the
+//! parts, a batch at a time, and aggregated as they come. Beside the parts it holds their encoded
+//! keys and one batch; states, which are the bulk, are never copied as a whole. Does not own what
+//! merging a state means: that is the state's own aggregate.
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use alluvium_plan::TableShape;
+use alluvium_types::{MemoryBudget, Reservation};
+use datafusion::{
+    arrow::{
+        array::RecordBatch,
+        compute::{SortOptions, cast, interleave_record_batch},
+        datatypes::SchemaRef,
+        row::{RowConverter, Rows, SortField},
+    },
+    common::Result as PlanResult,
+    error::DataFusionError,
+    execution::{RecordBatchStream, SendableRecordBatchStream},
+    physical_expr::{
+        LexOrdering, PhysicalSortExpr, aggregate::AggregateExprBuilder, expressions::Column,
+    },
+    physical_plan::{
+        ExecutionPlan, PhysicalExpr,
+        aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy},
+    },
+};
+use futures::Stream;
+
+use crate::{
+    EngineError,
+    fold::pane_size,
+    leaf::{Answer, Leaf, PollError, next},
+    pool::{BATCH_ROWS, task_context},
+};
+
+/// Rows are gathered until a batch has about this many bytes: fat sketches come in small batches.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Merges panes of `parts`, all in the pane schema of `shape`: rows of one window and group become one
+/// row. The result comes sorted by window, then group columns, NULL first.
+///
+/// What it holds beside the parts is counted against `budget` until the result is dropped.
+///
+/// # Errors
+/// [`EngineError`] when the parts do not have that schema.
+pub fn merge_panes(
+    shape: &TableShape,
+    parts: Vec<Vec<RecordBatch>>,
+    budget: &MemoryBudget,
+) -> Result<MergedPanes, EngineError> {
+    let schema = shape.pane_schema();
+    let batches: Vec<RecordBatch> = parts
+        .into_iter()
+        .flatten()
+        .filter(|batch| batch.num_rows() > 0)
+        .map(|batch| RecordBatch::try_new(schema.clone(), batch.columns().to_vec()))
+        .collect::<Result<_, _>>()?;
+    let keys = 2 + shape.group_columns.len();
+    let order = key_order(&schema, keys, &batches, budget)?;
+    let failed = |source| EngineError::Merge {
+        source: Box::new(source),
+    };
+    let rows = order.len();
+    let bytes: usize = batches.iter().map(pane_size).sum();
+    let row_bytes = bytes.div_ceil(rows.max(1)).max(1);
+    let batch_rows = (BATCH_BYTES / row_bytes).clamp(64, BATCH_ROWS);
+    let held = rows * size_of::<(u32, u32)>() + batch_rows.min(rows) * row_bytes;
+    let sorted = SortedRows {
+        schema: schema.clone(),
+        batches,
+        order,
+        next: 0,
+        batch_rows,
+    };
+    let stream = aggregation(shape, &schema, keys, Box::pin(sorted), budget).map_err(failed)?;
+    Ok(MergedPanes {
+        schema,
+        stream: Some(stream),
+        rows_in: rows,
+        _reservation: budget.reserve(held),
+    })
+}
+
+/// The result of [`merge_panes`], made batch by batch as it is asked for.
+pub struct MergedPanes {
+    schema: SchemaRef,
+    /// Dropped as soon as it ends or fails, and the parts with it.
+    stream: Option<SendableRecordBatchStream>,
+    rows_in: usize,
+    _reservation: Reservation,
+}
+
+impl std::fmt::Debug for MergedPanes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("MergedPanes")
+            .field("rows_in", &self.rows_in)
+            .finish_non_exhaustive()
+    }
+}
+
+impl MergedPanes {
+    /// The pane schema.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Rows before merging.
+    pub fn rows_in(&self) -> usize {
+        self.rows_in
+    }
+
+    fn pane(&self, merged: &RecordBatch) -> Result<RecordBatch, EngineError> {
+        let columns = merged
+            .columns()
+            .iter()
+            .zip(self.schema.fields())
+            .map(|(column, field)| {
+                if column.data_type() == field.data_type() {
+                    Ok(column.clone())
+                } else {
+                    cast(column, field.data_type())
+                }
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
+    }
+}
+
+impl Iterator for MergedPanes {
+    type Item = Result<RecordBatch, EngineError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let answer = next(self.stream.as_mut()?);
+            match answer {
+                Ok(Answer::Batch(batch)) if batch.num_rows() == 0 => {}
+                Ok(Answer::Batch(batch)) => return Some(self.pane(&batch)),
+                Ok(Answer::End) => self.stream = None,
+                Err(error) => {
+                    self.stream = None;
+                    return Some(Err(match error {
+                        PollError::Plan(source) => EngineError::Merge {
+                            source: Box::new(source),
+                        },
+                        PollError::Engine(error) => error,
+                    }));
+                }
+            }
+        }
+    }
+}
+
+/// Batch and row of every row, in the order of the first `keys` columns. Equal keys stay in the order
+/// of their parts. Encoded keys are held, and counted, while it runs.
+fn key_order(
+    schema: &SchemaRef,
+    keys: usize,
+    batches: &[RecordBatch],
+    budget: &MemoryBudget,
+) -> Result<Vec<(u32, u32)>, EngineError> {
+    let fields = schema.fields()[..keys]
+        .iter()
+        .map(|field| SortField::new(field.data_type().clone()))
+        .collect();
+    let converter = RowConverter::new(fields)?;
+    let encoded: Vec<Rows> = batches
+        .iter()
+        .map(|batch| converter.convert_columns(&batch.columns()[..keys]))
+        .collect::<Result<_, _>>()?;
+    let _counted = budget.reserve(encoded.iter().map(Rows::size).sum());
+    let mut order: Vec<(u32, u32)> = batches
+        .iter()
+        .enumerate()
+        .flat_map(|(batch, rows)| (0..rows.num_rows()).map(move |row| (batch as u32, row as u32)))
+        .collect();
+    let key = |&(batch, row): &(u32, u32)| encoded[batch as usize].row(row as usize);
+    order.sort_unstable_by(|left, right| key(left).cmp(&key(right)).then(left.cmp(right)));
+    Ok(order)
+}
+
+fn aggregation(
+    shape: &TableShape,
+    schema: &SchemaRef,
+    keys: usize,
+    sorted: SendableRecordBatchStream,
+    budget: &MemoryBudget,
+) -> Result<SendableRecordBatchStream, DataFusionError> {
+    let column = |position: usize| -> Arc<dyn PhysicalExpr> {
+        Arc::new(Column::new(schema.field(position).name(), position))
+    };
+    let order = LexOrdering::new(
+        (0..keys).map(|position| PhysicalSortExpr::new(column(position), SortOptions::default())),
+    );
+    let groups = (0..keys)
+        .map(|position| (column(position), schema.field(position).name().clone()))
+        .collect();
+    let aggregates = shape
+        .states
+        .iter()
+        .enumerate()
+        .map(|(position, state)| {
+            let merge =
+                AggregateExprBuilder::new(state.kind.merge(), vec![column(keys + position)])
+                    .schema(schema.clone())
+                    .alias(state.name.as_ref())
+                    .build()?;
+            Ok(Arc::new(merge))
+        })
+        .collect::<Result<Vec<_>, DataFusionError>>()?;
+    let filters = vec![None; aggregates.len()];
+    AggregateExec::try_new(
+        AggregateMode::Single,
+        PhysicalGroupBy::new_single(groups),
+        aggregates,
+        filters,
+        Leaf::new(sorted, order),
+        schema.clone(),
+    )?
+    .execute(0, task_context(budget)?)
+}
+
+/// Rows of many batches in a given order, gathered as they are asked for.
+struct SortedRows {
+    schema: SchemaRef,
+    batches: Vec<RecordBatch>,
+    order: Vec<(u32, u32)>,
+    next: usize,
+    batch_rows: usize,
+}
+
+impl Stream for SortedRows {
+    type Item = PlanResult<RecordBatch>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let end = (self.next + self.batch_rows).min(self.order.len());
+        let wanted: Vec<(usize, usize)> = self.order[self.next..end]
+            .iter()
+            .map(|&(batch, row)| (batch as usize, row as usize))
+            .collect();
+        if wanted.is_empty() {
+            return Poll::Ready(None);
+        }
+        self.next = end;
+        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
+        Poll::Ready(Some(
+            interleave_record_batch(&batches, &wanted).map_err(Into::into),
+        ))
+    }
+}
+
+impl RecordBatchStream for SortedRows {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+}
