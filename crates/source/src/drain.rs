@@ -1,0 +1,351 @@
+//! The portable drain: a member of a consumer group that hands out raw batches.
+//!
+//! Owns the consumer, and with it the group's protocol, the round robin over partitions, and the
+//! farewell. Does not own progress, nor the decision when to stop taking.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use alluvium_types::{
+    AssignmentGeneration, Generation, MemoryBudget, RawBatch, Timestamp, TopicPartition,
+};
+use crossbeam_channel::bounded;
+use rdkafka::{
+    Message as _, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+    error::RDKafkaErrorCode,
+};
+
+use crate::{
+    Assignments, Halt, Notice, PartitionView, SourceError, Subscription,
+    assignment::{Context, State},
+    partition::Taking,
+};
+
+/// How long a dropped drain may take to leave its group.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// How often Kafka is told about progress at most. librdkafka answers nobody about these commits, so
+/// only time can tell whether one is still on its way.
+const TELL_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the log's ends are asked for when a partition halts.
+const ASK_ENDS: Duration = Duration::from_millis(250);
+
+/// A member of a consumer group that starts where it is told and never skips in silence.
+///
+/// One thread owns it and calls [`serve`](Self::serve) and [`take`](Self::take) in turn: records
+/// must not be consumed beside a rebalance.
+pub struct KafkaDrain {
+    /// Present until the drain is closed.
+    consumer: Option<BaseConsumer<Context>>,
+    memory: MemoryBudget,
+    paused: bool,
+    /// The partition whose turn it is.
+    turn: usize,
+    /// The newest progress that Kafka has not been told.
+    untold: BTreeMap<TopicPartition, i64>,
+    told_at: Option<Instant>,
+    fenced: bool,
+}
+
+impl fmt::Debug for KafkaDrain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaDrain")
+            .field("paused", &self.paused)
+            .field("fenced", &self.fenced)
+            .field("partitions", &self.partitions())
+            .finish_non_exhaustive()
+    }
+}
+
+impl KafkaDrain {
+    /// Joins the group. Returns at once, also when no broker is reachable: partitions come later,
+    /// with [`Notice::Assigned`].
+    ///
+    /// # Errors
+    /// [`SourceError::Property`] or [`SourceError::Client`] when the configuration is refused,
+    /// [`SourceError::Subscribe`] when the topics are.
+    pub fn subscribe(
+        subscription: Subscription,
+        generation: AssignmentGeneration,
+        assignments: Arc<dyn Assignments>,
+    ) -> Result<Self, SourceError> {
+        let config = subscription.config()?;
+        let patience = Subscription::patience(&config)?;
+        let context = Context::new(generation, assignments, patience);
+        let consumer: BaseConsumer<Context> = subscription.broker.create(&config, context)?;
+        let topics: Vec<&str> = subscription.topics.iter().map(|topic| &**topic).collect();
+        let subscribed = consumer.subscribe(&topics);
+        let drain = Self {
+            consumer: Some(consumer),
+            memory: subscription.memory,
+            paused: false,
+            turn: 0,
+            untold: BTreeMap::new(),
+            told_at: None,
+            fenced: false,
+        };
+        match subscribed {
+            Ok(()) => Ok(drain),
+            Err(cause) => Err(SourceError::Subscribe {
+                topics: topics.join(", "),
+                cause,
+            }),
+        }
+    }
+
+    /// Serves the consumer's main queue once: rebalances, errors, statistics.
+    ///
+    /// Call it often, also while paused: the group's protocol runs inside, and the partitions'
+    /// queues do not serve it. It waits for an event no longer than `timeout`; a rebalance takes
+    /// as long as [`Assignments`] does, and a partition that halts may cost a quarter of a second
+    /// once, for asking where its log begins and ends.
+    ///
+    /// # Errors
+    /// [`SourceError::Fatal`] when the client has given up, [`SourceError::Stray`] when a record
+    /// came past its queue. Neither can be served on.
+    pub fn serve(&mut self, timeout: Duration) -> Result<Vec<Notice>, SourceError> {
+        let consumer = self.consumer();
+        consumer.context().assign_unstarted(consumer);
+        let fatal = match consumer.poll(timeout) {
+            None => None,
+            // The reason was noted by the context, with more words than the code has.
+            Some(Err(_)) => consumer.client().fatal_error(),
+            Some(Ok(record)) => {
+                return Err(SourceError::Stray {
+                    partition: TopicPartition::new(record.topic(), record.partition()),
+                    offset: record.offset(),
+                });
+            }
+        };
+        explain_a_halt(consumer);
+        match fatal {
+            Some((RDKafkaErrorCode::FencedInstanceId, reason)) if !self.fenced => {
+                self.fenced = true;
+                self.consumer().context().give_up();
+                self.state().notices.push(Notice::Fenced(reason));
+            }
+            Some((RDKafkaErrorCode::FencedInstanceId, _)) | None => {}
+            Some((_, reason)) => return Err(SourceError::Fatal { reason }),
+        }
+        self.tell_when_due();
+        Ok(std::mem::take(&mut self.state().notices))
+    }
+
+    /// Takes what one partition has, in turn: about `max_bytes` at most, in one contiguous buffer.
+    /// `None` when nothing is there, or while paused.
+    ///
+    /// A partition's batches chain: each starts where the one before ended, the first at the
+    /// recorded offset. A batch without records passes offsets that hold none (P2). One record
+    /// larger than `max_bytes` comes alone and whole. `now` stamps the batch.
+    pub fn take(&mut self, max_bytes: usize, now: Timestamp) -> Option<RawBatch> {
+        if self.paused {
+            return None;
+        }
+        let mut state = self.state();
+        let State {
+            generation,
+            partitions,
+            notices,
+            ..
+        } = &mut *state;
+        let mut taking = Taking {
+            max_bytes: max_bytes.max(1),
+            now,
+            generation: *generation,
+            memory: &self.memory,
+            notices,
+        };
+        let count = partitions.len();
+        let taken = (0..count).find_map(|step| {
+            let at = (self.turn + step) % count;
+            Some((at, partitions[at].take(&mut taking)?))
+        });
+        drop(state);
+        let (at, batch) = taken?;
+        self.turn = at + 1;
+        Some(batch)
+    }
+
+    /// Takes nothing until [`resume`](Self::resume).
+    ///
+    /// It costs nothing and loses nothing: librdkafka goes on fetching until its queues hold
+    /// `queue_bytes`, keeps them, and then rests. Its own pause is not used, because it throws
+    /// away what is prefetched and goes on from librdkafka's position, which errors and partition
+    /// ends move too far. [`serve`](Self::serve) must be called as ever.
+    pub fn pause(&mut self) {
+        self.paused = true;
+    }
+
+    /// Takes again. What was prefetched is there at once; fetching starts again within
+    /// `fetch.queue.backoff.ms` (20 ms).
+    pub fn resume(&mut self) {
+        self.paused = false;
+    }
+
+    /// Whether it holds still.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// The generation that batches taken now carry.
+    pub fn generation(&self) -> Generation {
+        self.state().generation
+    }
+
+    /// Where every partition of the assignment stands.
+    pub fn partitions(&self) -> Vec<PartitionView> {
+        self.state()
+            .partitions
+            .iter()
+            .map(|partition| partition.view())
+            .collect()
+    }
+
+    /// Takes nothing from `partition` until the next assignment (P18). Without effect on a
+    /// partition that is not assigned or has halted already.
+    pub fn halt(&mut self, partition: &TopicPartition, reason: Halt) {
+        let mut state = self.state();
+        let State {
+            partitions,
+            notices,
+            ..
+        } = &mut *state;
+        let found = partitions
+            .iter_mut()
+            .find(|held| held.name == *partition && held.halted().is_none());
+        if let Some(held) = found {
+            held.halt(reason.clone());
+            notices.push(Notice::Halted {
+                partition: partition.clone(),
+                halt: reason,
+            });
+        }
+    }
+
+    /// Drops everything in flight and assigns the same partitions from the recorded offsets again,
+    /// under a new generation: the answer to *overtaken* (P7). Blocks as a rebalance does.
+    pub fn assign_afresh(&mut self) {
+        let consumer = self.consumer();
+        consumer.context().assign_afresh(consumer);
+    }
+
+    /// Tells Kafka how far the table is, for lag graphs (P14). A courtesy: it never blocks, only
+    /// the newest figures are sent, once a second at most and once more at the end, and a refusal
+    /// is logged by librdkafka and forgotten.
+    pub fn tell_progress(&mut self, offsets: &BTreeMap<TopicPartition, i64>) {
+        self.untold.extend(
+            offsets
+                .iter()
+                .map(|(partition, offset)| (partition.clone(), *offset)),
+        );
+        self.tell_when_due();
+    }
+
+    /// Leaves the group, or at least stops, within `deadline`. Commits must be done by then:
+    /// [`Assignments`] is not asked any more. A static member stays in the group's books until its
+    /// session times out (P29).
+    ///
+    /// # Errors
+    /// [`SourceError::NotClosed`] when librdkafka hangs: end the process without waiting for it.
+    pub fn close(mut self, deadline: Duration) -> Result<(), SourceError> {
+        self.tell();
+        match self.consumer.take() {
+            Some(consumer) => close(consumer, deadline),
+            None => Ok(()),
+        }
+    }
+
+    fn consumer(&self) -> &BaseConsumer<Context> {
+        self.consumer
+            .as_ref()
+            .expect("present until the drain is closed")
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.consumer().context().state()
+    }
+
+    fn tell_when_due(&mut self) {
+        if self.told_at.is_none_or(|at| at.elapsed() >= TELL_EVERY) {
+            self.tell();
+        }
+    }
+
+    fn tell(&mut self) {
+        // What belongs to partitions that moved away is for their new owner to tell.
+        let untold = std::mem::take(&mut self.untold);
+        let mut list = TopicPartitionList::new();
+        for held in &self.state().partitions {
+            let Some(&offset) = untold.get(&held.name) else {
+                continue;
+            };
+            let (topic, number) = (&held.name.topic, held.name.partition);
+            if let Err(cause) = list.add_partition_offset(topic, number, Offset::Offset(offset)) {
+                tracing::warn!(partition = %held.name, offset, %cause, "not an offset for Kafka");
+            }
+        }
+        if list.count() == 0 {
+            return;
+        }
+        self.told_at = Some(Instant::now());
+        if let Err(cause) = self.consumer().commit(&list, CommitMode::Async) {
+            tracing::debug!(%cause, "Kafka could not be told about progress");
+        }
+    }
+}
+
+impl Drop for KafkaDrain {
+    fn drop(&mut self) {
+        if let Some(consumer) = self.consumer.take()
+            && let Err(cause) = close(consumer, FAREWELL)
+        {
+            tracing::warn!(%cause, "a dropped Kafka client did not end");
+        }
+    }
+}
+
+/// Destroys the consumer on a thread of its own: librdkafka may wait for a broker for ever.
+fn close(consumer: BaseConsumer<Context>, deadline: Duration) -> Result<(), SourceError> {
+    consumer.context().begin_closing();
+    let (done, ended) = bounded(1);
+    thread::Builder::new()
+        .name("kafka-farewell".to_owned())
+        .spawn(move || {
+            drop(consumer);
+            // Nobody listens after the deadline; then there is nobody to tell.
+            let _ = done.send(());
+        })
+        .map_err(SourceError::Thread)?;
+    ended
+        .recv_timeout(deadline)
+        .map_err(|_| SourceError::NotClosed { deadline })
+}
+
+/// Finds out for one halted partition on which side of its log the offset lies.
+fn explain_a_halt(consumer: &BaseConsumer<Context>) {
+    let Some((partition, offset)) = consumer.context().state().unexplained() else {
+        return;
+    };
+    let ends = consumer
+        .client()
+        .fetch_watermarks(&partition.topic, partition.partition, ASK_ENDS);
+    let better = match ends {
+        Ok((low, _)) if offset < low => Some(Halt::BeforeLow {
+            recorded: offset,
+            low,
+        }),
+        Ok((_, high)) if offset > high => Some(Halt::BeyondHigh {
+            recorded: offset,
+            high,
+        }),
+        Ok(_) | Err(_) => None,
+    };
+    consumer.context().state().explain(&partition, better);
+}

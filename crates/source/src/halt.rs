@@ -1,0 +1,82 @@
+//! Why a partition stands still.
+//!
+//! Owns the reasons and what a person can do about each. Does not own the decision to go on: that
+//! is an operator's, because every way on either loses events or counts them twice (P18).
+
+use std::fmt;
+
+/// Why nothing is taken from a partition any more (P18). It lasts until the next assignment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// The broker refuses the offset, and its log's ends do not explain why or could not be
+    /// learned. If the log covers the offset, it was truncated and written anew.
+    OutOfRange {
+        /// The offset to read next.
+        offset: i64,
+        /// The broker's words.
+        text: String,
+    },
+    /// The log begins behind the recorded offset: retention has removed events that are not in the
+    /// table.
+    BeforeLow {
+        /// The offset to read next.
+        recorded: i64,
+        /// Where the log begins.
+        low: i64,
+    },
+    /// The log ends before the recorded offset: it was truncated, or the topic was created again.
+    BeyondHigh {
+        /// The offset to read next.
+        recorded: i64,
+        /// Where the log ends.
+        high: i64,
+    },
+    /// Bytes that cannot be read: a checksum that does not hold, or an unknown compression.
+    Unreadable {
+        /// Where.
+        offset: i64,
+        /// What is wrong with them.
+        text: String,
+    },
+    /// Nobody recorded where the partition starts.
+    Unrecorded,
+    /// Stopped from outside the source.
+    Operator {
+        /// Who or why.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Halt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::OutOfRange { offset, text } => write!(
+                f,
+                "the broker has no record at offset {offset} ({text}); compare it with the log's \
+                 ends, then start a new table or restore the topic"
+            ),
+            Self::BeforeLow { recorded, low } => write!(
+                f,
+                "the table continues at offset {recorded}, but the log begins at {low}: retention \
+                 removed {} offsets before they were read; lengthen the topic's retention, and \
+                 start a new table or accept the gap by hand",
+                low - recorded
+            ),
+            Self::BeyondHigh { recorded, high } => write!(
+                f,
+                "the table continues at offset {recorded}, but the log ends at {high}: it was \
+                 truncated or the topic was created again; name a new table for the new topic"
+            ),
+            Self::Unreadable { offset, text } => write!(
+                f,
+                "the records at offset {offset} cannot be read ({text}); repair the topic or \
+                 restart once the broker serves them whole"
+            ),
+            Self::Unrecorded => f.write_str(
+                "the table records no start for it; restart the server so that the start is \
+                 recorded",
+            ),
+            Self::Operator { reason } => write!(f, "{reason}; restart the pipeline to go on"),
+        }
+    }
+}

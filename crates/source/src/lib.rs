@@ -1,0 +1,38 @@
+//! Brings raw batches and holds still when asked.
+//!
+//! [`KafkaDrain`] is a member of a consumer group that starts every partition where the table says
+//! (P17) and hands out half-open ranges with their bytes. [`Replay`] brings the same batches from
+//! text, for tests. Beside them: questions to a broker outside any group, a producer, and a broker
+//! inside this process for demonstrations and tests.
+//!
+//! Nothing here knows what a table is, decodes an event, or keeps progress: the recorded offsets
+//! come from whoever implements [`Assignments`], and Kafka's own committed offsets are written as
+//! a courtesy and never read back (P14).
+//!
+//! A topic that is deleted and created again is noticed only when the recorded offset lies outside
+//! the new log: librdkafka shows a topic's id nowhere on the consuming path (P18).
+
+mod assignment;
+mod broker;
+mod drain;
+mod embedded;
+mod error;
+mod group_progress;
+mod halt;
+mod inquiry;
+mod native;
+mod partition;
+mod producer;
+mod replay;
+
+pub use assignment::{Assignments, Notice};
+pub use broker::{Broker, Subscription};
+pub use drain::KafkaDrain;
+pub use embedded::EmbeddedBroker;
+pub use error::SourceError;
+pub use group_progress::{GroupProgress, group_progress};
+pub use halt::Halt;
+pub use inquiry::{log_bounds, offsets_at, partition_counts};
+pub use partition::PartitionView;
+pub use producer::EventProducer;
+pub use replay::{Replay, ReplayLine};

@@ -1,0 +1,251 @@
+//! The four things librdkafka offers only in C: a batch from a partition's queue, the borrowed
+//! fields of its messages, and two settings of its mock cluster.
+//!
+//! Owns every pointer of this crate. Does not own what the messages mean. The one file with
+//! `unsafe`: `BaseConsumer::poll` makes one event and one `Arc` a message and reaches 60 % of the
+//! speed of `rd_kafka_consume_batch_queue`, which no safe wrapper offers.
+#![allow(unsafe_code)]
+
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    ffi::{CStr, CString},
+    marker::PhantomData,
+    ptr::{self, NonNull},
+    slice,
+    time::Duration,
+};
+
+use alluvium_types::{Timestamp, TopicPartition};
+use rdkafka::{
+    ClientContext, bindings as sys,
+    client::Client,
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
+    error::RDKafkaErrorCode,
+};
+
+/// The queue of one assigned partition, split off the consumer's.
+///
+/// It must be dropped before its consumer is: the drain keeps all of them beside the consumer and
+/// clears them first. [`consume`](Self::consume) must not run while a rebalance is served; both
+/// happen on the one thread that owns the drain.
+#[derive(Debug)]
+pub(crate) struct PartitionQueue(NonNull<sys::rd_kafka_queue_t>);
+
+// SAFETY: librdkafka's queues are locked inside and may be used from any thread.
+unsafe impl Send for PartitionQueue {}
+
+impl PartitionQueue {
+    /// Records taken with one call.
+    pub(crate) const BATCH: usize = 1024;
+
+    /// Splits the partition's queue off. Done before the partition is assigned, so that no record
+    /// of it ever reaches the consumer's queue. `None` when the topic's name holds a zero byte.
+    pub(crate) fn split<C: ConsumerContext>(
+        consumer: &BaseConsumer<C>,
+        partition: &TopicPartition,
+    ) -> Option<Self> {
+        let topic = CString::new(&*partition.topic).ok()?;
+        // SAFETY: the client lives as long as the borrow of `consumer`; the topic's name is copied
+        // by librdkafka. The returned queue is a reference of our own, given back in `drop`.
+        let queue = unsafe {
+            sys::rd_kafka_queue_get_partition(
+                consumer.client().native_ptr(),
+                topic.as_ptr(),
+                partition.partition,
+            )
+        };
+        let queue = NonNull::new(queue)?;
+        // SAFETY: `queue` was just obtained; a null destination ends forwarding, and marks the
+        // queue so that `assign` does not forward it again (rdkafka_partition.c, fetch start).
+        unsafe { sys::rd_kafka_queue_forward(queue.as_ptr(), ptr::null_mut()) };
+        Some(Self(queue))
+    }
+
+    /// Moves at most `count` messages that are there now to the end of `into`, without waiting.
+    /// Returns how many. Messages of an older assignment are left out by librdkafka.
+    pub(crate) fn consume(&self, count: usize, into: &mut VecDeque<Message>) -> usize {
+        let mut messages = [ptr::null_mut::<sys::rd_kafka_message_t>(); Self::BATCH];
+        // SAFETY: the array has room for what is asked; the queue is alive as long as `self`.
+        let filled = unsafe {
+            sys::rd_kafka_consume_batch_queue(
+                self.0.as_ptr(),
+                0,
+                messages.as_mut_ptr(),
+                count.min(Self::BATCH),
+            )
+        };
+        let filled = usize::try_from(filled).unwrap_or(0);
+        into.extend(
+            messages[..filled]
+                .iter()
+                .copied()
+                .filter_map(NonNull::new)
+                .map(Message),
+        );
+        filled
+    }
+}
+
+impl Drop for PartitionQueue {
+    fn drop(&mut self) {
+        // SAFETY: the reference obtained in `split`, given back once.
+        unsafe { sys::rd_kafka_queue_destroy(self.0.as_ptr()) };
+    }
+}
+
+/// A record, or an error, of one partition. Its bytes lie in librdkafka's fetch buffer.
+#[derive(Debug)]
+pub(crate) struct Message(NonNull<sys::rd_kafka_message_t>);
+
+// SAFETY: the message is owned by this value alone; librdkafka lets any thread destroy it.
+unsafe impl Send for Message {}
+
+impl Message {
+    fn fields(&self) -> &sys::rd_kafka_message_t {
+        // SAFETY: filled by `rd_kafka_consume_batch_queue`, not changed by anybody since, and
+        // valid until `drop`.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// The record's offset; for an error the offset it is about.
+    pub(crate) fn offset(&self) -> i64 {
+        self.fields().offset
+    }
+
+    /// The error this message stands for; `None` for a record.
+    pub(crate) fn error(&self) -> Option<RDKafkaErrorCode> {
+        match self.fields().err {
+            sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => None,
+            err => Some(err.into()),
+        }
+    }
+
+    /// The words of an error.
+    pub(crate) fn error_text(&self) -> String {
+        // SAFETY: returns null or a string that lives as long as the message.
+        let text = unsafe { sys::rd_kafka_message_errstr(self.0.as_ptr()) };
+        if text.is_null() {
+            return String::new();
+        }
+        // SAFETY: not null, ends with zero, copied before the message goes.
+        unsafe { CStr::from_ptr(text) }
+            .to_string_lossy()
+            .into_owned()
+    }
+
+    pub(crate) fn key(&self) -> Option<&[u8]> {
+        let fields = self.fields();
+        // SAFETY: `key` is null or points to `key_len` bytes that live as long as the message.
+        unsafe { bytes(fields.key, fields.key_len) }
+    }
+
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        let fields = self.fields();
+        // SAFETY: `payload` is null or points to `len` bytes that live as long as the message.
+        unsafe { bytes(fields.payload, fields.len) }
+    }
+
+    /// Bytes of key and value.
+    pub(crate) fn size(&self) -> usize {
+        self.fields().len + self.fields().key_len
+    }
+
+    /// The record's timestamp, whoever set it.
+    pub(crate) fn timestamp(&self) -> Option<Timestamp> {
+        let mut kind = sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message is alive, `kind` is written before the call returns.
+        let millis = unsafe { sys::rd_kafka_message_timestamp(self.0.as_ptr(), &mut kind) };
+        (kind != sys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE && millis >= 0)
+            .then(|| Timestamp::from_millis(millis))
+    }
+
+    /// The record's headers, in order. Names that are not UTF-8 are shown with replacement
+    /// characters.
+    pub(crate) fn headers(&self) -> Vec<(Cow<'_, str>, Option<&[u8]>)> {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message is alive; on success `headers` lives as long as the message.
+        let found = unsafe { sys::rd_kafka_message_headers(self.0.as_ptr(), &mut headers) };
+        let mut list = Vec::new();
+        if found != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return list;
+        }
+        loop {
+            let (mut name, mut value, mut size) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: `headers` was filled above; the three pointers are written on success and
+            // point into the message.
+            let found = unsafe {
+                sys::rd_kafka_header_get_all(headers, list.len(), &mut name, &mut value, &mut size)
+            };
+            if found != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+                return list;
+            }
+            // SAFETY: as above: a string that ends with zero, and null or `size` bytes.
+            list.push(unsafe {
+                (
+                    CStr::from_ptr(name).to_string_lossy(),
+                    bytes(value.cast_mut(), size),
+                )
+            });
+        }
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        // SAFETY: owned by this value, given back once.
+        unsafe { sys::rd_kafka_message_destroy(self.0.as_ptr()) };
+    }
+}
+
+/// Null, or `length` bytes.
+///
+/// # Safety
+/// `start` is null or points to `length` bytes that live and do not change for `'a`.
+unsafe fn bytes<'a>(start: *mut std::ffi::c_void, length: usize) -> Option<&'a [u8]> {
+    if start.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    Some(unsafe { slice::from_raw_parts(start.cast::<u8>().cast_const(), length) })
+}
+
+/// The mock cluster inside a client, for the settings that rust-rdkafka does not wrap.
+pub(crate) struct MockSettings<'c> {
+    cluster: NonNull<sys::rd_kafka_mock_cluster_t>,
+    _client: PhantomData<&'c ()>,
+}
+
+impl<'c> MockSettings<'c> {
+    /// `None` when the client has no mock cluster.
+    pub(crate) fn of<C: ClientContext>(client: &'c Client<C>) -> Option<Self> {
+        // SAFETY: the client is alive; its mock cluster lives exactly as long.
+        let cluster = unsafe { sys::rd_kafka_handle_mock_cluster(client.native_ptr()) };
+        Some(Self {
+            cluster: NonNull::new(cluster)?,
+            _client: PhantomData,
+        })
+    }
+
+    /// How long a group waits for further members before its first assignment.
+    pub(crate) fn first_rebalance_after(&self, delay: Duration) {
+        let millis = i32::try_from(delay.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the cluster lives for `'c`; the call locks it.
+        unsafe {
+            sys::rd_kafka_mock_group_initial_rebalance_delay_ms(self.cluster.as_ptr(), millis);
+        }
+    }
+
+    /// Lets the first broker tell clients that it is to be found at `127.0.0.1:port`.
+    pub(crate) fn advertise(&self, port: u16) {
+        // SAFETY: the cluster lives for `'c`; the call locks it and copies the host's name.
+        unsafe {
+            sys::rd_kafka_mock_broker_set_host_port(
+                self.cluster.as_ptr(),
+                1,
+                c"127.0.0.1".as_ptr(),
+                port.into(),
+            );
+        }
+    }
+}

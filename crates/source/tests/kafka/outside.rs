@@ -1,0 +1,84 @@
+//! Questions outside any group, and the broker in this process.
+
+use std::{net::TcpListener, time::Duration};
+
+use alluvium_source::{
+    Broker, EmbeddedBroker, SourceError, group_progress, log_bounds, offsets_at, partition_counts,
+};
+use alluvium_types::{ErrorClass, Timestamp, TopicPartition};
+
+use crate::bench::{
+    PATIENCE, TOPIC, Table, join, numbered, partition, produce, start, take_records, values,
+};
+
+#[test]
+fn topics_are_counted_and_missing_ones_are_not_made() {
+    let (_embedded, broker) = start(3);
+    let topics = [TOPIC.into(), "missing".into()];
+    for _ in 0..2 {
+        let counts = partition_counts(&broker, &topics, PATIENCE).unwrap();
+        assert_eq!(counts[TOPIC], Some(3));
+        assert_eq!(counts["missing"], None);
+    }
+    assert_eq!(
+        group_progress(&broker, "nobody", TOPIC, PATIENCE).unwrap(),
+        Default::default()
+    );
+}
+
+#[test]
+fn a_log_has_two_ends() {
+    let (_embedded, broker) = start(2);
+    produce(&broker, 1, numbered(0..42));
+    let both = [partition(0), partition(1)];
+    let bounds = log_bounds(&broker, &both, PATIENCE).unwrap();
+    assert_eq!(bounds[&both[0]], (0, 0));
+    assert_eq!(bounds[&both[1]], (0, 42));
+    let unknown = log_bounds(&broker, &[TopicPartition::new(TOPIC, 7)], PATIENCE).unwrap_err();
+    assert_eq!(unknown.class(), ErrorClass::Config, "{unknown}");
+}
+
+#[test]
+fn where_no_record_is_young_enough_the_offset_is_the_logs_end() {
+    let (_embedded, broker) = start(1);
+    produce(&broker, 0, numbered(0..5));
+    // The mock cluster knows no offsets by time and says so for every time.
+    let future = Timestamp::from_millis(4_000_000_000_000);
+    let offsets = offsets_at(&broker, &[partition(0)], future, PATIENCE).unwrap();
+    assert_eq!(offsets[&partition(0)], 5);
+}
+
+#[test]
+fn nobody_at_the_address_is_an_error_that_says_so() {
+    let nobody = Broker::new("127.0.0.1:1");
+    let error = partition_counts(&nobody, &[TOPIC.into()], Duration::from_millis(500)).unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient);
+    let text = error.to_string();
+    assert!(
+        text.contains("127.0.0.1:1") && text.contains("refused"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_embedded_broker_keeps_the_port_it_is_given() {
+    // A port that was free a moment ago; nobody else binds fixed ports here.
+    let port = {
+        let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+        probe.local_addr().unwrap().port()
+    };
+    let topics = [(TOPIC.to_owned(), 1)];
+    let embedded = EmbeddedBroker::start(Some(port), &topics).unwrap();
+    assert_eq!(embedded.brokers(), format!("127.0.0.1:{port}"));
+    assert!(matches!(
+        EmbeddedBroker::start(Some(port), &topics),
+        Err(SourceError::Port { .. })
+    ));
+    let broker = Broker::new(embedded.brokers());
+    produce(&broker, 0, numbered(0..1_000));
+    let mut drain = join(&broker, 1, &Table::with([(0, 0)]));
+    assert_eq!(
+        values(&take_records(&mut drain, 1_000), 0, 0),
+        numbered(0..1_000)
+    );
+}

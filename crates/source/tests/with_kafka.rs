@@ -1,0 +1,156 @@
+//! What the mock cluster cannot show: transaction markers and aborted records of a real Kafka.
+//!
+//! Run with `KAFKA_BROKERS=host:port cargo test --test with_kafka -- --ignored`.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use alluvium_source::{Assignments, Broker, KafkaDrain, Subscription, log_bounds, offsets_at};
+use alluvium_types::{AssignmentGeneration, MemoryBudget, Timestamp, TopicPartition};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct FromTheBeginning;
+
+impl Assignments for FromTheBeginning {
+    fn revoked(&self, _deadline: Instant) {}
+
+    fn starts(
+        &self,
+        partitions: &[TopicPartition],
+        _deadline: Instant,
+    ) -> Option<BTreeMap<TopicPartition, i64>> {
+        Some(partitions.iter().map(|name| (name.clone(), 0)).collect())
+    }
+}
+
+fn create(broker: &Broker, topic: &str) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", &broker.brokers)
+        .create()
+        .unwrap();
+    let topics = [NewTopic::new(topic, 1, TopicReplication::Fixed(1))];
+    let made = futures::executor::block_on(admin.create_topics(&topics, &AdminOptions::new()));
+    assert!(made.unwrap().iter().all(Result::is_ok));
+}
+
+fn unique(prefix: &str) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    format!("{prefix}-{}", now.as_nanos())
+}
+
+#[test]
+#[ignore = "needs a real Kafka at KAFKA_BROKERS"]
+fn a_log_that_ends_in_markers_is_read_to_its_end() {
+    let broker = Broker::new(std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS is set"));
+    let topic = unique("markers");
+    create(&broker, &topic);
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &broker.brokers)
+        .set("transactional.id", unique("t"))
+        .create()
+        .unwrap();
+    producer.init_transactions(PATIENCE).unwrap();
+    let mut committed = Vec::new();
+    // Transactions of ten records, every third one aborted; the last ones, too.
+    for transaction in 0..12 {
+        producer.begin_transaction().unwrap();
+        let abort = transaction % 3 == 2 || transaction == 10;
+        for record in 0..10 {
+            let value = format!("{transaction}/{record}");
+            let record = BaseRecord::<str, str>::to(&topic)
+                .partition(0)
+                .payload(&value);
+            producer.send(record).unwrap();
+            if !abort {
+                committed.push(value);
+            }
+        }
+        producer.flush(PATIENCE).unwrap();
+        if abort {
+            producer.abort_transaction(PATIENCE).unwrap();
+        } else {
+            producer.commit_transaction(PATIENCE).unwrap();
+        }
+    }
+    let name = TopicPartition::new(&*topic, 0);
+    let bounds = log_bounds(&broker, std::slice::from_ref(&name), PATIENCE).unwrap();
+    let (low, high) = bounds[&name];
+    assert_eq!(
+        (low, high),
+        (0, 12 * 11),
+        "each transaction leaves a marker"
+    );
+    let at_zero = offsets_at(
+        &broker,
+        std::slice::from_ref(&name),
+        Timestamp::default(),
+        PATIENCE,
+    );
+    assert_eq!(at_zero.unwrap()[&name], 0);
+
+    let subscription = Subscription {
+        broker: broker.clone(),
+        topics: vec![(*topic).into()],
+        group: unique("g"),
+        instance: None,
+        properties: BTreeMap::new(),
+        memory: MemoryBudget::new(1 << 20),
+        queue_bytes: 1 << 20,
+        partition_count: 1,
+    };
+    let generation = AssignmentGeneration::default();
+    let mut drain =
+        KafkaDrain::subscribe(subscription, generation, Arc::new(FromTheBeginning)).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    let mut read = Vec::new();
+    let mut next = 0;
+    while next < high {
+        drain.serve(Duration::from_millis(5)).unwrap();
+        while let Some(batch) = drain.take(50, Timestamp::default()) {
+            assert_eq!(batch.range.start(), next, "ranges chain");
+            next = batch.range.end();
+            read.extend(
+                batch
+                    .records()
+                    .map(|record| String::from_utf8(record.value().unwrap().to_vec()).unwrap()),
+            );
+        }
+        assert!(Instant::now() < deadline, "stands at {next} of {high}");
+    }
+    assert_eq!(next, high);
+    assert_eq!(read, committed);
+
+    // Behind the markers it goes on, and nothing of the next transaction is skipped.
+    producer.begin_transaction().unwrap();
+    producer
+        .send(
+            BaseRecord::<str, str>::to(&topic)
+                .partition(0)
+                .payload("more"),
+        )
+        .unwrap();
+    producer.commit_transaction(PATIENCE).unwrap();
+    while next < high + 2 {
+        drain.serve(Duration::from_millis(5)).unwrap();
+        if let Some(batch) = drain.take(1000, Timestamp::default()) {
+            assert_eq!(batch.range.start(), next);
+            next = batch.range.end();
+            read.extend(batch.records().map(|_| "more".to_owned()));
+        }
+        assert!(Instant::now() < deadline, "stands at {next}");
+    }
+    assert_eq!(read.len(), committed.len() + 1);
+    drain.close(PATIENCE).unwrap();
+}
