@@ -1,0 +1,229 @@
+//! The lines of a Delta log entry that we write and understand.
+//!
+//! Owns their JSON, as the Delta transaction log protocol (github.com/delta-io/delta, PROTOCOL.md) spells it. Does
+//! not own what they add up to: that is the [`Snapshot`](crate::snapshot::Snapshot).
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One line: exactly one of these is there. What we do not know is passed over.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Line {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) commit_info: Option<Value>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) protocol: Option<Protocol>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) meta_data: Option<Metadata>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) add: Option<Add>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) remove: Option<Remove>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) txn: Option<Txn>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Protocol {
+    pub(crate) min_reader_version: i32,
+    pub(crate) min_writer_version: i32,
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "or_default"
+    )]
+    pub(crate) reader_features: Vec<String>,
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "or_default"
+    )]
+    pub(crate) writer_features: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Metadata {
+    pub(crate) id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) description: Option<String>,
+    pub(crate) format: Format,
+    pub(crate) schema_string: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(crate) partition_columns: Vec<String>,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(crate) configuration: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) created_time: Option<i64>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+pub(crate) struct Format {
+    pub(crate) provider: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(crate) options: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Add {
+    /// URL-encoded, from the table's folder.
+    pub(crate) path: String,
+    #[serde(default, deserialize_with = "or_default")]
+    pub(crate) partition_values: HashMap<String, Option<String>>,
+    pub(crate) size: i64,
+    pub(crate) modification_time: i64,
+    pub(crate) data_change: bool,
+    /// JSON in JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) stats: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deletion_vector: Option<Value>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Remove {
+    pub(crate) path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) deletion_timestamp: Option<i64>,
+    #[serde(default)]
+    pub(crate) data_change: bool,
+}
+
+/// A recorded number of an application. `lastUpdated` is left out on purpose: such a one never expires (S13).
+#[derive(Clone, Debug, Deserialize, Serialize, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Txn {
+    pub(crate) app_id: String,
+    pub(crate) version: i64,
+}
+
+/// What the statistics of a file say, as far as it is asked here.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Stats {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) num_records: Option<u64>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) min_values: HashMap<String, Value>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) max_values: HashMap<String, Value>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) null_count: HashMap<String, Value>,
+}
+
+/// An explicit null means what a missing key means.
+fn or_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::<T>::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// One version's worth of lines.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    pub(crate) version: i64,
+    pub(crate) lines: Vec<Line>,
+}
+
+impl Entry {
+    pub(crate) fn parse(version: i64, json: &[u8]) -> Result<Self, serde_json::Error> {
+        let lines = serde_json::Deserializer::from_slice(json)
+            .into_iter::<Line>()
+            .collect::<Result<_, _>>()?;
+        Ok(Self { version, lines })
+    }
+
+    /// The `commitInfo` of this version.
+    pub(crate) fn commit_info(&self) -> Option<&Value> {
+        self.lines.iter().find_map(|line| line.commit_info.as_ref())
+    }
+
+    /// What our writers put into `commitInfo`.
+    pub(crate) fn our_info(&self) -> Option<&Value> {
+        self.commit_info()?.get(OUR_KEY)
+    }
+
+    /// The id that one of our writers gave to this commit.
+    pub(crate) fn commit_id(&self) -> Option<&str> {
+        self.our_info()?.get("commit_id")?.as_str()
+    }
+
+    /// Whether schema, properties or protocol change here.
+    pub(crate) fn changes_table(&self) -> bool {
+        self.lines
+            .iter()
+            .any(|line| line.meta_data.is_some() || line.protocol.is_some())
+    }
+}
+
+/// The key of `commitInfo` below which everything is ours.
+pub(crate) const OUR_KEY: &str = "alluvium";
+
+/// What a new version will say, before it has a number.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Draft {
+    /// Delta's name for the kind of operation.
+    pub(crate) operation: &'static str,
+    /// What stands under our key in `commitInfo`; the commit id is added.
+    pub(crate) info: serde_json::Map<String, Value>,
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) metadata: Option<Metadata>,
+    pub(crate) adds: Vec<Add>,
+    pub(crate) txns: Vec<Txn>,
+}
+
+impl Draft {
+    /// The entry's bytes: JSON lines, `commitInfo` first.
+    pub(crate) fn encode(&self, commit_id: &str, millis: i64) -> Vec<u8> {
+        let mut info = self.info.clone();
+        info.insert("format".into(), FORMAT.into());
+        info.insert("commit_id".into(), commit_id.into());
+        let commit_info = serde_json::json!({
+            "timestamp": millis,
+            "operation": self.operation,
+            "operationParameters": {},
+            "isBlindAppend": false,
+            "engineInfo": concat!("alluvium/", env!("CARGO_PKG_VERSION")),
+            OUR_KEY: info,
+        });
+        let mut lines = vec![Line {
+            commit_info: Some(commit_info),
+            ..Line::default()
+        }];
+        lines.extend(self.protocol.iter().map(|protocol| Line {
+            protocol: Some(protocol.clone()),
+            ..Line::default()
+        }));
+        lines.extend(self.metadata.iter().map(|metadata| Line {
+            meta_data: Some(metadata.clone()),
+            ..Line::default()
+        }));
+        lines.extend(self.txns.iter().map(|txn| Line {
+            txn: Some(txn.clone()),
+            ..Line::default()
+        }));
+        lines.extend(self.adds.iter().map(|add| Line {
+            add: Some(add.clone()),
+            ..Line::default()
+        }));
+        let mut bytes = Vec::new();
+        for line in &lines {
+            serde_json::to_writer(&mut bytes, line).expect("log lines are plain values");
+            bytes.push(b'\n');
+        }
+        bytes
+    }
+}
+
+/// The version of what stands under our key (R7).
+pub(crate) const FORMAT: i64 = 1;

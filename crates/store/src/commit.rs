@@ -1,0 +1,183 @@
+//! One commit from the judgement to its known ending.
+//!
+//! Owns the loop of P7–P12: judge in the snapshot in hand, put exactly the next version, and after anything but a
+//! plain yes read on and judge again. Does not own the judgement itself; every kind of commit brings its own.
+//!
+//! Why no commit can count twice: an entry is only ever put as the version after the snapshot that was judged. If any
+//! other commit, wanted or not, came in between, that version is taken and the put is refused. This is stricter than
+//! refusing commits that touch the same ids (P9), and it also makes a late put harmless: the slot it aims at is
+//! either still the next version of the very snapshot that was judged, or taken.
+
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use rand::Rng as _;
+
+use crate::{
+    StoreError,
+    action::{Draft, Entry},
+    clock::{Moment, wall_millis},
+    log::{Put, TableLog},
+    snapshot::Snapshot,
+};
+
+/// How long a commit may take.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For one answer of the store to a put.
+    pub(crate) put: Duration,
+    /// For the whole commit.
+    pub(crate) commit: Duration,
+}
+
+/// The name of one commit, and whether a log entry with it may be on its way.
+#[derive(Debug)]
+pub(crate) struct CommitName {
+    pub(crate) id: String,
+    /// From the first put on a reply may be lost and the entry land late. Then its files are not ours to delete (O1).
+    sent: AtomicBool,
+}
+
+impl CommitName {
+    pub(crate) fn new() -> Self {
+        Self {
+            id: uuid::Uuid::now_v7().to_string(),
+            sent: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) fn was_sent(&self) -> bool {
+        self.sent.load(Ordering::Acquire)
+    }
+}
+
+/// What the judgement of a snapshot is.
+pub(crate) enum Decision<T> {
+    /// Commit this, as the version after this snapshot.
+    Write(Box<Draft>),
+    /// Do not commit.
+    Stop(T),
+}
+
+/// How a commit ended.
+pub(crate) enum Outcome<T> {
+    /// It is this version.
+    Landed(i64),
+    /// A judgement stopped it, and nothing of it is in the table.
+    Stopped(T),
+}
+
+/// Commits what `decide` says about the newest snapshot. On return `snapshot` includes the commit.
+///
+/// # Errors
+/// A transient error when the ending is still not known; the same `name` may then be used again (P10).
+pub(crate) async fn commit<T: Send>(
+    log: &TableLog,
+    snapshot: &mut Snapshot,
+    name: &CommitName,
+    patience: Patience,
+    mut decide: impl FnMut(&Snapshot) -> Result<Decision<T>, StoreError> + Send,
+) -> Result<Outcome<T>, StoreError> {
+    let begun = Moment::now();
+    let mut attempts = 0;
+    let mut trouble: Option<StoreError> = None;
+    // Until something went wrong the snapshot in hand is good enough: a stale one only costs a refused put.
+    let mut read_on = name.was_sent() || !snapshot.is_young();
+    loop {
+        if read_on && let Err(error) = log.advance(snapshot).await {
+            if error.class() != alluvium_types::ErrorClass::Transient {
+                return Err(error);
+            }
+            trouble = Some(error);
+        } else {
+            if let Some(version) = snapshot.version_of(&name.id) {
+                return Ok(Outcome::Landed(version));
+            }
+            let draft = match decide(snapshot)? {
+                Decision::Stop(answer) => return Ok(Outcome::Stopped(answer)),
+                Decision::Write(draft) => draft,
+            };
+            attempts += 1;
+            match put(log, snapshot, name, patience, &draft).await? {
+                Answer::Landed(version) => return Ok(Outcome::Landed(version)),
+                Answer::Taken => {}
+                Answer::NotKnown(error) => trouble = Some(error),
+            }
+            read_on = true;
+        }
+        if begun.age() >= patience.commit {
+            let table = log.table.clone();
+            return Err(match trouble {
+                Some(last) => StoreError::EndingUnknown {
+                    table,
+                    attempts,
+                    last: Box::new(last),
+                },
+                None => StoreError::Crowded { table, attempts },
+            });
+        }
+        tokio::time::sleep(back_off(attempts)).await;
+    }
+}
+
+enum Answer {
+    Landed(i64),
+    Taken,
+    NotKnown(StoreError),
+}
+
+async fn put(
+    log: &TableLog,
+    snapshot: &mut Snapshot,
+    name: &CommitName,
+    patience: Patience,
+    draft: &Draft,
+) -> Result<Answer, StoreError> {
+    let version = snapshot.version + 1;
+    let bytes = draft.encode(&name.id, wall_millis());
+    let entry = Entry::parse(version, &bytes).map_err(|source| StoreError::UnreadableEntry {
+        table: log.table.clone(),
+        version,
+        source,
+    })?;
+    let doing = || format!("put version {version} of {}", log.table);
+    if !snapshot.is_young() {
+        // The process slept between the judgement and here (P12).
+        return Ok(Answer::Taken);
+    }
+    let sent_at = Moment::now();
+    name.sent.store(true, Ordering::Release);
+    match tokio::time::timeout(patience.put, log.put_entry(version, bytes)).await {
+        // If the process slept while the put was under way, clean-up may have freed an old slot for it (P12): then
+        // only the log itself can say whether this version counts.
+        Ok(Ok(Put::Landed)) if snapshot.is_young() => {
+            if entry.changes_table() {
+                log.advance(snapshot).await?;
+            } else {
+                snapshot.apply(&entry);
+                snapshot.read_at = sent_at;
+            }
+            Ok(Answer::Landed(version))
+        }
+        Ok(Ok(_)) => Ok(Answer::Taken),
+        Ok(Err(source)) => Ok(Answer::NotKnown(StoreError::Object {
+            doing: doing(),
+            source,
+        })),
+        Err(_) => Ok(Answer::NotKnown(StoreError::Object {
+            doing: doing(),
+            source: object_store::Error::Generic {
+                store: "storage",
+                source: format!("no answer after {:?}", patience.put).into(),
+            },
+        })),
+    }
+}
+
+/// Grows from some milliseconds to half a second, with jitter so that rivals drift apart (S6).
+fn back_off(attempts: u32) -> Duration {
+    let most = 8_u64.saturating_mul(1 << attempts.min(6)).min(500);
+    Duration::from_millis(rand::rng().random_range(most / 4..=most))
+}

@@ -1,0 +1,42 @@
+//! Makes panes durable together with their offsets, once. The only crate that writes Delta.
+//!
+//! A [`Store`] is a folder or a bucket. A [`TableWriter`] stages panes as Parquet and commits them with the offsets
+//! they came from as one Delta version; [`DeadLetters`] keeps every rejected event once; [`audit()`] proves from a
+//! table's [history](Store::history) that nothing is missing and nothing counts twice.
+//!
+//! This crate has never heard of Kafka: a topic and a partition are a name and a number, and an offset is a number
+//! that grows.
+
+mod action;
+mod audit;
+mod checkpoint;
+mod clock;
+mod commit;
+mod config;
+mod dead_letters;
+mod definition;
+mod durable;
+mod error;
+mod history;
+mod ledger;
+mod log;
+mod maintain;
+mod parquet_reader;
+mod snapshot;
+mod stage;
+mod stats;
+mod store;
+mod table;
+#[cfg(test)]
+mod tests;
+
+pub use audit::{AuditFault, AuditReport, PartitionAudit, audit};
+pub use checkpoint::{Checkpoint, Overtaken, Verdict};
+pub use config::StorageConfig;
+pub use dead_letters::{DeadLetters, LettersWritten};
+pub use error::StoreError;
+pub use history::{CommitKind, CommitRecord};
+pub use maintain::Maintenance;
+pub use stage::Staged;
+pub use store::{Store, StoreRules};
+pub use table::{CommitFacts, Ending, TableSpec, TableWriter};

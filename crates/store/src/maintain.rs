@@ -1,0 +1,278 @@
+//! What a table needs now and then: log checkpoints, the ledger, log clean-up, the sweeping of orphans (P37).
+//!
+//! Owns when each is due and in which order. Does not own commits, and never fails one: it works on the log beside
+//! them. "Now" is taken from the store itself, so a server with a wrong clock deletes nothing early.
+
+use std::{sync::Arc, time::Duration};
+
+use deltalake_core::{
+    DeltaTableBuilder, checkpoints,
+    logstore::{self, LogStoreRef},
+};
+use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::{ObjectStoreExt as _, path::Path};
+
+use crate::{
+    CommitRecord, Store, StoreError, clock::Moment, ledger, log::TableLog, snapshot::Snapshot,
+};
+
+/// Clean-up and sweeping list whole folders, so they run this rarely.
+const CLEAN_EVERY: Duration = Duration::from_secs(3600);
+
+/// Log entries read at once for the ledger.
+const READ_AHEAD: usize = 16;
+
+/// What one call did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Maintenance {
+    /// The version of a log checkpoint that was written.
+    pub checkpoint: Option<i64>,
+    /// Commits that were copied to the ledger.
+    pub ledger_entries: usize,
+    /// Files of the log that were removed.
+    pub log_files_removed: usize,
+    /// Orphans that were removed: files of commits that never came.
+    pub orphans_removed: usize,
+}
+
+/// Remembers when what was last done.
+#[derive(Debug, Default)]
+pub(crate) struct Upkeep {
+    last_clean: Option<Moment>,
+}
+
+impl Upkeep {
+    pub(crate) async fn run(
+        &mut self,
+        store: &Store,
+        log: &TableLog,
+        snapshot: &mut Snapshot,
+    ) -> Result<Maintenance, StoreError> {
+        let mut done = Maintenance::default();
+        log.advance(snapshot).await?;
+        done.checkpoint = write_checkpoint(store, log, snapshot).await?;
+        if self.last_clean.is_none_or(|last| last.age() >= CLEAN_EVERY) {
+            let now = store_now(store).await?;
+            (done.ledger_entries, done.log_files_removed) =
+                clean_log(store, log, snapshot, now).await?;
+            done.orphans_removed = sweep_orphans(store, log, snapshot, now).await?;
+            self.last_clean = Some(Moment::now());
+        }
+        Ok(done)
+    }
+}
+
+fn delta_error(doing: String) -> impl FnOnce(deltalake_core::DeltaTableError) -> StoreError {
+    move |source| StoreError::Delta {
+        doing,
+        source: Box::new(source),
+    }
+}
+
+/// The Delta library's view of the table. Its URL only carries the path; all access goes through our store.
+fn delta_log(store: &Store, log: &TableLog) -> Result<(url::Url, LogStoreRef), StoreError> {
+    let unsupported = |what: String| StoreError::Unsupported {
+        table: log.table.clone(),
+        what,
+    };
+    let mut url = url::Url::parse("memory:///").map_err(|error| unsupported(error.to_string()))?;
+    url.path_segments_mut()
+        .map_err(|()| unsupported("it has no path".into()))?
+        .pop_if_empty()
+        .extend(log.folder.parts().map(|part| part.as_ref().to_owned()))
+        .push("");
+    let delta = logstore::logstore_with(store.object_store(), &url, Default::default())
+        .map_err(delta_error(format!("open the log of {}", log.table)))?;
+    Ok((url, delta))
+}
+
+/// Writes a log checkpoint when enough commits came since the last one, whoever wrote that (S10).
+pub(crate) async fn write_checkpoint(
+    store: &Store,
+    log: &TableLog,
+    snapshot: &mut Snapshot,
+) -> Result<Option<i64>, StoreError> {
+    let due = |snapshot: &Snapshot| {
+        snapshot.version - snapshot.checkpoint.unwrap_or(0)
+            >= i64::from(store.rules().checkpoint_every.get())
+    };
+    if !due(snapshot) {
+        return Ok(None);
+    }
+    let last = log.last_checkpoint().await?;
+    let last = last.filter(|version| *version <= snapshot.version);
+    snapshot.checkpoint = snapshot.checkpoint.max(last);
+    if !due(snapshot) {
+        return Ok(None);
+    }
+    let version = snapshot.version;
+    let doing = || {
+        format!(
+            "write a log checkpoint of {} at version {version}",
+            log.table
+        )
+    };
+    let (url, _) = delta_log(store, log)?;
+    let table = DeltaTableBuilder::from_url(url.clone())
+        .map_err(delta_error(doing()))?
+        .with_storage_backend(store.object_store(), url)
+        .with_version(u64::try_from(version).unwrap_or(0))
+        .load()
+        .await
+        .map_err(delta_error(doing()))?;
+    checkpoints::create_checkpoint(&table, None)
+        .await
+        .map_err(delta_error(doing()))?;
+    snapshot.checkpoint = Some(version);
+    Ok(Some(version))
+}
+
+/// The store's own clock in milliseconds, by the stamp it gives to an object.
+async fn store_now(store: &Store) -> Result<i64, StoreError> {
+    let objects = store.object_store();
+    let probe = Path::from(format!("probes/{}", uuid::Uuid::new_v4()));
+    let doing = || format!("ask the storage for its time with {probe}");
+    objects
+        .put(&probe, "now".into())
+        .await
+        .map_err(StoreError::object(doing()))?;
+    let meta = objects.head(&probe).await;
+    objects
+        .delete(&probe)
+        .await
+        .map_err(StoreError::object(doing()))?;
+    Ok(meta
+        .map_err(StoreError::object(doing()))?
+        .last_modified
+        .timestamp_millis())
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Copies expired commits to the ledger, and only then lets the library remove their entries.
+async fn clean_log(
+    store: &Store,
+    log: &TableLog,
+    snapshot: &Snapshot,
+    now: i64,
+) -> Result<(usize, usize), StoreError> {
+    let cutoff = now.saturating_sub(millis(snapshot.log_retention()));
+    let listing = log.list().await?;
+    // More than will be removed: the library also keeps what the oldest kept version needs.
+    let expired: Vec<i64> = listing
+        .entries
+        .range(..snapshot.version)
+        .filter(|(_, written)| **written <= cutoff)
+        .map(|(version, _)| *version)
+        .collect();
+    if expired.is_empty() || listing.complete_checkpoints().next().is_none() {
+        return Ok((0, 0));
+    }
+    let records: Vec<CommitRecord> = futures::stream::iter(expired)
+        .map(|version| log.read_entry(version))
+        .buffered(READ_AHEAD)
+        .try_filter_map(|entry| async move {
+            // An entry that is gone was taken by another server's clean-up, which put it into the ledger.
+            Ok(entry.map(|entry| CommitRecord::from_entry(&log.table, &entry)))
+        })
+        .try_collect()
+        .await?;
+    let entries = ledger::append(store, &log.table, records).await?;
+    let (_, delta) = delta_log(store, log)?;
+    let removed = checkpoints::cleanup_expired_logs_for(
+        u64::try_from(snapshot.version).unwrap_or(0),
+        delta.as_ref(),
+        cutoff,
+        None,
+    )
+    .await
+    .map_err(delta_error(format!("clean up the log of {}", log.table)))?;
+    Ok((entries, removed))
+}
+
+/// Removes files that no commit names, or that a commit removed so long ago that no query reads them any more.
+async fn sweep_orphans(
+    store: &Store,
+    log: &TableLog,
+    snapshot: &mut Snapshot,
+    now: i64,
+) -> Result<usize, StoreError> {
+    let retention = store.rules().orphan_retention;
+    let cutoff = now.saturating_sub(millis(retention));
+    let objects = store.object_store();
+    let log_folder = log.log_folder();
+    let old: Vec<Path> = objects
+        .list(Some(&log.folder))
+        .try_filter(|meta| {
+            let is_old = meta.last_modified.timestamp_millis() <= cutoff
+                && meta.location.as_ref().ends_with(".parquet")
+                && !meta.location.prefix_matches(&log_folder);
+            futures::future::ready(is_old)
+        })
+        .map_ok(|meta| meta.location)
+        .try_collect()
+        .await
+        .map_err(StoreError::object(format!("list {}", log.folder)))?;
+    // Read on after the listing: what is old and not named now was staged long ago and may not be committed any more
+    // (a commit refuses files older than half of the retention).
+    log.advance(snapshot).await?;
+    let live: std::collections::HashSet<&str> = snapshot
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .collect();
+    let mut removed = 0;
+    for path in old {
+        let still_read = snapshot
+            .removed
+            .get(path.as_ref())
+            .is_some_and(|moment| *moment > cutoff);
+        if live.contains(path.as_ref()) || still_read {
+            continue;
+        }
+        match objects.delete(&path).await {
+            Ok(()) => removed += 1,
+            Err(object_store::Error::NotFound { .. }) => {}
+            Err(source) => {
+                return Err(StoreError::Object {
+                    doing: format!("remove the orphan {path}"),
+                    source,
+                });
+            }
+        }
+    }
+    if let Some(folder) = store.local_folder() {
+        removed += folder
+            .sweep_staging(&log.folder, retention)
+            .await
+            .map_err(StoreError::object(format!("sweep {}", log.folder)))?;
+    }
+    Ok(removed)
+}
+
+/// History of one table: the log first, then the ledger, so that an entry which is cleaned up meanwhile is seen there.
+pub(crate) async fn history(
+    store: &Store,
+    log: &TableLog,
+) -> Result<Vec<CommitRecord>, StoreError> {
+    let listing = log.list().await?;
+    let in_log: Vec<CommitRecord> = futures::stream::iter(listing.entries.into_keys())
+        .map(|version| log.read_entry(version))
+        .buffered(READ_AHEAD)
+        .try_filter_map(|entry| async move {
+            Ok(entry.map(|entry| CommitRecord::from_entry(&log.table, &entry)))
+        })
+        .try_collect()
+        .await?;
+    let table: Arc<str> = log.table.clone();
+    let mut records = std::collections::BTreeMap::new();
+    for record in ledger::read(store, &table).await? {
+        records.insert(record.version, record);
+    }
+    for record in in_log {
+        records.insert(record.version, record);
+    }
+    Ok(records.into_values().collect())
+}

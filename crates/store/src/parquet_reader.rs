@@ -1,0 +1,108 @@
+//! Reading columns of one Parquet file from the object store.
+//!
+//! Owns ranged reads: only the footer and the wanted columns travel. Does not own what the columns mean.
+
+use std::{ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use datafusion::arrow::array::RecordBatch;
+use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
+use object_store::{ObjectStore, ObjectStoreExt as _, path::Path};
+use parquet::{
+    arrow::{
+        ParquetRecordBatchStreamBuilder, ProjectionMask, arrow_reader::ArrowReaderOptions,
+        async_reader::AsyncFileReader,
+    },
+    errors::{ParquetError, Result},
+    file::metadata::{ParquetMetaData, ParquetMetaDataReader},
+};
+
+use crate::StoreError;
+
+struct ObjectReader {
+    objects: Arc<dyn ObjectStore>,
+    path: Path,
+    size: u64,
+}
+
+fn external(error: object_store::Error) -> ParquetError {
+    ParquetError::External(Box::new(error))
+}
+
+impl AsyncFileReader for ObjectReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
+        async move {
+            let read = self.objects.get_range(&self.path, range).await;
+            read.map_err(external)
+        }
+        .boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
+        async move {
+            let read = self.objects.get_ranges(&self.path, &ranges).await;
+            read.map_err(external)
+        }
+        .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
+        async move {
+            let size = self.size;
+            let metadata = ParquetMetaDataReader::new().load_and_finish(&mut *self, size);
+            metadata.await.map(Arc::new)
+        }
+        .boxed()
+    }
+}
+
+/// Reads top-level columns of one file of `size` bytes, in the order of `columns`.
+pub(crate) async fn read_columns(
+    objects: Arc<dyn ObjectStore>,
+    path: &str,
+    size: u64,
+    columns: &[&str],
+) -> Result<Vec<RecordBatch>, StoreError> {
+    let unreadable = |source| StoreError::UnreadableFile {
+        path: path.to_owned(),
+        source,
+    };
+    let reader = ObjectReader {
+        objects,
+        path: Path::from(path),
+        size,
+    };
+    let builder = ParquetRecordBatchStreamBuilder::new(reader)
+        .await
+        .map_err(unreadable)?;
+    let positions: Vec<usize> = builder
+        .schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(_, field)| columns.contains(&field.name().as_str()))
+        .map(|(position, _)| position)
+        .collect();
+    let mask = ProjectionMask::roots(builder.parquet_schema(), positions);
+    let batches: Vec<RecordBatch> = builder
+        .with_projection(mask)
+        .build()
+        .map_err(unreadable)?
+        .try_collect()
+        .await
+        .map_err(unreadable)?;
+    batches
+        .iter()
+        .map(|batch| {
+            let positions: Result<Vec<usize>, _> = columns
+                .iter()
+                .map(|column| batch.schema_ref().index_of(column))
+                .collect();
+            positions.and_then(|positions| batch.project(&positions))
+        })
+        .collect::<Result<_, _>>()
+        .map_err(|error| unreadable(error.into()))
+}

@@ -1,0 +1,323 @@
+//! A table at one version, held in memory and moved forward entry by entry.
+//!
+//! Owns what the lines of a log add up to: schema, live files, recorded numbers. Moving forward costs what the new
+//! entry holds, not what the table holds. Does not own reading the log ([`TableLog`](crate::log::TableLog)) or the
+//! meaning of the recorded numbers ([`Checkpoint`](crate::Checkpoint)).
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use alluvium_plan::{CommittedFile, TableShape};
+use alluvium_types::Timestamp;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use deltalake_core::{
+    StructType,
+    kernel::engine::arrow_conversion::{TryIntoArrow as _, TryIntoKernel as _},
+};
+use object_store::path::Path;
+
+use crate::{
+    StoreError,
+    action::{Add, Entry, Line, Metadata, Protocol, Stats},
+    clock::Moment,
+};
+
+/// How many foreign and own commit ids are remembered for resolving lost replies (P10).
+const REMEMBERED_COMMITS: usize = 1024;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    pub(crate) version: i64,
+    pub(crate) protocol: Protocol,
+    pub(crate) metadata: Metadata,
+    pub(crate) schema: SchemaRef,
+    pub(crate) files: Arc<Vec<CommittedFile>>,
+    paths: HashSet<String>,
+    /// Recorded numbers by application id.
+    pub(crate) txns: BTreeMap<String, i64>,
+    /// Files that a commit removed, with the moment in milliseconds; queries of older versions may still read them.
+    pub(crate) removed: BTreeMap<String, i64>,
+    /// Smallest and largest value of a column `offset`, by path.
+    pub(crate) offset_bounds: HashMap<String, (i64, i64)>,
+    /// The newest log checkpoint that is known.
+    pub(crate) checkpoint: Option<i64>,
+    /// Commits that this snapshot moved over, newest last.
+    recent: VecDeque<(String, i64)>,
+    /// When it was last known to be the newest version.
+    pub(crate) read_at: Moment,
+    folder: Path,
+    states: Vec<Arc<str>>,
+}
+
+impl Snapshot {
+    /// Adds up the lines of a log: those of a checkpoint first, then entry by entry.
+    pub(crate) fn replay(
+        table: &Arc<str>,
+        folder: &Path,
+        checkpoint: Option<(i64, Vec<Line>)>,
+        entries: Vec<Entry>,
+        read_at: Moment,
+    ) -> Result<Self, StoreError> {
+        let unsupported = |what: &str| StoreError::Unsupported {
+            table: table.clone(),
+            what: what.into(),
+        };
+        let checkpoint_version = checkpoint.as_ref().map(|(version, _)| *version);
+        let version = entries
+            .last()
+            .map(|entry| entry.version)
+            .or(checkpoint_version)
+            .ok_or_else(|| unsupported("its log is empty"))?;
+        let mut protocol = None;
+        let mut metadata = None;
+        for line in checkpoint
+            .iter()
+            .flat_map(|(_, lines)| lines)
+            .chain(entries.iter().flat_map(|entry| &entry.lines))
+        {
+            protocol = line.protocol.as_ref().or(protocol);
+            metadata = line.meta_data.as_ref().or(metadata);
+        }
+        let protocol = protocol
+            .cloned()
+            .ok_or_else(|| unsupported("its log has no protocol"))?;
+        let metadata = metadata
+            .cloned()
+            .ok_or_else(|| unsupported("its log has no schema"))?;
+        readable(&protocol).map_err(|what| unsupported(&what))?;
+        let schema = arrow_schema(&metadata.schema_string).map_err(|what| unsupported(&what))?;
+        let states = TableShape::from_pane_schema(&schema).map_or(Vec::new(), |shape| {
+            shape.states.into_iter().map(|state| state.name).collect()
+        });
+        let mut snapshot = Self {
+            version,
+            protocol,
+            metadata,
+            schema,
+            files: Arc::default(),
+            paths: HashSet::new(),
+            txns: BTreeMap::new(),
+            removed: BTreeMap::new(),
+            offset_bounds: HashMap::new(),
+            checkpoint: checkpoint_version,
+            recent: VecDeque::new(),
+            read_at,
+            folder: folder.clone(),
+            states,
+        };
+        if let Some((_, lines)) = &checkpoint {
+            snapshot.add_up(lines);
+        }
+        for entry in &entries {
+            snapshot.apply(entry);
+        }
+        Ok(snapshot)
+    }
+
+    /// Moves to the next version. The entry does not change schema or protocol.
+    pub(crate) fn apply(&mut self, entry: &Entry) {
+        self.remember(entry);
+        self.add_up(&entry.lines);
+        self.version = entry.version;
+    }
+
+    /// Notes whose commit this was, also when the snapshot itself is then loaded anew.
+    pub(crate) fn remember(&mut self, entry: &Entry) {
+        if let Some(id) = entry.commit_id() {
+            if self.recent.len() == REMEMBERED_COMMITS {
+                self.recent.pop_front();
+            }
+            self.recent.push_back((id.to_owned(), entry.version));
+        }
+    }
+
+    /// Takes over what an older snapshot of the same table remembers.
+    pub(crate) fn inherit(&mut self, older: &mut Self) {
+        let mut recent = std::mem::take(&mut older.recent);
+        recent.extend(self.recent.drain(..));
+        self.recent = recent;
+    }
+
+    /// The version of one of the last commits, when it was read or made here.
+    pub(crate) fn version_of(&self, commit_id: &str) -> Option<i64> {
+        self.recent
+            .iter()
+            .rev()
+            .find(|(id, _)| id == commit_id)
+            .map(|(_, version)| *version)
+    }
+
+    fn add_up(&mut self, lines: &[Line]) {
+        let mut leaving = HashSet::new();
+        let mut new = Vec::new();
+        for line in lines {
+            if let Some(remove) = &line.remove {
+                let path = self.full_path(&remove.path);
+                self.removed
+                    .insert(path.clone(), remove.deletion_timestamp.unwrap_or(0));
+                self.offset_bounds.remove(&path);
+                if self.paths.remove(&path) {
+                    leaving.insert(path);
+                }
+            }
+            if let Some(add) = &line.add {
+                let file = self.committed_file(add);
+                self.removed.remove(&file.path);
+                if !self.paths.insert(file.path.clone()) {
+                    // Known already: its statistics or tags are written anew, its rows are the same.
+                    leaving.insert(file.path.clone());
+                }
+                new.push(file);
+            }
+            if let Some(txn) = &line.txn {
+                self.txns.insert(txn.app_id.clone(), txn.version);
+            }
+        }
+        if leaving.is_empty() && new.is_empty() {
+            return;
+        }
+        let files = Arc::make_mut(&mut self.files);
+        if !leaving.is_empty() {
+            files.retain(|file| !leaving.contains(&file.path));
+        }
+        files.extend(new);
+    }
+
+    fn full_path(&self, encoded: &str) -> String {
+        let relative = Path::from_url_path(encoded).unwrap_or_else(|_| Path::from(encoded));
+        format!("{}/{relative}", self.folder)
+    }
+
+    fn committed_file(&mut self, add: &Add) -> CommittedFile {
+        let path = self.full_path(&add.path);
+        // Statistics are a help for pruning: a file whose statistics cannot be read is simply never pruned.
+        let stats: Stats = add
+            .stats
+            .as_deref()
+            .and_then(|text| serde_json::from_str(text).ok())
+            .unwrap_or_default();
+        let bound = |values: &HashMap<String, serde_json::Value>| {
+            crate::stats::parse_timestamp(values.get(TableShape::WINDOW_START)?.as_str()?)
+        };
+        let offset = |values: &HashMap<String, serde_json::Value>| values.get("offset")?.as_i64();
+        if let Some(bounds) = offset(&stats.min_values).zip(offset(&stats.max_values)) {
+            self.offset_bounds.insert(path.clone(), bounds);
+        }
+        // Every file of ours counts the nulls of every column it has, so a state that is not counted is younger
+        // than the file (P35).
+        let missing_states = self
+            .states
+            .iter()
+            .filter(|state| {
+                !stats.null_count.is_empty() && !stats.null_count.contains_key(state.as_ref())
+            })
+            .cloned()
+            .collect();
+        CommittedFile {
+            size: u64::try_from(add.size).unwrap_or(0),
+            rows: stats.num_records,
+            window_start: bound(&stats.min_values)
+                .zip(bound(&stats.max_values))
+                .map(|(min, max)| (min, round_up_to_millis(max))),
+            partition_values: add.partition_values.clone().into_iter().collect(),
+            missing_states,
+            path,
+        }
+    }
+
+    /// How long the log keeps its entries (P12); one hour when the property cannot be read.
+    pub(crate) fn log_retention(&self) -> Duration {
+        match self.metadata.configuration.get(LOG_RETENTION) {
+            None => Duration::from_secs(30 * 86_400),
+            Some(text) => parse_interval(text).unwrap_or(Duration::from_secs(3600)),
+        }
+    }
+
+    /// Whether it may still be built upon: no clean-up can have passed it (P12).
+    pub(crate) fn is_young(&self) -> bool {
+        self.read_at.age() < self.log_retention() / 4
+    }
+}
+
+/// Other writers cut the largest moment to milliseconds.
+fn round_up_to_millis(moment: Timestamp) -> Timestamp {
+    match moment.micros().rem_euclid(1000) {
+        0 => moment.saturating_add_micros(999),
+        _ => moment,
+    }
+}
+
+pub(crate) const LOG_RETENTION: &str = "delta.logRetentionDuration";
+
+/// `interval 24 hours` and its like, as Delta writes them.
+pub(crate) fn parse_interval(text: &str) -> Option<Duration> {
+    let mut words = text.split_whitespace();
+    if !words.next()?.eq_ignore_ascii_case("interval") {
+        return None;
+    }
+    let count: u64 = words.next()?.parse().ok()?;
+    let unit = words.next()?.to_ascii_lowercase();
+    let seconds = match unit.trim_end_matches('s') {
+        "second" => 1,
+        "minute" => 60,
+        "hour" => 3600,
+        "day" => 86_400,
+        "week" => 7 * 86_400,
+        _ => return None,
+    };
+    words
+        .next()
+        .is_none()
+        .then(|| Duration::from_secs(count.saturating_mul(seconds)))
+}
+
+/// Features without which nothing is read wrongly by us.
+fn readable(protocol: &Protocol) -> Result<(), String> {
+    match protocol.min_reader_version {
+        ..=1 => Ok(()),
+        3 if protocol.reader_features.is_empty() => Ok(()),
+        _ => Err(format!(
+            "it needs Delta reader version {} {:?}",
+            protocol.min_reader_version, protocol.reader_features
+        )),
+    }
+}
+
+/// Features that an append by us does not violate.
+pub(crate) fn writable(protocol: &Protocol) -> Result<(), String> {
+    let known = ["appendOnly", "invariants"];
+    match protocol.min_writer_version {
+        ..=2 => Ok(()),
+        7 if protocol
+            .writer_features
+            .iter()
+            .all(|feature| known.contains(&feature.as_str())) =>
+        {
+            Ok(())
+        }
+        _ => Err(format!(
+            "it needs Delta writer version {} {:?}",
+            protocol.min_writer_version, protocol.writer_features
+        )),
+    }
+}
+
+/// Delta's JSON of a schema as Arrow's, with field metadata.
+pub(crate) fn arrow_schema(text: &str) -> Result<SchemaRef, String> {
+    let schema: StructType = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    let schema: Schema = (&schema)
+        .try_into_arrow()
+        .map_err(|error: datafusion::arrow::error::ArrowError| error.to_string())?;
+    Ok(Arc::new(schema))
+}
+
+/// Arrow's schema as Delta's JSON, with field metadata.
+pub(crate) fn delta_schema(schema: &Schema) -> Result<String, String> {
+    let schema: StructType = schema
+        .try_into_kernel()
+        .map_err(|error: datafusion::arrow::error::ArrowError| error.to_string())?;
+    serde_json::to_string(&schema).map_err(|error| error.to_string())
+}

@@ -1,0 +1,371 @@
+//! Panes become Parquet files that nobody sees until a commit names them (P8).
+//!
+//! Owns encoding, the split into files by partition value, and the memory for it. Does not own the commit. Files get
+//! names that never repeat, because the log takes a repeated one in silence.
+
+use std::{collections::HashMap, ops::Range, sync::Arc};
+
+use alluvium_plan::PartitionBy;
+use alluvium_types::{MemoryBudget, Reservation};
+use datafusion::arrow::{
+    array::{Array, ArrayRef, AsArray, RecordBatch, StructArray},
+    compute::cast,
+    datatypes::{DataType, Fields, SchemaRef, TimestampMicrosecondType},
+};
+use object_store::{ObjectStore, ObjectStoreExt as _, buffered::BufWriter, path::Path};
+use parquet::{
+    arrow::AsyncArrowWriter,
+    basic::{Compression, ZstdLevel},
+    file::properties::WriterProperties,
+    schema::types::ColumnPath,
+};
+
+use crate::{
+    StoreError,
+    action::Add,
+    clock::{Moment, wall_millis},
+    commit::CommitName,
+    stats::{FileStats, date_text},
+};
+
+/// Encoded bytes of a row group: small enough to skip many of them, and the most that waits in memory.
+const ROW_GROUP_BYTES: usize = 16 << 20;
+/// Rows of a row group.
+const ROW_GROUP_ROWS: usize = 128 << 10;
+/// Rows handed to the encoder at once, so that one large batch does not wait in memory twice.
+const SLICE_ROWS: usize = 8 << 10;
+/// A larger file goes up in parts of this size.
+const PART_BYTES: usize = 8 << 20;
+/// A file that has grown so far is ended and another one begun.
+const FILE_BYTES: usize = 256 << 20;
+
+const MICROS_OF_A_DAY: i64 = 86_400_000_000;
+
+/// Files that wait for a commit. Comes only from staging; a commit takes only this.
+#[derive(Debug)]
+pub struct Staged {
+    pub(crate) name: CommitName,
+    pub(crate) files: Vec<Add>,
+    pub(crate) staged_at: Moment,
+    rows: u64,
+}
+
+impl Staged {
+    /// Rows in all files.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        let sizes = self.files.iter().map(|file| file.size);
+        u64::try_from(sizes.sum::<i64>()).unwrap_or(0)
+    }
+
+    /// How many files there are; none when every event was filtered.
+    pub fn files(&self) -> usize {
+        self.files.len()
+    }
+
+    /// The id that its commit will have.
+    pub fn commit_id(&self) -> &str {
+        &self.name.id
+    }
+}
+
+/// Writes files of one table.
+pub(crate) struct Stager {
+    store: Arc<dyn ObjectStore>,
+    table: Arc<str>,
+    folder: Path,
+    schema: SchemaRef,
+    partition_by: PartitionBy,
+    reservation: Option<Reservation>,
+    open: Option<OpenFile>,
+    name: CommitName,
+    done: Vec<Add>,
+    rows: u64,
+}
+
+struct OpenFile {
+    path: String,
+    partition_value: Option<String>,
+    writer: AsyncArrowWriter<BufWriter>,
+    stats: FileStats,
+}
+
+impl Stager {
+    pub(crate) fn new(
+        store: Arc<dyn ObjectStore>,
+        table: Arc<str>,
+        folder: Path,
+        schema: SchemaRef,
+        partition_by: PartitionBy,
+        budget: Option<&MemoryBudget>,
+    ) -> Self {
+        Self {
+            store,
+            table,
+            folder,
+            schema,
+            partition_by,
+            reservation: budget.map(|budget| budget.reserve(0)),
+            open: None,
+            name: CommitName::new(),
+            done: Vec::new(),
+            rows: 0,
+        }
+    }
+
+    /// The id that the rows' commit will have.
+    pub(crate) fn commit_id(&self) -> &str {
+        &self.name.id
+    }
+
+    /// Writes one batch. Sorted batches make few files: a file ends where the partition value changes.
+    pub(crate) async fn write(&mut self, batch: &RecordBatch) -> Result<(), StoreError> {
+        let batch = self.conform(batch)?;
+        for (value, rows) in self.runs(&batch) {
+            let mut start = rows.start;
+            while start < rows.end {
+                let length = SLICE_ROWS.min(rows.end - start);
+                self.write_slice(value.as_deref(), &batch.slice(start, length))
+                    .await?;
+                start += length;
+            }
+        }
+        Ok(())
+    }
+
+    /// The same values under the table's own fields: metadata and nullability of a batch may differ from the table's.
+    fn conform(&self, batch: &RecordBatch) -> Result<RecordBatch, StoreError> {
+        let broken = |what: String| StoreError::Broken {
+            table: self.table.clone(),
+            what,
+        };
+        if batch.num_columns() != self.schema.fields().len() {
+            return Err(broken(format!(
+                "a batch has {} columns, the table has {}",
+                batch.num_columns(),
+                self.schema.fields().len()
+            )));
+        }
+        let columns = self
+            .schema
+            .fields()
+            .iter()
+            .zip(batch.columns())
+            .zip(batch.schema_ref().fields())
+            .map(|((field, column), given)| {
+                let types = (field.data_type(), column.data_type());
+                if field.name() != given.name() || !types.0.equals_datatype(types.1) {
+                    return Err(broken(format!(
+                        "a batch has column {} {}, the table has {} {}",
+                        given.name(),
+                        types.1,
+                        field.name(),
+                        types.0
+                    )));
+                }
+                relabel(column, field.data_type()).map_err(|error| broken(error.to_string()))
+            })
+            .collect::<Result<_, _>>()?;
+        RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|error| broken(error.to_string()))
+    }
+
+    /// Stretches of rows with the same partition value.
+    fn runs(&self, batch: &RecordBatch) -> Vec<(Option<String>, Range<usize>)> {
+        let whole = || vec![(None, 0..batch.num_rows())];
+        if self.partition_by == PartitionBy::None {
+            return whole();
+        }
+        let Some(starts) = batch
+            .column_by_name(alluvium_plan::TableShape::WINDOW_START)
+            .and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>())
+        else {
+            return whole();
+        };
+        let mut runs: Vec<(Option<String>, Range<usize>)> = Vec::new();
+        let mut last_day = None;
+        for (row, micros) in starts.values().iter().enumerate() {
+            let day = micros.div_euclid(MICROS_OF_A_DAY);
+            match runs.last_mut().filter(|_| last_day == Some(day)) {
+                Some((_, rows)) => rows.end = row + 1,
+                None => runs.push((Some(self.partition_value(day)), row..row + 1)),
+            }
+            last_day = Some(day);
+        }
+        runs
+    }
+
+    fn partition_value(&self, day: i64) -> String {
+        let mut text = date_text(day);
+        if self.partition_by == PartitionBy::Month {
+            let kept = text.len() - 2;
+            text.truncate(kept);
+            text.push_str("01");
+        }
+        text
+    }
+
+    async fn write_slice(
+        &mut self,
+        value: Option<&str>,
+        rows: &RecordBatch,
+    ) -> Result<(), StoreError> {
+        let fits = self.open.as_ref().is_some_and(|file| {
+            file.partition_value.as_deref() == value && file.writer.bytes_written() < FILE_BYTES
+        });
+        if !fits {
+            self.end_file().await?;
+            self.open = Some(self.begin_file(value)?);
+        }
+        let file = self.open.as_mut().expect("a file was just begun");
+        file.stats.add(rows);
+        let written = file.writer.write(rows).await;
+        let held = file.writer.memory_size() + PART_BYTES;
+        self.hold(held);
+        written.map_err(|source| self.failed(source))?;
+        self.rows += rows.num_rows() as u64;
+        Ok(())
+    }
+
+    fn begin_file(&self, value: Option<&str>) -> Result<OpenFile, StoreError> {
+        let id = uuid::Uuid::now_v7();
+        let path = match self.partition_by.column().zip(value) {
+            Some((column, value)) => format!("{column}={value}/{id}.zstd.parquet"),
+            None => format!("{id}.zstd.parquet"),
+        };
+        let target = full_path(&self.folder, &path);
+        let upload = BufWriter::with_capacity(self.store.clone(), target, PART_BYTES);
+        let properties = writer_properties(self.schema.fields());
+        let writer = AsyncArrowWriter::try_new(upload, self.schema.clone(), Some(properties))
+            .map_err(|source| self.failed(source))?;
+        Ok(OpenFile {
+            path,
+            partition_value: value.map(str::to_owned),
+            writer,
+            stats: FileStats::default(),
+        })
+    }
+
+    async fn end_file(&mut self) -> Result<(), StoreError> {
+        let Some(mut file) = self.open.take() else {
+            return Ok(());
+        };
+        // A file that failed while it was ended is not kept for aborting: its upload is closed already.
+        let ended = file.writer.finish().await;
+        ended.map_err(|source| self.failed(source))?;
+        self.hold(0);
+        let partition_values = self
+            .partition_by
+            .column()
+            .map(|column| (column.to_owned(), file.partition_value))
+            .into_iter()
+            .collect::<HashMap<_, _>>();
+        self.done.push(Add {
+            path: file.path,
+            partition_values,
+            size: i64::try_from(file.writer.bytes_written()).unwrap_or(i64::MAX),
+            modification_time: wall_millis(),
+            data_change: true,
+            stats: Some(file.stats.to_json(self.schema.fields())),
+            deletion_vector: None,
+        });
+        Ok(())
+    }
+
+    fn hold(&mut self, bytes: usize) {
+        if let Some(reservation) = &mut self.reservation {
+            reservation.resize(bytes);
+        }
+    }
+
+    fn failed(&self, source: parquet::errors::ParquetError) -> StoreError {
+        StoreError::Write {
+            table: self.table.clone(),
+            source,
+        }
+    }
+
+    /// From here on all files are durable, and not visible.
+    pub(crate) async fn finish(mut self) -> Result<Staged, StoreError> {
+        if let Err(error) = self.end_file().await {
+            self.abandon().await;
+            return Err(error);
+        }
+        Ok(Staged {
+            name: self.name,
+            files: self.done,
+            staged_at: Moment::now(),
+            rows: self.rows,
+        })
+    }
+
+    /// Takes back what was written so far. What cannot be removed is an orphan, which is swept later.
+    pub(crate) async fn abandon(mut self) {
+        if let Some(file) = self.open.take() {
+            let mut upload = file.writer.into_inner();
+            // Nothing was put yet when the file is smaller than a part; then there is nothing to abort either.
+            if let Err(error) = upload.abort().await {
+                tracing::debug!(table = %self.table, %error, "could not abort an upload");
+            }
+        }
+        remove_files(&self.store, &self.folder, &self.done).await;
+    }
+}
+
+pub(crate) fn full_path(folder: &Path, relative: &str) -> Path {
+    let mut path = folder.clone();
+    path.extend(Path::from(relative).parts());
+    path
+}
+
+/// Removes staged files of which it is certain that no log entry names them.
+pub(crate) async fn remove_files(store: &Arc<dyn ObjectStore>, folder: &Path, files: &[Add]) {
+    for file in files {
+        let path = full_path(folder, &file.path);
+        if let Err(error) = store.delete(&path).await {
+            tracing::debug!(%path, %error, "could not remove a staged file; it will be swept as an orphan");
+        }
+    }
+}
+
+/// Gives the fields of nested types the table's names and nullability; values stay as they are.
+fn relabel(
+    column: &ArrayRef,
+    wanted: &DataType,
+) -> Result<ArrayRef, datafusion::arrow::error::ArrowError> {
+    match (column.as_struct_opt(), wanted) {
+        _ if column.data_type() == wanted => Ok(column.clone()),
+        (Some(values), DataType::Struct(fields)) => {
+            let children = fields
+                .iter()
+                .zip(values.columns())
+                .map(|(field, child)| relabel(child, field.data_type()))
+                .collect::<Result<_, _>>()?;
+            let relabelled =
+                StructArray::try_new(fields.clone(), children, values.nulls().cloned())?;
+            Ok(Arc::new(relabelled))
+        }
+        _ => cast(column, wanted),
+    }
+}
+
+fn writer_properties(fields: &Fields) -> WriterProperties {
+    let level = ZstdLevel::try_new(3).expect("3 is a level of zstd");
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_created_by(concat!("alluvium ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
+    for field in fields {
+        // Sketches hardly repeat: a dictionary of them only costs memory.
+        if matches!(field.data_type(), DataType::Binary) {
+            let path = ColumnPath::from(field.name().as_str());
+            properties = properties.set_column_dictionary_enabled(path, false);
+        }
+    }
+    properties.build()
+}

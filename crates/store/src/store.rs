@@ -1,0 +1,264 @@
+//! The storage root and what lies below it.
+//!
+//! Owns the layout (`tables/`, `dead_letters/`, `ledger/`) and the handles to it. Does not own what is in a table.
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use alluvium_plan::{CommittedFile, CommittedTable};
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, path::Path};
+
+use crate::{
+    Checkpoint, CommitRecord, DeadLetters, StorageConfig, StoreError, TableSpec, TableWriter,
+    checkpoint::Names, commit::Patience, config, definition::PIPELINE, durable::DurableFolder,
+    log::TableLog, maintain, table::read_shape,
+};
+
+const TABLES: &str = "tables";
+const DEAD_LETTERS: &str = "dead_letters";
+const LEDGER: &str = "ledger";
+
+/// How long things are kept and waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreRules {
+    /// How long new tables keep log entries. A commit's snapshot must be younger than a quarter of it (P12), so at
+    /// least an hour; longer makes opening a table slower.
+    pub log_retention: Duration,
+    /// How long a file that no commit names is left alone. Longer than the longest query and commit (S11).
+    pub orphan_retention: Duration,
+    /// Commits between log checkpoints.
+    pub checkpoint_every: NonZeroU32,
+    /// How long one put of a log entry may take.
+    pub put_timeout: Duration,
+    /// How long a commit is tried before its ending is called unknown.
+    pub commit_timeout: Duration,
+}
+
+impl Default for StoreRules {
+    fn default() -> Self {
+        Self {
+            log_retention: Duration::from_secs(86_400),
+            orphan_retention: Duration::from_secs(3 * 86_400),
+            checkpoint_every: NonZeroU32::new(50).expect("50 is not zero"),
+            put_timeout: Duration::from_secs(30),
+            commit_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// The storage of one server. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    root: String,
+    objects: Arc<dyn ObjectStore>,
+    local: Option<DurableFolder>,
+    rules: StoreRules,
+}
+
+impl Store {
+    /// Opens the storage root; a local folder is made.
+    ///
+    /// # Errors
+    /// [`StoreError::Root`] when the settings or the folder are unusable.
+    pub async fn open(config: &StorageConfig) -> Result<Self, StoreError> {
+        let config = config.clone();
+        let root = config.root.clone();
+        let opened = tokio::task::spawn_blocking(move || config::open(&config)).await;
+        let (objects, local) = opened.map_err(|error| StoreError::Root {
+            root: root.clone(),
+            source: error.into(),
+        })??;
+        Ok(Self(Arc::new(Inner {
+            root,
+            objects,
+            local,
+            rules: StoreRules::default(),
+        })))
+    }
+
+    /// Any object store as a storage root, for embedding and for tests.
+    pub fn over(objects: Arc<dyn ObjectStore>, rules: StoreRules) -> Self {
+        Self(Arc::new(Inner {
+            root: objects.to_string(),
+            objects,
+            local: None,
+            rules,
+        }))
+    }
+
+    /// Proves that the store refuses to create the same key twice (S8), which is the fence of every commit.
+    ///
+    /// # Errors
+    /// [`StoreError::NoConditionalPut`] when it does not.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        let key = Path::from(format!("probes/{}", uuid::Uuid::new_v4()));
+        let put = || {
+            self.0
+                .objects
+                .put_opts(&key, "probe".into(), PutMode::Create.into())
+        };
+        let doing = || format!("create {key} to see whether the storage can be used");
+        put().await.map_err(|source| match source {
+            object_store::Error::NotImplemented { .. }
+            | object_store::Error::NotSupported { .. } => StoreError::NoConditionalPut {
+                root: self.0.root.clone(),
+            },
+            source => StoreError::Object {
+                doing: doing(),
+                source,
+            },
+        })?;
+        let second = put().await;
+        let removed = self.0.objects.delete(&key).await;
+        match second {
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                removed.map_err(StoreError::object(format!("remove {key}")))
+            }
+            Ok(_) => Err(StoreError::NoConditionalPut {
+                root: self.0.root.clone(),
+            }),
+            Err(source) => Err(StoreError::Object {
+                doing: doing(),
+                source,
+            }),
+        }
+    }
+
+    /// Opens a table for writing: creates it, or adds the measures it does not have yet (P35, P38).
+    ///
+    /// # Errors
+    /// [`StoreError::Changed`], [`StoreError::OtherPipeline`] and other refusals; or that storage failed.
+    pub async fn table(&self, spec: &TableSpec) -> Result<TableWriter, StoreError> {
+        TableWriter::open(self.clone(), spec.clone()).await
+    }
+
+    /// Opens a pipeline's dead letters for writing, or creates their table.
+    ///
+    /// # Errors
+    /// As [`Self::table`].
+    pub async fn dead_letters(&self, pipeline: &str) -> Result<DeadLetters, StoreError> {
+        DeadLetters::open(self.clone(), pipeline).await
+    }
+
+    /// The names of all tables.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn tables(&self) -> Result<Vec<String>, StoreError> {
+        self.folders(TABLES).await
+    }
+
+    /// The pipelines that have dead letters.
+    ///
+    /// # Errors
+    /// When storage fails.
+    pub async fn dead_letter_tables(&self) -> Result<Vec<String>, StoreError> {
+        self.folders(DEAD_LETTERS).await
+    }
+
+    async fn folders(&self, below: &str) -> Result<Vec<String>, StoreError> {
+        let folder = Path::from(below);
+        let listed = match self.0.objects.list_with_delimiter(Some(&folder)).await {
+            Ok(listed) => listed,
+            Err(object_store::Error::NotFound { .. }) => return Ok(Vec::new()),
+            Err(source) => {
+                return Err(StoreError::Object {
+                    doing: format!("list {folder}"),
+                    source,
+                });
+            }
+        };
+        let mut names: Vec<String> = listed
+            .common_prefixes
+            .iter()
+            .filter_map(|prefix| prefix.filename().map(str::to_owned))
+            .collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// The newest version of a table, for readers without a writer.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when there is none; or that it cannot be read.
+    pub async fn read_table(&self, name: &str) -> Result<CommittedTable, StoreError> {
+        let log = self.table_log(name);
+        let missing = || StoreError::Missing {
+            table: log.table.clone(),
+        };
+        let snapshot = log.load().await?.ok_or_else(missing)?;
+        let pipeline = snapshot.metadata.configuration.get(PIPELINE);
+        let names = Names::of_pipeline(pipeline.map_or("", String::as_str));
+        let checkpoint = Checkpoint::from_txns(&names, &snapshot.txns);
+        Ok(CommittedTable {
+            shape: read_shape(&log.table, &snapshot)?,
+            version: snapshot.version,
+            watermark: checkpoint.watermark(),
+            offsets: Arc::new(checkpoint.offsets),
+            files: snapshot.files,
+        })
+    }
+
+    /// The newest version of a pipeline's dead letters and its files.
+    ///
+    /// # Errors
+    /// As [`Self::read_table`].
+    pub async fn read_dead_letters(
+        &self,
+        pipeline: &str,
+    ) -> Result<(i64, Vec<CommittedFile>), StoreError> {
+        let log = self.dead_letters_log(pipeline);
+        let missing = || StoreError::Missing {
+            table: log.table.clone(),
+        };
+        let snapshot = log.load().await?.ok_or_else(missing)?;
+        Ok((snapshot.version, Arc::unwrap_or_clone(snapshot.files)))
+    }
+
+    /// Every commit of a table, oldest first, from its log and the ledger, each version once.
+    ///
+    /// # Errors
+    /// When storage fails or an entry cannot be read.
+    pub async fn history(&self, table: &str) -> Result<Vec<CommitRecord>, StoreError> {
+        maintain::history(self, &self.table_log(table)).await
+    }
+
+    /// The object store, rooted so that [`CommittedFile::path`] resolves.
+    pub fn object_store(&self) -> Arc<dyn ObjectStore> {
+        self.0.objects.clone()
+    }
+
+    /// How long things are kept and waited for.
+    pub fn rules(&self) -> &StoreRules {
+        &self.0.rules
+    }
+
+    pub(crate) fn patience(&self) -> Patience {
+        Patience {
+            put: self.0.rules.put_timeout,
+            commit: self.0.rules.commit_timeout,
+        }
+    }
+
+    pub(crate) fn local_folder(&self) -> Option<&DurableFolder> {
+        self.0.local.as_ref()
+    }
+
+    pub(crate) fn table_log(&self, name: &str) -> TableLog {
+        self.log(Path::from(TABLES).join(name))
+    }
+
+    pub(crate) fn dead_letters_log(&self, pipeline: &str) -> TableLog {
+        self.log(Path::from(DEAD_LETTERS).join(pipeline))
+    }
+
+    pub(crate) fn ledger_log(&self) -> TableLog {
+        self.log(Path::from(LEDGER))
+    }
+
+    fn log(&self, folder: Path) -> TableLog {
+        TableLog::new(self.object_store(), folder)
+    }
+}

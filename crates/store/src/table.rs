@@ -1,0 +1,558 @@
+//! The writer of one table: its checkpoint, the judgement of epochs, and commits.
+//!
+//! Owns P7–P16 and P25 for one table. Does not own what is read from where, or when to commit: it has never heard of
+//! Kafka, a partition is a name with a number that grows.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use alluvium_plan::{CommittedTable, PartitionBy, TableShape};
+use alluvium_types::{Balance, Epoch, MemoryBudget, OffsetRange, Timestamp, TopicPartition};
+use datafusion::arrow::array::RecordBatch;
+use serde_json::{Map, Value, json};
+
+use crate::{
+    Checkpoint, Maintenance, Overtaken, Staged, Store, StoreError, Verdict,
+    action::{Draft, Txn},
+    checkpoint::Names,
+    commit::{CommitName, Decision, Outcome, commit},
+    definition::{self, Fit},
+    log::{Put, TableLog},
+    maintain::Upkeep,
+    snapshot::Snapshot,
+    stage::{Stager, remove_files},
+};
+
+/// What a pipeline wants a table to be.
+#[derive(Clone, Debug)]
+pub struct TableSpec {
+    /// Its name; the folder below `tables/`.
+    pub name: Arc<str>,
+    /// The pipeline that writes it.
+    pub pipeline: Arc<str>,
+    /// What is stored.
+    pub shape: Arc<TableShape>,
+    /// The Delta partition column.
+    pub partition_by: PartitionBy,
+    /// The canonical definition (P38).
+    pub definition: String,
+}
+
+/// What a commit says besides its files (P13).
+#[derive(Clone, Debug)]
+pub struct CommitFacts {
+    /// What the panes were made from. Empty ranges are passed over (P4).
+    pub ranges: BTreeMap<TopicPartition, OffsetRange>,
+    /// Where watermarks stand after it; a recorded one is never lowered (P24).
+    pub watermarks: BTreeMap<TopicPartition, Timestamp>,
+    /// What became of the events.
+    pub balance: Balance,
+    /// The version of the pipeline's definition.
+    pub pipeline_version: Arc<str>,
+    /// The last epoch in it, as this process counts.
+    pub epoch: Epoch,
+}
+
+/// How a commit ended (P10). That the ending is not known is a transient error instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// It is this version.
+    Committed {
+        /// The Delta version.
+        version: i64,
+    },
+    /// The table has it already: by an earlier try of ours, or by somebody who read the same.
+    AlreadyDone,
+    /// The table has another part of it: drop everything in flight and start again from the table (P7).
+    Overtaken(Overtaken),
+}
+
+/// Writes one table. Any number of writers, in any number of processes, may hold the same table.
+#[derive(Debug)]
+pub struct TableWriter {
+    store: Store,
+    log: TableLog,
+    spec: TableSpec,
+    names: Names,
+    snapshot: Snapshot,
+    checkpoint: Checkpoint,
+    shape: Arc<TableShape>,
+    upkeep: Upkeep,
+}
+
+impl TableWriter {
+    /// Opens the table, creates it, or adds the measures that it does not have yet (P35, P38).
+    pub(crate) async fn open(store: Store, spec: TableSpec) -> Result<Self, StoreError> {
+        let log = store.table_log(&spec.name);
+        let snapshot = loop {
+            match log.load().await? {
+                None => create(&store, &log, &spec).await?,
+                Some(mut snapshot) => {
+                    definition::fit(&log.table, &snapshot, &spec)?;
+                    grow(&store, &log, &mut snapshot, &spec).await?;
+                    break snapshot;
+                }
+            }
+        };
+        let names = Names::of_pipeline(&spec.pipeline);
+        let mut writer = Self {
+            checkpoint: Checkpoint::from_txns(&names, &snapshot.txns),
+            shape: spec.shape.clone(),
+            store,
+            log,
+            spec,
+            names,
+            snapshot,
+            upkeep: Upkeep::default(),
+        };
+        writer.read_snapshot()?;
+        Ok(writer)
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &Arc<str> {
+        &self.spec.name
+    }
+
+    /// The version in hand.
+    pub fn version(&self) -> i64 {
+        self.snapshot.version
+    }
+
+    /// What the version in hand records.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The version in hand for readers. Cheap: files are shared.
+    pub fn committed(&self) -> CommittedTable {
+        CommittedTable {
+            shape: self.shape.clone(),
+            version: self.snapshot.version,
+            files: self.snapshot.files.clone(),
+            offsets: Arc::new(self.checkpoint.offsets.clone()),
+            watermark: self.checkpoint.watermark(),
+        }
+    }
+
+    /// Moves to the newest version.
+    ///
+    /// # Errors
+    /// Transient ones; or that the table has become another one.
+    pub async fn refresh(&mut self) -> Result<(), StoreError> {
+        self.log.advance(&mut self.snapshot).await?;
+        self.read_snapshot()
+    }
+
+    /// Derives everything from the snapshot in hand.
+    fn read_snapshot(&mut self) -> Result<(), StoreError> {
+        still_fits(&self.log, &self.spec, &self.snapshot)?;
+        self.checkpoint = Checkpoint::from_txns(&self.names, &self.snapshot.txns);
+        self.shape = read_shape(&self.log.table, &self.snapshot)?;
+        Ok(())
+    }
+
+    /// Records where partitions start, for those of which nothing is recorded (P15), and how many partitions topics
+    /// have (P16). On return every partition of `starts` is recorded: here or by another writer, whose start is then
+    /// adopted.
+    ///
+    /// # Errors
+    /// A transient error when the ending is not known; calling again is safe.
+    pub async fn record_start(
+        &mut self,
+        starts: &BTreeMap<TopicPartition, i64>,
+        partition_counts: &BTreeMap<Arc<str>, i32>,
+    ) -> Result<(), StoreError> {
+        let (names, spec, log) = (self.names.clone(), self.spec.clone(), self.log.clone());
+        let decide = |snapshot: &Snapshot| {
+            still_fits(&log, &spec, snapshot)?;
+            let recorded = Checkpoint::from_txns(&names, &snapshot.txns);
+            let absent: BTreeMap<_, _> = starts
+                .iter()
+                .filter(|(partition, _)| !recorded.offsets.contains_key(partition))
+                .collect();
+            let grown: BTreeMap<_, _> = partition_counts
+                .iter()
+                .filter(|(topic, count)| recorded.partition_counts.get(*topic) < Some(count))
+                .collect();
+            if absent.is_empty() && grown.is_empty() {
+                return Ok(Decision::Stop(()));
+            }
+            let txns = absent
+                .iter()
+                .map(|(partition, start)| names.offset(partition, **start))
+                .chain(
+                    grown
+                        .iter()
+                        .map(|(topic, count)| names.partitions(topic, **count)),
+                )
+                .collect();
+            let mut info = our_info("start", &spec.pipeline);
+            info.insert(
+                "starts".into(),
+                by_partition(absent.into_iter(), |start| json!(start)),
+            );
+            info.insert(
+                "partitions".into(),
+                Value::Object(
+                    grown
+                        .into_iter()
+                        .map(|(topic, count)| (topic.to_string(), json!(count)))
+                        .collect(),
+                ),
+            );
+            Ok(Decision::Write(Box::new(Draft {
+                operation: STREAMING,
+                info,
+                txns,
+                ..Draft::default()
+            })))
+        };
+        let outcome = commit(
+            &self.log,
+            &mut self.snapshot,
+            &CommitName::new(),
+            self.store.patience(),
+            decide,
+        )
+        .await;
+        self.read_snapshot()?;
+        outcome.map(drop)
+    }
+
+    /// Judges an epoch in the version in hand (P7).
+    pub fn judge(&self, ranges: &BTreeMap<TopicPartition, OffsetRange>) -> Verdict {
+        self.checkpoint.judge(ranges)
+    }
+
+    /// Writes panes as Parquet, which nobody sees until [`Self::commit`] names it (P8). Batches have the table's pane
+    /// schema and come sorted by window and group, so that there is one file a partition value.
+    ///
+    /// # Errors
+    /// The error of `panes`, or of the store; what was written is taken back.
+    pub async fn stage<E>(
+        &self,
+        panes: impl Iterator<Item = Result<RecordBatch, E>> + Send,
+        budget: Option<&MemoryBudget>,
+    ) -> Result<Staged, StoreError>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>> + Send,
+    {
+        let mut stager = Stager::new(
+            self.store.object_store(),
+            self.log.table.clone(),
+            self.log.folder.clone(),
+            self.spec.shape.pane_schema(),
+            self.spec.partition_by,
+            budget,
+        );
+        for batch in panes {
+            let written = match batch {
+                Ok(batch) => stager.write(&batch).await,
+                Err(error) => Err(StoreError::Panes {
+                    table: self.log.table.clone(),
+                    source: error.into(),
+                }),
+            };
+            if let Err(error) = written {
+                stager.abandon().await;
+                return Err(error);
+            }
+        }
+        stager.finish().await
+    }
+
+    /// Commits staged panes together with the offsets they came from, in one version, once (P7–P13).
+    ///
+    /// After `Committed` and `AlreadyDone` the recorded offsets are at or past every range's end.
+    ///
+    /// # Errors
+    /// [`StoreError::EndingUnknown`] and other transient ones: commit the same `staged` again (P10).
+    pub async fn commit(
+        &mut self,
+        staged: &Staged,
+        facts: &CommitFacts,
+    ) -> Result<Ending, StoreError> {
+        self.refuse_broken(staged, facts)?;
+        let (names, spec, log) = (self.names.clone(), self.spec.clone(), self.log.clone());
+        let decide = |snapshot: &Snapshot| {
+            still_fits(&log, &spec, snapshot)?;
+            let recorded = Checkpoint::from_txns(&names, &snapshot.txns);
+            match recorded.judge(&facts.ranges) {
+                Verdict::Done => Ok(Decision::Stop(Ending::AlreadyDone)),
+                Verdict::Overtaken(why) => Ok(Decision::Stop(Ending::Overtaken(why))),
+                Verdict::Commit => Ok(Decision::Write(Box::new(draft(
+                    &names, &spec, &recorded, staged, facts,
+                )))),
+            }
+        };
+        let outcome = commit(
+            &self.log,
+            &mut self.snapshot,
+            &staged.name,
+            self.store.patience(),
+            decide,
+        )
+        .await;
+        self.read_snapshot()?;
+        match outcome? {
+            Outcome::Landed(version) => Ok(Ending::Committed { version }),
+            Outcome::Stopped(ending) => {
+                self.discard(staged).await;
+                Ok(ending)
+            }
+        }
+    }
+
+    fn refuse_broken(&self, staged: &Staged, facts: &CommitFacts) -> Result<(), StoreError> {
+        let broken = |what: String| StoreError::Broken {
+            table: self.log.table.clone(),
+            what,
+        };
+        facts
+            .balance
+            .checked()
+            .map_err(|error| broken(error.to_string()))?;
+        if facts.ranges.values().all(|range| range.is_empty()) {
+            return Err(broken("a commit covers at least one offset".into()));
+        }
+        if staged.staged_at.age() >= self.store.rules().orphan_retention / 2 {
+            return Err(StoreError::StagedTooOld {
+                table: self.log.table.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    /// Removes staged files that will not be committed, unless a log entry that names them may be on its way (O1);
+    /// then they become orphans or part of the table.
+    pub async fn discard(&self, staged: &Staged) {
+        if !staged.name.was_sent() {
+            remove_files(&self.store.object_store(), &self.log.folder, &staged.files).await;
+        }
+    }
+
+    /// Records watermarks that moved without an event, together with the unchanged offsets (P25).
+    ///
+    /// # Errors
+    /// As of [`Self::commit`]; calling again is safe.
+    pub async fn commit_watermarks(
+        &mut self,
+        watermarks: &BTreeMap<TopicPartition, Timestamp>,
+    ) -> Result<Ending, StoreError> {
+        let (names, spec, log) = (self.names.clone(), self.spec.clone(), self.log.clone());
+        let expected = self.checkpoint.offsets.clone();
+        let decide = |snapshot: &Snapshot| {
+            still_fits(&log, &spec, snapshot)?;
+            let recorded = Checkpoint::from_txns(&names, &snapshot.txns);
+            let mut txns = Vec::new();
+            let mut moved = BTreeMap::new();
+            for (partition, &watermark) in watermarks {
+                let (at, was) = (recorded.offsets.get(partition), expected.get(partition));
+                let (Some(&at), true) = (at, at == was) else {
+                    let range = OffsetRange::empty_at(was.copied().unwrap_or(0));
+                    return Ok(Decision::Stop(Ending::Overtaken(Overtaken {
+                        partition: partition.clone(),
+                        recorded: at.copied(),
+                        range,
+                    })));
+                };
+                if recorded.watermarks.get(partition) < Some(&watermark) {
+                    txns.push(names.offset(partition, at));
+                    txns.push(names.watermark(partition, watermark));
+                    moved.insert(partition, watermark);
+                }
+            }
+            if moved.is_empty() {
+                return Ok(Decision::Stop(Ending::AlreadyDone));
+            }
+            let mut info = our_info("watermark", &spec.pipeline);
+            info.insert(
+                "watermarks".into(),
+                by_partition(moved.into_iter(), |watermark| json!(watermark.micros())),
+            );
+            Ok(Decision::Write(Box::new(Draft {
+                operation: STREAMING,
+                info,
+                txns,
+                ..Draft::default()
+            })))
+        };
+        let outcome = commit(
+            &self.log,
+            &mut self.snapshot,
+            &CommitName::new(),
+            self.store.patience(),
+            decide,
+        )
+        .await;
+        self.read_snapshot()?;
+        Ok(match outcome? {
+            Outcome::Landed(version) => Ending::Committed { version },
+            Outcome::Stopped(ending) => ending,
+        })
+    }
+
+    /// Log checkpoint, ledger, log clean-up and the sweeping of orphans, each when it is due (P37). Apart from
+    /// commits: its failure fails none.
+    ///
+    /// # Errors
+    /// The first step that failed; the next call goes on from there.
+    pub async fn maintain(&mut self) -> Result<Maintenance, StoreError> {
+        let done = self
+            .upkeep
+            .run(&self.store, &self.log, &mut self.snapshot)
+            .await;
+        self.read_snapshot()?;
+        done
+    }
+
+    #[cfg(test)]
+    pub(crate) fn maintenance_log(&self) -> &TableLog {
+        &self.log
+    }
+
+    #[cfg(test)]
+    pub(crate) fn snapshot_mut(&mut self) -> &mut Snapshot {
+        &mut self.snapshot
+    }
+}
+
+pub(crate) const STREAMING: &str = "STREAMING UPDATE";
+
+fn draft(
+    names: &Names,
+    spec: &TableSpec,
+    recorded: &Checkpoint,
+    staged: &Staged,
+    facts: &CommitFacts,
+) -> Draft {
+    let ranges = facts.ranges.iter().filter(|(_, range)| !range.is_empty());
+    let mut txns: Vec<Txn> = ranges
+        .clone()
+        .map(|(partition, range)| names.offset(partition, range.end()))
+        .collect();
+    let mut moved = BTreeMap::new();
+    for (partition, &watermark) in &facts.watermarks {
+        if recorded.watermarks.get(partition) < Some(&watermark) {
+            txns.push(names.watermark(partition, watermark));
+            moved.insert(partition, watermark);
+        }
+    }
+    let mut info = our_info("commit", &spec.pipeline);
+    info.insert("pipeline_version".into(), json!(facts.pipeline_version));
+    info.insert("epoch".into(), json!(facts.epoch));
+    info.insert(
+        "ranges".into(),
+        by_partition(ranges, |range| json!([range.start(), range.end()])),
+    );
+    info.insert("balance".into(), json!(facts.balance));
+    info.insert("rows".into(), json!(staged.rows()));
+    info.insert(
+        "watermarks".into(),
+        by_partition(moved.into_iter(), |watermark| json!(watermark.micros())),
+    );
+    Draft {
+        operation: STREAMING,
+        info,
+        adds: staged.files.clone(),
+        txns,
+        ..Draft::default()
+    }
+}
+
+pub(crate) fn our_info(kind: &str, pipeline: &str) -> Map<String, Value> {
+    Map::from_iter([
+        ("kind".to_owned(), json!(kind)),
+        ("pipeline".to_owned(), json!(pipeline)),
+    ])
+}
+
+pub(crate) fn by_partition<'p, T>(
+    values: impl Iterator<Item = (&'p TopicPartition, T)>,
+    shown: impl Fn(T) -> Value,
+) -> Value {
+    Value::Object(
+        values
+            .map(|(partition, value)| (partition.to_string(), shown(value)))
+            .collect(),
+    )
+}
+
+/// Before every commit: the table must still be one that our panes fit into (P11, changed metadata).
+fn still_fits(log: &TableLog, spec: &TableSpec, snapshot: &Snapshot) -> Result<(), StoreError> {
+    definition::refuse_foreign(&log.table, snapshot, &spec.pipeline)?;
+    definition::compare_columns(&snapshot.schema, &spec.shape).map_err(|why| StoreError::Changed {
+        table: log.table.clone(),
+        why,
+        recorded: snapshot
+            .metadata
+            .configuration
+            .get(definition::DEFINITION)
+            .cloned()
+            .unwrap_or_default(),
+        wanted: spec.definition.clone(),
+    })
+}
+
+pub(crate) fn read_shape(
+    table: &Arc<str>,
+    snapshot: &Snapshot,
+) -> Result<Arc<TableShape>, StoreError> {
+    TableShape::from_pane_schema(&snapshot.schema)
+        .map(Arc::new)
+        .map_err(|error| StoreError::Unsupported {
+            table: table.clone(),
+            what: error.to_string(),
+        })
+}
+
+/// Puts version 0. Whoever loses the race opens what the winner made.
+async fn create(store: &Store, log: &TableLog, spec: &TableSpec) -> Result<(), StoreError> {
+    let metadata = definition::new_metadata(&log.table, spec, store.rules().log_retention)?;
+    create_with(log, our_info("create", &spec.pipeline), metadata).await
+}
+
+pub(crate) async fn create_with(
+    log: &TableLog,
+    info: Map<String, Value>,
+    metadata: crate::action::Metadata,
+) -> Result<(), StoreError> {
+    let draft = Draft {
+        operation: "CREATE TABLE",
+        info,
+        protocol: Some(definition::protocol()),
+        metadata: Some(metadata),
+        ..Draft::default()
+    };
+    let bytes = draft.encode(&CommitName::new().id, crate::clock::wall_millis());
+    match log.put_entry(0, bytes).await {
+        Ok(Put::Landed | Put::Taken) => Ok(()),
+        Err(source) => Err(StoreError::Object {
+            doing: format!("create {}", log.table),
+            source,
+        }),
+    }
+}
+
+/// Adds the columns of new measures, in a commit of its own.
+async fn grow(
+    store: &Store,
+    log: &TableLog,
+    snapshot: &mut Snapshot,
+    spec: &TableSpec,
+) -> Result<(), StoreError> {
+    let decide = |snapshot: &Snapshot| {
+        Ok(match definition::fit(&log.table, snapshot, spec)? {
+            Fit::Same => Decision::Stop(()),
+            Fit::Grow(metadata) => Decision::Write(Box::new(Draft {
+                operation: "ADD COLUMN",
+                info: our_info("grow", &spec.pipeline),
+                metadata: Some(*metadata),
+                ..Draft::default()
+            })),
+        })
+    };
+    commit(log, snapshot, &CommitName::new(), store.patience(), decide)
+        .await
+        .map(drop)
+}

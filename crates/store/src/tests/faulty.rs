@@ -1,0 +1,224 @@
+//! An object store that fails before, after and long after the effect, by a seed.
+//!
+//! Owns the faults and the count of those that took effect. A campaign that hurt nothing proved nothing.
+
+use std::{
+    fmt,
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt as _, stream::BoxStream};
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    memory::InMemory, path::Path,
+};
+
+/// How often, in a thousand puts of log entries, each fault is tried.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Faults {
+    /// The put fails and nothing happened.
+    pub(crate) before: u64,
+    /// The put happens and the reply is lost.
+    pub(crate) after: u64,
+    /// The put fails now and happens later, if its name is still free then.
+    pub(crate) late: u64,
+    /// The store says `AlreadyExists` and nothing happened, as S3's 409 does.
+    pub(crate) exists: u64,
+    /// Reads fail, in a thousand reads.
+    pub(crate) reads: u64,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Hits {
+    pub(crate) before: AtomicUsize,
+    pub(crate) after: AtomicUsize,
+    pub(crate) late: AtomicUsize,
+    /// Late puts that found their name free.
+    pub(crate) late_landed: AtomicUsize,
+    pub(crate) exists: AtomicUsize,
+    pub(crate) reads: AtomicUsize,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct FaultyStore {
+    inner: Arc<InMemory>,
+    faults: Faults,
+    random: Arc<AtomicU64>,
+    pub(crate) hits: Arc<Hits>,
+    /// How much older objects look in listings, so that clean-up can be tested without waiting.
+    pub(crate) age: Arc<AtomicU64>,
+    /// Puts that are refused twice but happen: a store without conditional put (S8).
+    pub(crate) overwrites: Overwrites,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Overwrites {
+    Never,
+    Always,
+}
+
+impl FaultyStore {
+    pub(crate) fn new(seed: u64, faults: Faults) -> Self {
+        Self {
+            inner: Arc::new(InMemory::new()),
+            faults,
+            random: Arc::new(AtomicU64::new(seed)),
+            hits: Arc::default(),
+            age: Arc::default(),
+            overwrites: Overwrites::Never,
+        }
+    }
+
+    /// The same objects behind a store that does not fail.
+    pub(crate) fn without_faults(&self) -> Self {
+        Self {
+            faults: Faults::default(),
+            ..self.clone()
+        }
+    }
+
+    /// SplitMix64 (Steele, Lea, Flood: "Fast Splittable Pseudorandom Number Generators").
+    fn draw(&self) -> u64 {
+        let mut z = self
+            .random
+            .fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Other tasks get their turn here, and some wait a little.
+    async fn jitter(&self) {
+        match self.draw() % 4 {
+            0 => tokio::time::sleep(Duration::from_micros(self.draw() % 1500)).await,
+            _ => tokio::task::yield_now().await,
+        }
+    }
+}
+
+fn lost() -> Error {
+    Error::Generic {
+        store: "faulty",
+        source: "injected".into(),
+    }
+}
+
+impl fmt::Display for FaultyStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FaultyStore")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultyStore {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        mut opts: PutOptions,
+    ) -> Result<PutResult> {
+        if self.overwrites == Overwrites::Always {
+            opts.mode = PutMode::Overwrite;
+        }
+        self.jitter().await;
+        let is_entry = path.as_ref().ends_with(".json") && opts.mode == PutMode::Create;
+        if !is_entry {
+            return self.inner.put_opts(path, payload, opts).await;
+        }
+        let Faults {
+            before,
+            after,
+            late,
+            exists,
+            ..
+        } = self.faults;
+        let drawn = self.draw() % 1000;
+        if drawn < before {
+            self.hits.before.fetch_add(1, Ordering::Relaxed);
+            return Err(lost());
+        }
+        if drawn < before + after {
+            let landed = self.inner.put_opts(path, payload, opts).await;
+            if landed.is_ok() {
+                self.hits.after.fetch_add(1, Ordering::Relaxed);
+            }
+            return Err(lost());
+        }
+        if drawn < before + after + late {
+            self.hits.late.fetch_add(1, Ordering::Relaxed);
+            let (store, path, wait) = (self.clone(), path.clone(), self.draw() % 30_000);
+            tokio::spawn(async move {
+                tokio::time::sleep(Duration::from_micros(wait)).await;
+                if store.inner.put_opts(&path, payload, opts).await.is_ok() {
+                    store.hits.late_landed.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            return Err(lost());
+        }
+        if drawn < before + after + late + exists {
+            self.hits.exists.fetch_add(1, Ordering::Relaxed);
+            return Err(Error::AlreadyExists {
+                path: path.to_string(),
+                source: "injected".into(),
+            });
+        }
+        self.inner.put_opts(path, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, opts).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.jitter().await;
+        if self.draw() % 1000 < self.faults.reads {
+            self.hits.reads.fetch_add(1, Ordering::Relaxed);
+            return Err(lost());
+        }
+        self.inner.get_opts(path, options).await
+    }
+
+    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(path, ranges).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let age = Duration::from_secs(self.age.load(Ordering::Relaxed));
+        self.inner
+            .list(prefix)
+            .map(move |meta| {
+                meta.map(|mut meta| {
+                    meta.last_modified -= age;
+                    meta
+                })
+            })
+            .boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

@@ -1,0 +1,177 @@
+//! Every dead letter once (P21, P22).
+
+use std::sync::atomic::Ordering;
+
+use alluvium_types::{Header, Reject, Stage};
+
+use super::{
+    faulty::{Faults, FaultyStore},
+    *,
+};
+use crate::{DeadLetters, LettersWritten, StoreError};
+
+fn letter(partition: i32, offset: i64, table: Option<&str>) -> Reject {
+    Reject {
+        partition: tp(partition),
+        offset,
+        timestamp: (offset % 2 == 0).then(|| Timestamp::from_millis(offset)),
+        key: Some("k".into()),
+        headers: (0..offset % 3)
+            .map(|header| Header {
+                name: "h".into(),
+                value: (header > 0).then(|| "v".into()),
+            })
+            .collect(),
+        payload: (offset % 4 != 0).then(|| "{broken".into()),
+        error: format!("offset {offset} is broken"),
+        column: None,
+        stage: Stage::Decode,
+        table: table.map(Into::into),
+    }
+}
+
+const KEYS: [&str; 4] = ["topic", "partition", "offset", "table"];
+
+/// (partition, offset, table) of every stored letter, sorted.
+async fn stored(store: &Store) -> Vec<(i32, i64, Option<String>)> {
+    let (_, files) = store.read_dead_letters("clicks").await.unwrap();
+    let mut keys = Vec::new();
+    for file in files {
+        for batch in read_columns(store.object_store(), &file.path, file.size, &KEYS)
+            .await
+            .unwrap()
+        {
+            let tables = batch.column(3).as_string::<i32>();
+            for row in 0..batch.num_rows() {
+                keys.push((
+                    batch
+                        .column(1)
+                        .as_primitive::<datafusion::arrow::datatypes::Int32Type>()
+                        .value(row),
+                    batch.column(2).as_primitive::<Int64Type>().value(row),
+                    tables.iter().nth(row).unwrap().map(str::to_owned),
+                ));
+            }
+        }
+    }
+    keys.sort();
+    keys
+}
+
+async fn write(
+    letters: &mut DeadLetters,
+    rejects: &[Reject],
+) -> Result<LettersWritten, StoreError> {
+    letters
+        .commit(rejects, "v1", Timestamp::from_micros(5))
+        .await
+}
+
+#[tokio::test]
+async fn a_letter_is_written_once_also_after_a_restart() {
+    let store = in_memory();
+    let mut letters = store.dead_letters("clicks").await.unwrap();
+    let batch = [
+        letter(0, 3, None),
+        letter(0, 3, None),
+        letter(0, 3, Some("a")),
+        letter(1, 3, None),
+    ];
+    let written = write(&mut letters, &batch).await.unwrap();
+    assert_eq!(
+        written,
+        LettersWritten {
+            version: Some(1),
+            letters: 3
+        }
+    );
+    assert_eq!(
+        write(&mut letters, &batch).await.unwrap(),
+        LettersWritten::default()
+    );
+
+    let mut restarted = store.dead_letters("clicks").await.unwrap();
+    let from = BTreeMap::from([(tp(0), 3), (tp(1), 4)]);
+    assert_eq!(
+        restarted.known(&from).await.unwrap(),
+        2,
+        "what lies before the offsets is not needed"
+    );
+    let more = [letter(0, 3, None), letter(0, 4, None), letter(1, 2, None)];
+    // The last one lies before what was read as known: the set must reach back by itself.
+    assert_eq!(write(&mut restarted, &more).await.unwrap().letters, 2);
+    assert_eq!(write(&mut restarted, &batch).await.unwrap().letters, 0);
+    // The first writer has not seen them.
+    assert_eq!(
+        write(&mut letters, &more).await.unwrap(),
+        LettersWritten::default()
+    );
+    let keys: Vec<_> = stored(&store)
+        .await
+        .into_iter()
+        .map(|(partition, offset, _)| (partition, offset))
+        .collect();
+    assert_eq!(keys, [(0, 3), (0, 3), (0, 4), (1, 2), (1, 3)]);
+    assert_eq!(store.dead_letter_tables().await.unwrap(), ["clicks"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rivals_write_every_letter_once_whatever_the_store_does() {
+    let faults = Faults {
+        before: 60,
+        after: 120,
+        late: 120,
+        exists: 60,
+        reads: 20,
+    };
+    let mut hits = 0;
+    for seed in 0..4 {
+        let objects = FaultyStore::new(seed, faults);
+        let store = Store::over(Arc::new(objects.clone()), rules());
+        let tasks: Vec<_> = (0..4)
+            .map(|writer| {
+                let store = store.clone();
+                tokio::spawn(async move {
+                    let mut letters = loop {
+                        match store.dead_letters("clicks").await {
+                            Ok(letters) => break letters,
+                            Err(error) => {
+                                assert_eq!(error.class(), alluvium_types::ErrorClass::Transient)
+                            }
+                        }
+                    };
+                    for start in 0..12 {
+                        // Overlapping stretches, at another pace for each writer.
+                        let rejects: Vec<_> = (start..start + 2 + writer)
+                            .map(|offset| letter(0, offset, None))
+                            .collect();
+                        while let Err(error) = write(&mut letters, &rejects).await {
+                            assert_eq!(
+                                error.class(),
+                                alluvium_types::ErrorClass::Transient,
+                                "{error}"
+                            );
+                        }
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let calm = Store::over(Arc::new(objects.without_faults()), rules());
+        let offsets: Vec<_> = stored(&calm)
+            .await
+            .into_iter()
+            .map(|(_, offset, _)| offset)
+            .collect();
+        assert_eq!(offsets, (0..16).collect::<Vec<_>>(), "seed {seed}");
+        hits += objects.hits.after.load(Ordering::Relaxed)
+            + objects.hits.late_landed.load(Ordering::Relaxed);
+    }
+    assert!(
+        hits >= 5,
+        "only {hits} replies were lost: this race proved nothing"
+    );
+}

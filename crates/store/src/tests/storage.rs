@@ -1,0 +1,323 @@
+//! What lies on storage: schemas, statistics, refusals (P35, P38, S8, S13), and the durable local folder.
+
+use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, path::Path};
+
+use super::{
+    faulty::{Faults, FaultyStore, Overwrites},
+    *,
+};
+use crate::{StorageConfig, StoreError, action::Stats, durable::DurableFolder};
+
+#[tokio::test]
+async fn a_table_describes_itself() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0), (1, 0)]).await;
+    commit_ranges(&mut writer, &[(0, 0, 3), (1, 0, 4)]).await;
+    let table = store.read_table("clicks_per_minute").await.unwrap();
+    assert_eq!(
+        *table.shape,
+        *shape(Users::Counted),
+        "types and metadata survive Delta's schema"
+    );
+    assert_eq!(store.tables().await.unwrap(), ["clicks_per_minute"]);
+    let mut days: Vec<_> = table
+        .files
+        .iter()
+        .map(|file| file.partition_values["_day"].clone())
+        .collect();
+    days.sort();
+    assert_eq!(days, [Some("1970-01-01".into()), Some("1970-01-02".into())]);
+    let second = table
+        .files
+        .iter()
+        .find(|file| file.path.contains("1970-01-02"))
+        .unwrap();
+    let (least, greatest) = second.window_start.unwrap();
+    assert!(least.micros() == DAY && (DAY..DAY + 1000).contains(&greatest.micros()));
+    assert!(
+        second
+            .path
+            .starts_with("tables/clicks_per_minute/_day=1970-01-02/")
+    );
+    assert!(second.missing_states.is_empty());
+    let by_writer = writer.committed();
+    assert_eq!(
+        (by_writer.version, &by_writer.files, &by_writer.shape),
+        (table.version, &table.files, &table.shape)
+    );
+    assert_eq!(by_writer.offsets, table.offsets);
+}
+
+#[tokio::test]
+async fn statistics_bound_every_value() {
+    let store = in_memory();
+    let writer = opened(&store, &[(0, 0)]).await;
+    let long = |last: char| "é".repeat(40) + &last.to_string();
+    let spec = spec();
+    let batch = panes(&spec, &[(0, 1, 5), (61_500_001, 2, 6), (7, 3, 7)]);
+    let countries = StringArray::from(vec![Some(long('a')), None, Some(long('z'))]);
+    let mut columns = batch.columns().to_vec();
+    columns[2] = Arc::new(countries);
+    let batch = RecordBatch::try_new(batch.schema(), columns).unwrap();
+    let staged = writer.stage(once(batch), None).await.unwrap();
+    let stats: Stats = serde_json::from_str(staged.files[0].stats.as_ref().unwrap()).unwrap();
+    assert_eq!(stats.num_records, Some(3));
+    let least = stats.min_values["country"].as_str().unwrap();
+    let greatest = stats.max_values["country"].as_str().unwrap();
+    assert!(
+        least <= long('a').as_str()
+            && long('z').as_str() <= greatest
+            && greatest.chars().count() <= 32
+    );
+    assert_eq!(stats.min_values["window_start"], "1970-01-01T00:00:00Z");
+    assert_eq!(stats.max_values["window_start"], "1970-01-01T00:01:01.501Z");
+    assert_eq!(stats.null_count["country"], 1);
+    assert_eq!(
+        stats.null_count["mean"],
+        serde_json::json!({"sum": 0, "count": 0})
+    );
+    assert!(
+        !stats.min_values.contains_key("bytes"),
+        "a decimal is not safe in JSON"
+    );
+}
+
+#[tokio::test]
+async fn a_new_measure_is_welcome_and_a_changed_one_is_not() {
+    let store = in_memory();
+    let old = spec_with(Users::Absent);
+    let mut writer = store.table(&old).await.unwrap();
+    writer
+        .record_start(
+            &BTreeMap::from([(tp(0), 0)]),
+            &BTreeMap::from([(Arc::from("clicks"), 1)]),
+        )
+        .await
+        .unwrap();
+    let list = [(0, 0, 3)];
+    let staged = writer
+        .stage(once(panes_of(&old, &list)), None)
+        .await
+        .unwrap();
+    writer.commit(&staged, &facts(&list)).await.unwrap();
+
+    let mut grown = store.table(&spec()).await.unwrap();
+    assert_eq!(*grown.committed().shape, *shape(Users::Counted));
+    commit_ranges(&mut grown, &[(0, 3, 5)]).await;
+    // A server that has not been updated yet goes on, and meets the new schema in the middle of a commit.
+    let list = [(0, 5, 6)];
+    writer.refresh().await.unwrap();
+    let staged = writer
+        .stage(once(panes_of(&old, &list)), None)
+        .await
+        .unwrap();
+    writer.commit(&staged, &facts(&list)).await.unwrap();
+    for files in [
+        store.read_table("clicks_per_minute").await.unwrap().files,
+        writer.committed().files,
+    ] {
+        let lacking: Vec<usize> = files.iter().map(|file| file.missing_states.len()).collect();
+        assert_eq!(lacking, [1, 0, 1]);
+    }
+    // Started anew with its old file it is refused: the file no longer says what the table is.
+    assert!(matches!(
+        store.table(&old).await,
+        Err(StoreError::Changed { .. })
+    ));
+
+    let refused = |change: &dyn Fn(&mut TableSpec)| {
+        let mut spec = spec();
+        change(&mut spec);
+        let store = store.clone();
+        async move { store.table(&spec).await.unwrap_err() }
+    };
+    let error = refused(&|spec| spec.definition = spec.definition.replace("1m", "5m")).await;
+    let text = error.to_string();
+    assert!(matches!(error, StoreError::Changed { .. }));
+    assert!(
+        text.contains("window: 1m") && text.contains("window: 5m"),
+        "{text}"
+    );
+    let error = refused(&|spec| spec.definition.push_str("where: country = 'CH'\n")).await;
+    assert!(matches!(error, StoreError::Changed { why, .. } if why.contains("where")));
+    let error = refused(&|spec| spec.partition_by = PartitionBy::Month).await;
+    assert!(matches!(error, StoreError::Changed { .. }));
+    let error = refused(&|spec| spec.pipeline = "orders".into()).await;
+    assert!(matches!(error, StoreError::OtherPipeline { .. }));
+}
+
+#[tokio::test]
+async fn offsets_that_would_expire_are_refused() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    let mut metadata = writer.snapshot_mut().metadata.clone();
+    let property = "delta.setTransactionRetentionDuration".to_owned();
+    metadata
+        .configuration
+        .insert(property, "interval 1 minute".into());
+    let line = serde_json::json!({"metaData": metadata}).to_string();
+    let next = writer.maintenance_log().entry_path(2);
+    store.object_store().put(&next, line.into()).await.unwrap();
+    // Also somebody who has the table open notices, at his next commit.
+    let list = [(0, 0, 1)];
+    let staged = writer
+        .stage(once(panes_of(&spec(), &list)), None)
+        .await
+        .unwrap();
+    let error = writer.commit(&staged, &facts(&list)).await.unwrap_err();
+    assert!(
+        matches!(error, StoreError::ExpiringOffsets { .. }),
+        "{error}"
+    );
+    assert!(matches!(
+        store.table(&spec()).await,
+        Err(StoreError::ExpiringOffsets { .. })
+    ));
+}
+
+#[tokio::test]
+async fn a_store_that_overwrites_is_refused() {
+    let mut objects = FaultyStore::new(0, Faults::default());
+    Store::over(Arc::new(objects.clone()), rules())
+        .probe()
+        .await
+        .unwrap();
+    objects.overwrites = Overwrites::Always;
+    let error = Store::over(Arc::new(objects), rules())
+        .probe()
+        .await
+        .unwrap_err();
+    assert!(matches!(error, StoreError::NoConditionalPut { .. }));
+}
+
+#[tokio::test]
+async fn a_batch_of_another_shape_is_refused_and_leaves_nothing() {
+    let store = in_memory();
+    let writer = opened(&store, &[(0, 0)]).await;
+    let wrong = panes_of(&spec_with(Users::Absent), &[(0, 0, 2)]);
+    let batches = [
+        Ok::<_, NoError>(panes_of(&spec(), &[(0, 0, 2), (1, 0, 2)])),
+        Ok(wrong),
+    ];
+    let error = writer.stage(batches.into_iter(), None).await.unwrap_err();
+    assert_eq!(error.class(), alluvium_types::ErrorClass::Bug);
+    let staged = writer
+        .stage(once(panes_of(&spec(), &[(0, 0, 2)])), None)
+        .await
+        .unwrap();
+    writer.discard(&staged).await;
+    use futures::TryStreamExt as _;
+    let folder = Path::from("tables/clicks_per_minute");
+    let left: Vec<_> = store
+        .object_store()
+        .list(Some(&folder))
+        .try_collect()
+        .await
+        .unwrap();
+    assert!(
+        left.iter()
+            .all(|meta| meta.location.as_ref().contains("_delta_log")),
+        "{left:?}"
+    );
+}
+
+#[tokio::test]
+async fn memory_of_staging_is_counted_and_given_back() {
+    let store = in_memory();
+    let writer = opened(&store, &[(0, 0)]).await;
+    let budget = alluvium_types::MemoryBudget::new(1 << 30);
+    let rows: Vec<_> = (0..50_000)
+        .map(|row| (row * 60_000_000, row, i128::from(row)))
+        .collect();
+    let staged = writer
+        .stage(once(panes(&spec(), &rows)), Some(&budget))
+        .await
+        .unwrap();
+    assert_eq!(staged.rows(), 50_000);
+    assert_eq!(staged.files() as i64, 50_000 / 1440 + 1);
+    assert!(budget.peak() > 0 && budget.used() == 0);
+}
+
+#[tokio::test]
+async fn a_local_folder_is_a_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("not/yet/there");
+    let config = StorageConfig {
+        root: root.to_str().unwrap().to_owned(),
+        secret_key: Some("hush".into()),
+        ..StorageConfig::default()
+    };
+    assert!(!format!("{config:?}").contains("hush"));
+    let store = Store::open(&config).await.unwrap();
+    store.probe().await.unwrap();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    let mut checkpoints = 0;
+    for at in 0..60 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+        checkpoints += usize::from(writer.maintain().await.unwrap().checkpoint.is_some());
+    }
+    assert_eq!(checkpoints, 1);
+    let again = Store::open(&config).await.unwrap();
+    assert_eq!(totals(&again).await, (60, 59 * 30));
+    assert_eq!(
+        again.table(&spec()).await.unwrap().checkpoint(),
+        writer.checkpoint()
+    );
+    let objects = again.object_store();
+    let key = Path::from("a/b/c");
+    objects.put(&key, "1".into()).await.unwrap();
+    objects.put(&key, "2".into()).await.unwrap();
+    let refused = objects
+        .put_opts(&key, "3".into(), PutMode::Create.into())
+        .await;
+    assert!(matches!(
+        refused,
+        Err(object_store::Error::AlreadyExists { .. })
+    ));
+    assert_eq!(objects.get(&key).await.unwrap().bytes().await.unwrap(), "2");
+}
+
+#[tokio::test]
+async fn staging_files_of_a_killed_writer_are_swept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = DurableFolder::open(folder.path()).unwrap();
+    store.put(&Path::from("t/kept"), "1".into()).await.unwrap();
+    std::fs::write(folder.path().join("t/left#17"), "torn").unwrap();
+    std::fs::write(folder.path().join("t/left#x"), "not ours").unwrap();
+    assert_eq!(
+        store
+            .sweep_staging(&Path::from("t"), Duration::from_secs(60))
+            .await
+            .unwrap(),
+        0
+    );
+    assert_eq!(
+        store
+            .sweep_staging(&Path::from("t"), Duration::ZERO)
+            .await
+            .unwrap(),
+        1
+    );
+    let left = std::fs::read_dir(folder.path().join("t")).unwrap().count();
+    assert_eq!(left, 2);
+}
+
+#[tokio::test]
+async fn an_s3_root_is_understood() {
+    let config = StorageConfig {
+        root: "s3://bucket/some/prefix".into(),
+        endpoint: Some("http://127.0.0.1:1".into()),
+        region: Some("us-east-1".into()),
+        access_key: Some("k".into()),
+        secret_key: Some("s".into()),
+        allow_http: true,
+    };
+    let store = Store::open(&config).await.unwrap();
+    assert!(store.object_store().to_string().contains("some/prefix"));
+    let wrong = StorageConfig {
+        root: "gs://bucket".into(),
+        ..config
+    };
+    let error = Store::open(&wrong).await.unwrap_err();
+    assert_eq!(error.class(), alluvium_types::ErrorClass::Config);
+}

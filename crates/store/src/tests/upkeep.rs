@@ -1,0 +1,231 @@
+//! Log checkpoints, ledger, clean-up, orphans and the audit (P37).
+
+use std::sync::atomic::Ordering;
+
+use futures::TryStreamExt as _;
+use object_store::{ObjectStore as _, ObjectStoreExt as _, path::Path};
+
+use super::{
+    faulty::{Faults, FaultyStore},
+    *,
+};
+use crate::{CommitKind, CommitRecord, audit};
+
+const A_WEEK: u64 = 7 * 86_400;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_lives_on_through_upkeep() {
+    let objects = FaultyStore::new(5, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let mut writer = opened(&store, &[(0, 0), (1, 0)]).await;
+    let mut done = Vec::new();
+    for at in 0..220 {
+        commit_ranges(
+            &mut writer,
+            &[(at % 2, i64::from(at / 2), i64::from(at / 2) + 1)],
+        )
+        .await;
+        let step = writer.maintain().await.unwrap();
+        done.extend(step.checkpoint);
+    }
+    assert!(
+        done.len() >= 10 && done.windows(2).all(|pair| pair[1] - pair[0] >= 20),
+        "{done:?}"
+    );
+    let before = store.history("clicks_per_minute").await.unwrap();
+    assert_eq!(before.len(), 222);
+    assert!(audit(&before).is_proven());
+
+    // A week later another server cleans up.
+    objects.age.store(A_WEEK, Ordering::Relaxed);
+    let mut other = store.table(&spec()).await.unwrap();
+    assert_eq!(other.checkpoint(), writer.checkpoint());
+    let cleaned = other.maintain().await.unwrap();
+    assert!(cleaned.log_files_removed >= 200, "{cleaned:?}");
+    assert!(
+        cleaned.ledger_entries >= cleaned.log_files_removed - 15,
+        "{cleaned:?}"
+    );
+    let left = other.maintenance_log().list().await.unwrap().entries.len();
+    assert!(left < 40, "{left} entries are left");
+    let after = store.history("clicks_per_minute").await.unwrap();
+    assert_eq!(
+        after, before,
+        "log and ledger together are the whole history"
+    );
+    assert!(audit(&after).is_proven());
+
+    // A third server goes by the log checkpoint alone, and everybody goes on.
+    let third = store.table(&spec()).await.unwrap();
+    assert_eq!(third.checkpoint(), writer.checkpoint());
+    assert_eq!(third.committed().files.len(), 220);
+    commit_ranges(&mut writer, &[(0, 110, 111)]).await;
+    commit_ranges(&mut other, &[(1, 110, 111)]).await;
+    let sum: i128 = (0..=110).sum();
+    assert_eq!(totals(&store).await, (222, 2 * sum));
+    // Cleaning up again writes nothing into the ledger twice.
+    let again = store
+        .table(&spec())
+        .await
+        .unwrap()
+        .maintain()
+        .await
+        .unwrap();
+    assert!(again.ledger_entries <= 25, "{again:?}");
+    assert!(audit(&store.history("clicks_per_minute").await.unwrap()).is_proven());
+}
+
+#[tokio::test]
+async fn a_broken_log_checkpoint_is_passed_over() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    for at in 0..45 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+        writer.maintain().await.unwrap();
+    }
+    let folder = writer.maintenance_log().log_folder();
+    let objects = store.object_store();
+    let listed: Vec<_> = objects.list(Some(&folder)).try_collect().await.unwrap();
+    let mut broken = 0;
+    for meta in listed
+        .iter()
+        .filter(|meta| meta.location.as_ref().ends_with(".checkpoint.parquet"))
+    {
+        objects.put(&meta.location, "torn".into()).await.unwrap();
+        broken += 1;
+        let again = store.table(&spec()).await.unwrap();
+        assert_eq!(again.checkpoint(), writer.checkpoint());
+        assert_eq!(again.committed().files.len(), 45);
+    }
+    assert!(broken >= 2);
+    objects
+        .put(&folder.join("_last_checkpoint"), "{".into())
+        .await
+        .unwrap();
+    assert_eq!(totals(&store).await, (45, 44 * 45 / 2));
+}
+
+#[tokio::test]
+async fn orphans_are_swept_when_they_are_old() {
+    let objects = FaultyStore::new(6, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    commit_ranges(&mut writer, &[(0, 0, 3)]).await;
+    // A writer is killed between staging and commit (S4).
+    let orphan = writer
+        .stage(once(panes_of(&spec(), &[(0, 3, 5)])), None)
+        .await
+        .unwrap();
+    assert_eq!(writer.maintain().await.unwrap().orphans_removed, 0);
+    objects.age.store(A_WEEK, Ordering::Relaxed);
+    let mut later = store.table(&spec()).await.unwrap();
+    assert_eq!(later.maintain().await.unwrap().orphans_removed, 1);
+    let path = Path::from(format!("tables/clicks_per_minute/{}", orphan.files[0].path));
+    assert!(objects.head(&path).await.is_err());
+    assert_eq!(totals(&store).await, (3, 3));
+}
+
+#[tokio::test]
+async fn files_of_before_the_sweep_are_not_committed() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    let list = [(0, 0, 1)];
+    let mut staged = writer
+        .stage(once(panes_of(&spec(), &list)), None)
+        .await
+        .unwrap();
+    staged
+        .staged_at
+        .make_older(store.rules().orphan_retention / 2);
+    let error = writer.commit(&staged, &facts(&list)).await.unwrap_err();
+    assert!(matches!(error, crate::StoreError::StagedTooOld { .. }));
+}
+
+/// A history in which partition 0 goes 0, 10, 20, 30.
+async fn history() -> Vec<CommitRecord> {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    for at in [0, 10, 20] {
+        commit_ranges(&mut writer, &[(0, at, at + 10)]).await;
+    }
+    writer
+        .commit_watermarks(&BTreeMap::from([(tp(0), Timestamp::from_micros(i64::MAX))]))
+        .await
+        .unwrap();
+    store.history("clicks_per_minute").await.unwrap()
+}
+
+#[tokio::test]
+async fn an_audit_finds_what_is_wrong() {
+    let good = history().await;
+    let report = audit(&good);
+    assert!(report.is_proven(), "{:?}", report.faults);
+    assert_eq!(report.partitions[&tp(0)].covered, range(0, 30));
+    assert_eq!((report.commits, report.balance.counted), (3, 30));
+    let kinds: Vec<_> = good.iter().map(|record| record.kind.to_string()).collect();
+    assert_eq!(
+        kinds,
+        ["create", "start", "commit", "commit", "commit", "watermark"]
+    );
+
+    let faults = |break_it: &dyn Fn(&mut Vec<CommitRecord>)| {
+        let mut broken = good.clone();
+        break_it(&mut broken);
+        let faults = audit(&broken).faults;
+        assert!(!faults.is_empty());
+        faults
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
+    let text = faults(&|history| {
+        history[3].ranges.insert(tp(0), range(12, 20));
+    });
+    assert!(
+        text.contains("version 3: gap") && text.contains("offsets 10 to 11 are missing"),
+        "{text}"
+    );
+    assert!(text.contains(good[3].commit_id.as_deref().unwrap()));
+    let text = faults(&|history| {
+        history[3].ranges.insert(tp(0), range(5, 20));
+    });
+    assert!(
+        text.contains("overlap") && text.contains("offsets 5 to 9 count twice"),
+        "{text}"
+    );
+    let text = faults(&|history| {
+        history.remove(3);
+    });
+    assert!(
+        text.contains("unproven: versions 3 to 3") && text.contains("gap"),
+        "{text}"
+    );
+    let text = faults(&|history| {
+        history.drain(..3);
+    });
+    assert!(text.contains("unproven: versions 0 to 2"), "{text}");
+    let text = faults(&|history| history[2].balance.as_mut().unwrap().filtered = 1);
+    assert!(text.contains("the balance does not hold"), "{text}");
+    let text = faults(&|history| {
+        history[4].recorded.insert(tp(0), 29);
+    });
+    assert!(
+        text.contains("recorded at 29, but its ranges end at 30"),
+        "{text}"
+    );
+    let text = faults(&|history| {
+        history[5].kind = CommitKind::Other("WRITE".into());
+        history[5].changes_rows = true;
+    });
+    assert!(text.contains("`WRITE` changed rows"), "{text}");
+    let text = faults(&|history| history.clear());
+    assert!(text.contains("there is no history"), "{text}");
+}
+
+#[tokio::test]
+async fn a_record_survives_the_ledger() {
+    for record in history().await {
+        assert_eq!(CommitRecord::from_json(&record.to_json()).unwrap(), record);
+    }
+}
