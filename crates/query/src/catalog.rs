@@ -1,0 +1,182 @@
+//! The catalogue `alluvium` as DataFusion asks for it: schemas and their relations.
+//!
+//! Owns the names. Nothing can be registered in it. Does not own rows.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::{
+    catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider},
+    common::Result,
+    error::DataFusionError,
+};
+
+use alluvium_plan::StatusBoard;
+
+use crate::{
+    error::QueryError,
+    finals::FinalTable,
+    panes::{RowsTable, StoredRows},
+    system::{self, SystemTable},
+    view::View,
+};
+
+/// The name of the one catalogue.
+pub(crate) const CATALOG: &str = "alluvium";
+/// The schema of tables with final values; names without a schema mean it.
+pub(crate) const PUBLIC: &str = "public";
+const PANES: &str = "panes";
+const DEAD_LETTERS: &str = "dead_letters";
+const SYSTEM: &str = "system";
+
+/// The list of the one catalogue, over one query's view.
+#[derive(Debug)]
+pub(crate) struct Catalogs {
+    catalog: Arc<Catalog>,
+}
+
+impl Catalogs {
+    pub(crate) fn new(view: Arc<View>, status: Option<Arc<StatusBoard>>) -> Self {
+        Self {
+            catalog: Arc::new(Catalog { view, status }),
+        }
+    }
+}
+
+impl CatalogProviderList for Catalogs {
+    fn register_catalog(
+        &self,
+        _: String,
+        _: Arc<dyn CatalogProvider>,
+    ) -> Option<Arc<dyn CatalogProvider>> {
+        // The list is read-only: nothing is registered, nothing replaced.
+        None
+    }
+
+    fn catalog_names(&self) -> Vec<String> {
+        vec![CATALOG.into()]
+    }
+
+    fn catalog(&self, name: &str) -> Option<Arc<dyn CatalogProvider>> {
+        (name == CATALOG).then(|| self.catalog.clone() as Arc<dyn CatalogProvider>)
+    }
+}
+
+#[derive(Debug)]
+struct Catalog {
+    view: Arc<View>,
+    status: Option<Arc<StatusBoard>>,
+}
+
+impl CatalogProvider for Catalog {
+    fn schema_names(&self) -> Vec<String> {
+        [PUBLIC, PANES, DEAD_LETTERS, SYSTEM]
+            .map(String::from)
+            .into()
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        let kind = match name {
+            PUBLIC => SchemaKind::Public,
+            PANES => SchemaKind::Panes,
+            DEAD_LETTERS => SchemaKind::DeadLetters,
+            SYSTEM => SchemaKind::System,
+            _ => return None,
+        };
+        Some(Arc::new(Schema {
+            kind,
+            view: self.view.clone(),
+            status: self.status.clone(),
+        }))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum SchemaKind {
+    Public,
+    Panes,
+    DeadLetters,
+    System,
+}
+
+#[derive(Debug)]
+struct Schema {
+    kind: SchemaKind,
+    view: Arc<View>,
+    status: Option<Arc<StatusBoard>>,
+}
+
+#[async_trait]
+impl SchemaProvider for Schema {
+    fn table_names(&self) -> Vec<String> {
+        match self.kind {
+            SchemaKind::Public | SchemaKind::Panes => self.view.tables(),
+            SchemaKind::DeadLetters => self.view.dead_letter_tables(),
+            SchemaKind::System => system::NAMES
+                .iter()
+                .map(|(name, _)| name.to_string())
+                .collect(),
+        }
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.table_names().iter().any(|known| known == name)
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        match self.kind {
+            SchemaKind::Public => self.public(name).await,
+            SchemaKind::Panes => self.panes(name).await,
+            SchemaKind::DeadLetters => self.dead_letters(name).await,
+            SchemaKind::System => Ok(SystemTable::named(name, &self.view, &self.status)
+                .map(|table| Arc::new(table) as Arc<dyn TableProvider>)),
+        }
+    }
+}
+
+impl Schema {
+    async fn public(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let table = self
+            .view
+            .table(name)
+            .await
+            .map_err(QueryError::into_datafusion)?;
+        let Some(table) = table else {
+            return Ok(None);
+        };
+        self.view.read(format!("{PUBLIC}.{name}"), &table);
+        let finals = FinalTable::new(
+            name.into(),
+            table.committed.shape.clone(),
+            table.rows,
+            table.committed.watermark,
+        )?;
+        Ok(Some(Arc::new(finals)))
+    }
+
+    async fn panes(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let table = self
+            .view
+            .table(name)
+            .await
+            .map_err(QueryError::into_datafusion)?;
+        let Some(table) = table else {
+            return Ok(None);
+        };
+        self.view.read(format!("{PANES}.{name}"), &table);
+        Ok(Some(Arc::new(RowsTable::visible(table.rows))))
+    }
+
+    async fn dead_letters(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        let letters = self
+            .view
+            .dead_letters(name)
+            .await
+            .map_err(QueryError::into_datafusion)?;
+        let Some(letters) = letters else {
+            return Ok(None);
+        };
+        let rows = StoredRows::files(&letters.schema, letters.files);
+        Ok(Some(Arc::new(RowsTable::visible(Arc::new(rows)))))
+    }
+}

@@ -1,0 +1,25 @@
+//! SQL over committed and in-memory panes.
+//!
+//! A query takes one view of its tables (P32), is planned against it on a deep stack, and runs in memory and on
+//! threads that belong to queries alone. Tables show final values; `measure(m)` re-aggregates a measure at
+//! any coarser grain. Everything here only reads.
+
+mod catalog;
+mod engine;
+mod error;
+mod finals;
+mod guard;
+mod measure;
+mod panes;
+mod run;
+mod session;
+mod storage;
+mod store;
+mod system;
+mod view;
+
+pub use engine::{Limits, QueryEngine};
+pub use error::{ErrorKind, Position, QueryError};
+pub use session::{QueryResult, ReadMode, Session};
+pub use storage::{Commit, DeadLetters, RecordedPartition, Storage};
+pub use view::{AsOf, TableAsOf};

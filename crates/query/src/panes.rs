@@ -1,0 +1,418 @@
+//! A table's stored states as rows: Parquet files and panes in memory, side by side.
+//!
+//! Owns which files a query opens. Does not own the merge of what it finds: that is the plan that
+//! [`FinalTable`](crate::finals::FinalTable) stands for.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use alluvium_plan::{CommittedFile, TableShape};
+use alluvium_types::Timestamp;
+use async_trait::async_trait;
+use datafusion::{
+    arrow::{
+        array::{ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, new_null_array},
+        datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
+    },
+    catalog::{Session, TableProvider},
+    common::{
+        Column, DFSchema, Result, ScalarValue, config::TableParquetOptions,
+        pruning::PruningStatistics,
+    },
+    datasource::{
+        TableType,
+        listing::PartitionedFile,
+        memory::MemorySourceConfig,
+        object_store::ObjectStoreUrl,
+        physical_plan::{
+            FileGroup, FileScanConfigBuilder, ParquetSource,
+            parquet::CachedParquetFileReaderFactory,
+        },
+        source::DataSourceExec,
+        table_schema::TableSchema,
+    },
+    logical_expr::{Expr, TableProviderFilterPushDown, utils::conjunction},
+    physical_optimizer::pruning::PruningPredicateBuilder,
+    physical_plan::{ExecutionPlan, PhysicalExpr, empty::EmptyExec, union::UnionExec},
+};
+use object_store::{ObjectMeta, path::Path};
+
+use crate::error::{ErrorKind, QueryError};
+
+/// The one address under which queries find files.
+pub(crate) const STORE_URL: &str = "alluvium://store/";
+
+/// Prefix of the hidden columns that say of each row whether its file lacks a state (P35).
+const LACKS: &str = "_lacks_";
+
+/// Stored rows at one moment: files, and batches that are not in files yet.
+#[derive(Debug)]
+pub(crate) struct StoredRows {
+    /// Columns of the files, then one hidden boolean a lacked state.
+    schema: SchemaRef,
+    /// How many columns the files have.
+    stored: usize,
+    lacked: Vec<Arc<str>>,
+    files: Arc<Vec<CommittedFile>>,
+    memory: Vec<RecordBatch>,
+}
+
+/// The name of the hidden column of a state.
+pub(crate) fn lacks_column(state: &str) -> String {
+    format!("{LACKS}{state}")
+}
+
+impl StoredRows {
+    /// The panes of a table with `shape`: `files`, and `memory` batches that may lack states.
+    pub(crate) fn panes(
+        shape: &TableShape,
+        files: Arc<Vec<CommittedFile>>,
+        memory: impl Iterator<Item = RecordBatch>,
+    ) -> Result<Self, QueryError> {
+        let memory: Vec<RecordBatch> = memory.filter(|batch| batch.num_rows() > 0).collect();
+        let mut lacked: BTreeSet<Arc<str>> = files
+            .iter()
+            .flat_map(|file| file.missing_states.iter().cloned())
+            .collect();
+        for batch in &memory {
+            let missing = shape
+                .states
+                .iter()
+                .filter(|state| batch.schema_ref().column_with_name(&state.name).is_none());
+            lacked.extend(missing.map(|state| state.name.clone()));
+        }
+        let lacked: Vec<Arc<str>> = shape
+            .states
+            .iter()
+            .map(|state| state.name.clone())
+            .filter(|name| lacked.contains(name))
+            .collect();
+        let columns = shape.pane_schema();
+        let stored = columns.fields().len();
+        let fields: Vec<FieldRef> = columns
+            .fields()
+            .iter()
+            .map(|field| {
+                let absent = lacked.iter().any(|name| name.as_ref() == field.name());
+                let nullable = field.is_nullable() || absent;
+                Arc::new(Field::new(
+                    field.name(),
+                    field.data_type().clone(),
+                    nullable,
+                ))
+            })
+            .chain(
+                lacked
+                    .iter()
+                    .map(|name| Arc::new(Field::new(lacks_column(name), DataType::Boolean, false))),
+            )
+            .collect();
+        let schema = Arc::new(Schema::new(fields));
+        let memory = memory
+            .iter()
+            .map(|batch| adapt(batch, &schema, stored))
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            schema,
+            stored,
+            lacked,
+            files,
+            memory,
+        })
+    }
+
+    /// Rows of another table, in files only.
+    pub(crate) fn files(schema: &Schema, files: Vec<CommittedFile>) -> Self {
+        let fields: Vec<FieldRef> = schema
+            .fields()
+            .iter()
+            .map(|field| {
+                let plain =
+                    Field::new(field.name(), field.data_type().clone(), field.is_nullable());
+                Arc::new(plain)
+            })
+            .collect();
+        Self {
+            stored: fields.len(),
+            schema: Arc::new(Schema::new(fields)),
+            lacked: Vec::new(),
+            files: Arc::new(files),
+            memory: Vec::new(),
+        }
+    }
+
+    /// Whether some row may lack this state.
+    pub(crate) fn lacks(&self, state: &str) -> bool {
+        self.lacked.iter().any(|name| name.as_ref() == state)
+    }
+
+    fn scan(
+        &self,
+        state: &dyn Session,
+        projection: &[usize],
+        filters: &[Expr],
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let predicate = self.predicate(state, filters)?;
+        let files = self.wanted(predicate.as_ref())?;
+        let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
+        if !files.is_empty() {
+            inputs.push(self.file_scan(state, files, projection, predicate)?);
+        }
+        if !self.memory.is_empty() {
+            inputs.push(MemorySourceConfig::try_new_exec(
+                std::slice::from_ref(&self.memory),
+                self.schema.clone(),
+                Some(projection.to_vec()),
+            )?);
+        }
+        if inputs.is_empty() {
+            let schema = Arc::new(self.schema.project(projection)?);
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        UnionExec::try_new(inputs)
+    }
+
+    fn predicate(
+        &self,
+        state: &dyn Session,
+        filters: &[Expr],
+    ) -> Result<Option<Arc<dyn PhysicalExpr>>> {
+        let Some(filter) = conjunction(filters.iter().cloned()) else {
+            return Ok(None);
+        };
+        let schema = DFSchema::try_from(self.schema.clone())?;
+        state.create_physical_expr(filter, &schema).map(Some)
+    }
+
+    /// The files that may hold rows for the predicate, by the bounds that the log gives.
+    fn wanted(&self, predicate: Option<&Arc<dyn PhysicalExpr>>) -> Result<Vec<&CommittedFile>> {
+        let all: Vec<&CommittedFile> = self.files.iter().collect();
+        let Some(predicate) = predicate else {
+            return Ok(all);
+        };
+        let pruning = PruningPredicateBuilder::new()
+            .with_file_schema(self.schema.clone())
+            .try_build(predicate.clone())?;
+        if pruning.always_true() {
+            return Ok(all);
+        }
+        let keep = pruning.prune(&FileBounds(&self.files))?;
+        Ok(all
+            .into_iter()
+            .zip(keep)
+            .filter_map(|(file, keep)| keep.then_some(file))
+            .collect())
+    }
+
+    fn file_scan(
+        &self,
+        state: &dyn Session,
+        files: Vec<&CommittedFile>,
+        projection: &[usize],
+        predicate: Option<Arc<dyn PhysicalExpr>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let columns = self.schema.fields();
+        let in_files = Arc::new(Schema::new(columns[..self.stored].to_vec()));
+        // A file's answers to "does it lack this state" are the same for all its rows, like the
+        // values of a partition column.
+        let schema = TableSchema::builder(in_files)
+            .with_table_partition_cols(columns[self.stored..].to_vec())
+            .build();
+        let url = ObjectStoreUrl::parse(STORE_URL)?;
+        let runtime = state.runtime_env();
+        let reader = CachedParquetFileReaderFactory::new(
+            runtime.object_store(&url)?,
+            runtime.cache_manager.get_file_metadata_cache(),
+        );
+        let options = TableParquetOptions {
+            global: state.config_options().execution.parquet.clone(),
+            ..TableParquetOptions::default()
+        };
+        let mut source = ParquetSource::new(schema)
+            .with_table_parquet_options(options)
+            .with_parquet_file_reader_factory(Arc::new(reader));
+        if let Some(predicate) = predicate {
+            source = source.with_predicate(predicate);
+        }
+        let files = files
+            .into_iter()
+            .map(|file| self.partitioned(file))
+            .collect::<Result<Vec<_>>>()?;
+        let partitions = state.config().target_partitions();
+        let config = FileScanConfigBuilder::new(url, Arc::new(source))
+            .with_file_groups(FileGroup::new(files).split_files(partitions))
+            .with_projection_indices(Some(projection.to_vec()))?
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+
+    fn partitioned(&self, file: &CommittedFile) -> Result<PartitionedFile> {
+        let location = Path::parse(&file.path).map_err(|error| {
+            let text = format!("the path {} cannot be read: {error}", file.path);
+            QueryError::new(ErrorKind::Storage, text).into_datafusion()
+        })?;
+        let lacks = self
+            .lacked
+            .iter()
+            .map(|state| ScalarValue::Boolean(Some(file.missing_states.contains(state))))
+            .collect();
+        // Names of data files are never used twice, so any moment is as good as the true one for
+        // the cache of file metadata.
+        let meta = ObjectMeta {
+            location,
+            last_modified: Default::default(),
+            size: file.size,
+            e_tag: None,
+            version: None,
+        };
+        Ok(PartitionedFile::new_from_meta(meta).with_partition_values(lacks))
+    }
+}
+
+/// Brings a batch into `schema`: by name, with NULL and "lacks" for a state it does not have.
+fn adapt(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+    stored: usize,
+) -> Result<RecordBatch, QueryError> {
+    let rows = batch.num_rows();
+    let columns = schema.fields().iter().enumerate().map(|(position, field)| {
+        if position >= stored {
+            let state = field.name().trim_start_matches(LACKS);
+            let lacks = batch.schema_ref().column_with_name(state).is_none();
+            return Ok(Arc::new(BooleanArray::from(vec![lacks; rows])) as ArrayRef);
+        }
+        match batch.column_by_name(field.name()) {
+            Some(column) if column.data_type() == field.data_type() => Ok(column.clone()),
+            Some(column) => Err(QueryError::new(
+                ErrorKind::Internal,
+                format!(
+                    "column {} of panes in memory is {}, not {}",
+                    field.name(),
+                    column.data_type(),
+                    field.data_type()
+                ),
+            )),
+            None => Ok(new_null_array(field.data_type(), rows)),
+        }
+    });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    RecordBatch::try_new(schema.clone(), columns).map_err(|error| {
+        QueryError::new(
+            ErrorKind::Internal,
+            format!("panes in memory do not have their table's schema: {error}"),
+        )
+    })
+}
+
+/// What the log knows about files: the bounds of `window_start`.
+struct FileBounds<'a>(&'a [CommittedFile]);
+
+impl FileBounds<'_> {
+    fn bounds(
+        &self,
+        column: &Column,
+        side: impl Fn((Timestamp, Timestamp)) -> Timestamp,
+    ) -> Option<ArrayRef> {
+        if column.name != TableShape::WINDOW_START {
+            return None;
+        }
+        let values: TimestampMicrosecondArray = self
+            .0
+            .iter()
+            .map(|file| file.window_start.map(|bounds| side(bounds).micros()))
+            .collect();
+        Some(Arc::new(values.with_timezone("UTC")))
+    }
+}
+
+impl PruningStatistics for FileBounds<'_> {
+    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.bounds(column, |(min, _)| min)
+    }
+
+    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
+        self.bounds(column, |(_, max)| max)
+    }
+
+    fn num_containers(&self) -> usize {
+        self.0.len()
+    }
+
+    fn null_counts(&self, _: &Column) -> Option<ArrayRef> {
+        None
+    }
+
+    fn row_counts(&self) -> Option<ArrayRef> {
+        None
+    }
+
+    fn contained(
+        &self,
+        _: &Column,
+        _: &std::collections::HashSet<ScalarValue>,
+    ) -> Option<BooleanArray> {
+        None
+    }
+}
+
+/// Stored rows as a relation.
+#[derive(Debug)]
+pub(crate) struct RowsTable {
+    rows: Arc<StoredRows>,
+    schema: SchemaRef,
+}
+
+impl RowsTable {
+    /// The stored columns, as users see them.
+    pub(crate) fn visible(rows: Arc<StoredRows>) -> Self {
+        let columns = rows.schema.fields()[..rows.stored].to_vec();
+        Self {
+            rows,
+            schema: Arc::new(Schema::new(columns)),
+        }
+    }
+
+    /// The stored columns and the hidden ones.
+    pub(crate) fn whole(rows: Arc<StoredRows>) -> Self {
+        Self {
+            schema: rows.schema.clone(),
+            rows,
+        }
+    }
+}
+
+#[async_trait]
+impl TableProvider for RowsTable {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(
+        &self,
+        filters: &[&Expr],
+    ) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        _: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let all;
+        let projection = match projection {
+            Some(projection) => projection,
+            None => {
+                all = (0..self.schema.fields().len()).collect();
+                &all
+            }
+        };
+        self.rows.scan(state, projection, filters)
+    }
+}

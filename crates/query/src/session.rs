@@ -1,0 +1,164 @@
+//! One client's settings, and its queries.
+//!
+//! Owns `alluvium.read` and the account of the last answer. Does not own connections.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use datafusion::{
+    arrow::{
+        array::{RecordBatch, StringArray},
+        datatypes::{DataType, Field, Schema, SchemaRef},
+    },
+    common::ScalarValue,
+    execution::SendableRecordBatchStream,
+    physical_plan::stream::RecordBatchStreamAdapter,
+};
+use futures::{StreamExt, TryStreamExt, stream};
+
+use crate::{
+    engine::Shared,
+    error::QueryError,
+    run::{self, Answer},
+    view::AsOf,
+};
+
+/// Whether answers include what is not committed yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadMode {
+    /// They do; a rebalance can take it back until it is committed (P33).
+    #[default]
+    Fresh,
+    /// They do not, and never go back.
+    Committed,
+}
+
+impl ReadMode {
+    /// The value of `alluvium.read`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Committed => "committed",
+        }
+    }
+}
+
+/// An answer on its way.
+pub struct QueryResult {
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Its rows. An error in it is a [`QueryError`] inside; dropping it ends the query.
+    pub stream: SendableRecordBatchStream,
+    /// What it includes.
+    pub as_of: AsOf,
+}
+
+impl std::fmt::Debug for QueryResult {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryResult")
+            .field("schema", &self.schema)
+            .field("as_of", &self.as_of)
+            .finish_non_exhaustive()
+    }
+}
+
+impl QueryResult {
+    /// All rows at once.
+    ///
+    /// # Errors
+    /// When the query fails on the way.
+    pub async fn collect(self) -> Result<Vec<RecordBatch>, QueryError> {
+        Ok(self.stream.try_collect().await?)
+    }
+}
+
+/// One client's settings. Statements of one session may run side by side.
+#[derive(Debug)]
+pub struct Session {
+    shared: Arc<Shared>,
+    state: Mutex<Settings>,
+}
+
+#[derive(Debug, Default)]
+struct Settings {
+    mode: ReadMode,
+    last: AsOf,
+}
+
+impl Session {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self {
+            shared,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Runs one statement with `$1`, `$2` … bound to `params`. On return the first rows are known: whatever
+    /// fails before them is an error here, not in the stream.
+    ///
+    /// May be called from any async runtime; the work is done on the engine's own.
+    ///
+    /// # Errors
+    /// [`QueryError`] with everything a person needs.
+    pub async fn query(
+        &self,
+        sql: &str,
+        params: Vec<ScalarValue>,
+    ) -> Result<QueryResult, QueryError> {
+        let mode = self.read_mode();
+        match run::run(self.shared.clone(), mode, sql.to_string(), params).await? {
+            Answer::Rows(result) => {
+                self.state().last = result.as_of.clone();
+                Ok(result)
+            }
+            Answer::SetRead(mode) => {
+                self.set_read_mode(mode);
+                Ok(rows(Schema::empty(), Vec::new()))
+            }
+            Answer::ShowRead => Ok(one_text("alluvium.read", mode.name().into())),
+            Answer::ShowAsOf => {
+                let last = self.state().last.clone();
+                let text = serde_json::to_string(&last).expect("plain structs become JSON");
+                Ok(one_text("alluvium.as_of", text))
+            }
+        }
+    }
+
+    /// Whether this session's answers include what is not committed yet.
+    pub fn read_mode(&self) -> ReadMode {
+        self.state().mode
+    }
+
+    /// What `SET alluvium.read` does.
+    pub fn set_read_mode(&self, mode: ReadMode) {
+        self.state().mode = mode;
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, Settings> {
+        // Both settings are replaced whole, so a panic elsewhere leaves them usable.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn one_text(name: &str, value: String) -> QueryResult {
+    let schema = Schema::new(vec![Field::new(name, DataType::Utf8, false)]);
+    rows(schema, vec![value])
+}
+
+fn rows(schema: Schema, values: Vec<String>) -> QueryResult {
+    let schema = Arc::new(schema);
+    let batches: Vec<_> = match schema.fields().len() {
+        0 => Vec::new(),
+        _ => {
+            let column = Arc::new(StringArray::from(values));
+            vec![RecordBatch::try_new(schema.clone(), vec![column]).map_err(Into::into)]
+        }
+    };
+    QueryResult {
+        stream: Box::pin(RecordBatchStreamAdapter::new(
+            schema.clone(),
+            stream::iter(batches).boxed(),
+        )),
+        schema,
+        as_of: AsOf::default(),
+    }
+}

@@ -1,0 +1,11 @@
+//! The query layer against tables made by hand: final values, `measure()`, what a query may see, and what it may not do.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod finals;
+mod measures;
+mod safety;
+mod slt;
+mod store;
+mod support;
+mod system;

@@ -1,0 +1,269 @@
+//! Queries only read, and one query harms nobody: Q2 to Q7 and Q10 of the list of failures.
+
+use std::time::{Duration, Instant};
+
+use alluvium_query::{ErrorKind, Limits, Position, QueryEngine};
+use datafusion::scalar::ScalarValue;
+use futures::StreamExt;
+
+use crate::support::*;
+
+async fn engine(limits: Limits) -> QueryEngine {
+    let shed = Shed::new();
+    let panes = fold(&[click(0, "CH", 1, 1.0, 10), click(1, "DE", 2, 3.0, 20)], 1).await;
+    let file = shed.file("a", &panes, &[]).await;
+    shed.put("clicks_per_minute", shed.table(vec![file], 0, None).await);
+    QueryEngine::new(shed, None, None, limits).unwrap()
+}
+
+async fn refused(engine: &QueryEngine, sql: &str) -> alluvium_query::QueryError {
+    match engine.session().query(sql, vec![]).await {
+        Err(error) => error,
+        Ok(result) => match result.collect().await {
+            Err(error) => error,
+            Ok(batches) => panic!("{sql} ran: {:?}", lines(&batches)),
+        },
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_but_reading_is_offered() {
+    let engine = engine(Limits::default()).await;
+    let target = std::env::temp_dir().join(format!("alluvium-copy-{}", std::process::id()));
+    let copy = format!("COPY (SELECT 1) TO '{}'", target.display());
+    for sql in [
+        "CREATE TABLE t AS SELECT 1",
+        "CREATE TABLE t (a INT)",
+        "CREATE VIEW v AS SELECT 1",
+        "CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'",
+        "CREATE SCHEMA s",
+        "CREATE DATABASE d",
+        "CREATE FUNCTION f() RETURNS INT RETURN 1",
+        "DROP TABLE clicks_per_minute",
+        "DROP VIEW clicks_per_minute",
+        "INSERT INTO clicks_per_minute SELECT * FROM clicks_per_minute",
+        "UPDATE clicks_per_minute SET country = 'x'",
+        "DELETE FROM clicks_per_minute",
+        "TRUNCATE TABLE clicks_per_minute",
+        "MERGE INTO clicks_per_minute USING clicks_per_minute AS s ON true WHEN MATCHED THEN DELETE",
+        &copy,
+        "COPY clicks_per_minute TO '/tmp/alluvium-copy.parquet' STORED AS PARQUET",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '/tmp/alluvium-copy.csv'",
+        "EXPLAIN ANALYZE INSERT INTO clicks_per_minute SELECT * FROM clicks_per_minute",
+        "EXPLAIN CREATE TABLE t AS SELECT 1",
+        "SELECT * INTO t FROM clicks_per_minute",
+        "SET datafusion.execution.batch_size = 1",
+        "SET datafusion.catalog.location = '/etc'",
+        "RESET datafusion.execution.batch_size",
+        "PREPARE p AS SELECT 1",
+        "EXECUTE p",
+        "BEGIN",
+        "COMMIT",
+        "ALTER TABLE clicks_per_minute ADD COLUMN x INT",
+        "GRANT SELECT ON clicks_per_minute TO x",
+    ] {
+        let error = refused(&engine, sql).await;
+        let right = matches!(error.kind, ErrorKind::ReadOnly | ErrorKind::Syntax);
+        assert!(right, "{sql}: {error:?}");
+        if !sql.starts_with("MERGE") && !sql.starts_with("CREATE FUNCTION") {
+            assert_eq!(error.kind, ErrorKind::ReadOnly, "{sql}: {error:?}");
+        }
+    }
+    assert!(!target.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_file_can_be_named_as_a_table() {
+    let engine = engine(Limits::default()).await;
+    for sql in [
+        "SELECT * FROM '/etc/passwd'",
+        "SELECT * FROM \"/etc/passwd\"",
+        "SELECT * FROM 'file:///etc/passwd'",
+        "SELECT * FROM \"tables/clicks_per_minute/a.parquet\"",
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_parquet('/etc/passwd')",
+        "SELECT * FROM parquet_metadata('/etc/passwd')",
+    ] {
+        let error = refused(&engine, sql).await;
+        assert!(
+            matches!(
+                error.kind,
+                ErrorKind::UnknownTable | ErrorKind::UnknownFunction | ErrorKind::Syntax
+            ),
+            "{sql}: {error:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_monstrous_text_is_an_error_and_not_the_end_of_the_process() {
+    let engine = engine(Limits::default()).await;
+    for sql in [
+        format!("SELECT {}1", "1+".repeat(2_000)),
+        format!("SELECT 1 WHERE {}1=2", "1=2 OR ".repeat(10_000)),
+        format!("SELECT {}1{}", "(".repeat(20_000), ")".repeat(20_000)),
+        format!("SELECT {}1{}", "abs(".repeat(100), ")".repeat(100)),
+        format!("SELECT {}1{}", "[".repeat(10_000), "]".repeat(10_000)),
+        format!("SELECT {}true", "NOT ".repeat(10_000)),
+        format!(
+            "{}SELECT 1{}",
+            "SELECT * FROM (".repeat(1_000),
+            ") t".repeat(1_000)
+        ),
+        format!("SELECT 1{}", " UNION SELECT 1".repeat(2_000)),
+        format!("SELECT 1 -- {}", "x".repeat(70_000)),
+    ] {
+        let error = refused(&engine, &sql).await;
+        assert!(
+            matches!(error.kind, ErrorKind::TooComplex | ErrorKind::TooLong),
+            "{}…: {error:?}",
+            &sql[..40]
+        );
+    }
+    // Just below the limits everything works.
+    for sql in [
+        format!("SELECT {}1", "1+".repeat(990)),
+        format!("SELECT 1 WHERE {}1=1", "1=2 OR ".repeat(330)),
+        format!("SELECT {}1{}", "(".repeat(60), ")".repeat(60)),
+        format!("SELECT {}1{}", "abs(".repeat(60), ")".repeat(60)),
+        format!(
+            "SELECT count(*) FROM clicks_per_minute WHERE country IN ('x'{})",
+            ",'y'".repeat(5_000)
+        ),
+        format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(60)),
+    ] {
+        let result = engine.session().query(&sql, vec![]).await;
+        let result = result.unwrap_or_else(|error| panic!("{}…: {error:?}", &sql[..60]));
+        result.collect().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_runaway_is_ended() {
+    let limits = Limits {
+        timeout: Duration::from_secs(2),
+        ..Limits::default()
+    };
+    let engine = engine(limits).await;
+    let begun = Instant::now();
+    let sql = "SELECT sum(a.value * b.value) FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b";
+    let error = refused(&engine, sql).await;
+    assert_eq!(error.code(), "57014", "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    // A reader that sleeps over the deadline gets an error and not a short result that looks whole.
+    let result = engine
+        .session()
+        .query("SELECT * FROM generate_series(1, 100000000)", vec![])
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let error = result.collect().await.unwrap_err();
+    assert_eq!(error.code(), "57014", "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory_rows_and_places_are_limited() {
+    let engine = engine(Limits {
+        memory: 4 << 20,
+        max_rows: 100_000,
+        concurrent: 1,
+        ..Limits::default()
+    })
+    .await;
+    let greedy = "SELECT array_length(array_agg(value)) FROM generate_series(1, 10000000)";
+    let error = refused(&engine, greedy).await;
+    assert_eq!(error.code(), "53200", "{error:?}");
+    let error = refused(&engine, "SELECT * FROM generate_series(1, 1000000)").await;
+    assert_eq!(error.code(), "54000", "{error:?}");
+    let held = engine
+        .session()
+        .query("SELECT * FROM generate_series(1, 1000000)", vec![])
+        .await
+        .unwrap();
+    let error = refused(&engine, "SELECT 1").await;
+    assert_eq!(error.code(), "53300", "{error:?}");
+    drop(held);
+    let result = engine.session().query("SELECT 1", vec![]).await.unwrap();
+    assert_eq!(lines(&result.collect().await.unwrap()), ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_who_hang_up_leave_nothing_running() {
+    let engine = engine(Limits {
+        concurrent: 4,
+        ..Limits::default()
+    })
+    .await;
+    for number in 0..40 {
+        let session = engine.session();
+        let sql = "SELECT a.value FROM generate_series(1, 100000) a CROSS JOIN generate_series(1, 100000) b";
+        if number % 2 == 0 {
+            let mut result = session.query(sql, vec![]).await.unwrap();
+            result.stream.next().await.unwrap().unwrap();
+        } else {
+            let query = session.query(sql, vec![]);
+            let _ = tokio::time::timeout(Duration::from_millis(1), query).await;
+        }
+    }
+    let result = engine.session().query("SELECT 1", vec![]).await.unwrap();
+    assert_eq!(lines(&result.collect().await.unwrap()), ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parameters_are_values_and_never_text() {
+    let engine = engine(Limits::default()).await;
+    let session = engine.session();
+    let count = "SELECT count(*) FROM clicks_per_minute WHERE country = $1";
+    for (value, rows) in [
+        ("CH", "1"),
+        ("CH' OR '1'='1", "0"),
+        ("'; DROP TABLE clicks_per_minute; --", "0"),
+        ("\\' OR 1=1 --", "0"),
+        ("\u{0}", "0"),
+    ] {
+        let result = session.query(count, vec![value.into()]).await.unwrap();
+        assert_eq!(lines(&result.collect().await.unwrap()), [rows], "{value}");
+    }
+    let window = "SELECT country, $2 + 1 FROM clicks_per_minute WHERE window_start >= $1";
+    let params = vec!["2026-03-01T12:01:00Z".into(), ScalarValue::Int64(Some(41))];
+    let result = session.query(window, params).await.unwrap();
+    assert_eq!(lines(&result.collect().await.unwrap()), ["DE 42"]);
+    let error = session.query(count, vec![]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Invalid);
+    assert!(error.message.contains("$1"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_say_where_and_what_to_do() {
+    let engine = engine(Limits::default()).await;
+    let error = refused(&engine, "SELECT * FROM click_per_minute").await;
+    assert_eq!(error.code(), "42P01");
+    assert_eq!(error.message, "there is no table click_per_minute");
+    assert_eq!(
+        error.hint.as_deref(),
+        Some("did you mean clicks_per_minute?")
+    );
+    let error = refused(&engine, "SELECT\n  contry FROM clicks_per_minute").await;
+    assert_eq!(error.code(), "42703");
+    assert_eq!(error.hint.as_deref(), Some("did you mean country?"));
+    assert_eq!(error.position, Some(Position { line: 2, column: 3 }));
+    let error = refused(&engine, "SELECT 1 +").await;
+    assert_eq!(error.code(), "42601");
+    let error = refused(&engine, "SELECT 1; SELECT 2").await;
+    assert_eq!(error.code(), "42601");
+    let error = refused(&engine, "").await;
+    assert_eq!(error.message, "the query is empty");
+    let error = refused(&engine, "SELECT summ(clicks) FROM clicks_per_minute").await;
+    assert_eq!(error.code(), "42883");
+    assert!(error.hint.is_some(), "{error:?}");
+    let error = refused(
+        &engine,
+        "SELECT 1 / (clicks - clicks) FROM clicks_per_minute",
+    )
+    .await;
+    assert_eq!(error.code(), "22000");
+    let error = refused(&engine, "SELECT country::int FROM clicks_per_minute").await;
+    assert_eq!(error.code(), "22000", "{error:?}");
+    let error = refused(&engine, "SET alluvium.read = 'sometimes'").await;
+    assert_eq!(error.code(), "42804");
+}

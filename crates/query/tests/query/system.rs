@@ -1,0 +1,77 @@
+//! `system.*` shows what the status board and storage say.
+
+use std::sync::Arc;
+
+use alluvium_plan::{PartitionStatus, PipelineState, StatusBoard, TableStatus};
+use alluvium_query::{Commit, Limits, QueryEngine};
+use alluvium_types::{Balance, OffsetRange, Timestamp};
+
+use crate::support::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_sees_partitions_commits_tables_and_pipelines() {
+    let shed = Shed::new();
+    shed.put("clicks_per_minute", shed.table(vec![], 40, Some(1)).await);
+    *shed.history.lock().unwrap() = vec![Commit {
+        version: 3,
+        committed_at: Some(Timestamp::from_micros(NOON)),
+        kind: "commit".into(),
+        pipeline: Some("web".into()),
+        commit_id: Some("abc".into()),
+        pipeline_version: Some("v1".into()),
+        balance: Some(Balance {
+            events_in: 10,
+            counted: 7,
+            filtered: 2,
+            rejected: 1,
+            late: 3,
+        }),
+        ranges: vec![(partition(), OffsetRange::new(30, 40).unwrap())],
+    }];
+    let board = Arc::new(StatusBoard::default());
+    let engine = QueryEngine::new(shed, None, Some(board.clone()), Limits::default()).unwrap();
+    let answer = async |sql: &str| {
+        let result = engine.session().query(sql, vec![]).await.unwrap();
+        lines(&result.collect().await.unwrap())
+    };
+    let partitions = "SELECT pipeline, \"table\", topic, partition, committed, watermark, lag, halted FROM system.partitions";
+    assert_eq!(
+        answer(partitions).await,
+        ["web clicks_per_minute clicks 0 40 2026-03-01T12:01:00Z NULL NULL"]
+    );
+    board.update(&"web".into(), |status| {
+        status.state = PipelineState::Running;
+        status.tables = vec![TableStatus {
+            table: "clicks_per_minute".into(),
+            ..TableStatus::default()
+        }];
+        status.partitions = vec![PartitionStatus {
+            topic: "clicks".into(),
+            partition: 0,
+            position: Some(45),
+            log_end: Some(50),
+            halted: Some("out of range".into()),
+            ..PartitionStatus::default()
+        }];
+    });
+    assert_eq!(
+        answer(partitions).await,
+        ["web clicks_per_minute clicks 0 40 NULL 10 out of range"]
+    );
+    assert_eq!(
+        answer("SELECT * FROM system.commits").await,
+        [
+            "clicks_per_minute 3 2026-03-01T12:00:00Z commit web abc v1 10 7 2 1 3 \
+          [{\"end\":40,\"partition\":0,\"start\":30,\"topic\":\"clicks\"}]"
+        ]
+    );
+    assert_eq!(
+        answer("SELECT name, state, partitions, tables FROM system.pipelines").await,
+        ["web running 1 clicks_per_minute"]
+    );
+    let measures = answer("SELECT measures FROM system.tables").await;
+    assert!(
+        measures[0].contains("users: approx_distinct(user)"),
+        "{measures:?}"
+    );
+}
