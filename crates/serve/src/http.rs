@@ -1,0 +1,168 @@
+//! The HTTP door: SQL in JSON, answers in the format the client asks for, and what operators ask.
+//!
+//! Owns routes, status codes and the life of the server. Does not own formats ([`format`]) or queries.
+
+mod format;
+mod reply;
+mod sql;
+
+use std::{fmt, future::Future, io, sync::Arc, time::Duration};
+
+use alluvium_plan::{PipelineState, PipelineStatus, StatusBoard};
+use alluvium_query::QueryEngine;
+use axum::{
+    Router,
+    extract::{Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::watch};
+use tower_http::compression::CompressionLayer;
+
+use reply::{Refusal, json_reply};
+
+/// How long answers that are on their way may take after the order to stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+const ROUTES: &str = "POST /v1/sql, GET /v1/status, GET /livez, GET /readyz, GET /metrics";
+
+/// What the door leads to. Cheap to clone.
+#[derive(Clone)]
+pub struct Door {
+    /// Answers SQL.
+    pub engine: QueryEngine,
+    /// What the pipelines of this process say.
+    pub status: Arc<StatusBoard>,
+    /// Renders our metrics in Prometheus' text format; the exporter is the binary's.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Whether the process is not wedged; the error says what is.
+    pub live: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door")
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The routes of the door.
+pub fn router(door: Door) -> Router {
+    Router::new()
+        .route("/v1/sql", post(sql::answer))
+        .route("/v1/status", get(status))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics_text))
+        .fallback(async || {
+            Refusal::new(StatusCode::NOT_FOUND, "not_found", "there is nothing here")
+                .hint(format!("there are: {ROUTES}"))
+        })
+        .method_not_allowed_fallback(async || {
+            let refused = "this route takes another method";
+            Refusal::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                refused,
+            )
+            .hint(format!("there are: {ROUTES}"))
+        })
+        .layer(CompressionLayer::new().gzip(true).zstd(true))
+        .with_state(door)
+}
+
+/// Serves until `shutdown` resolves, and then until the answers on their way are out, ten seconds at most.
+///
+/// # Errors
+/// When the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    door: Door,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
+    let (stop, stopped) = watch::channel(());
+    let order = async move {
+        shutdown.await;
+        // Wakes the countdown below.
+        drop(stop);
+    };
+    let mut countdown = stopped;
+    let server = axum::serve(listener, router(door)).with_graceful_shutdown(order);
+    tokio::select! {
+        ended = server => ended,
+        () = async {
+            // Nothing is ever sent: it resolves when the order drops the other end.
+            let _ = countdown.changed().await;
+            tokio::time::sleep(GRACE).await;
+        } => Ok(()),
+    }
+}
+
+async fn status(State(door): State<Door>) -> Response {
+    json_reply(StatusCode::OK, &json!({ "pipelines": door.status.all() }))
+}
+
+async fn livez(State(door): State<Door>) -> Response {
+    match (door.live)() {
+        Ok(()) => json_reply(StatusCode::OK, &json!({ "live": true })),
+        Err(reason) => json_reply(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &json!({ "live": false, "reason": reason }),
+        ),
+    }
+}
+
+#[derive(Deserialize)]
+struct Verbosity {
+    verbose: Option<String>,
+}
+
+async fn readyz(State(door): State<Door>, Query(asked): Query<Verbosity>) -> Response {
+    let pipelines = door.status.all();
+    let ready = pipelines
+        .iter()
+        .all(|status| status.state == PipelineState::Running);
+    let code = match ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut reply = json!({ "ready": ready });
+    if asked
+        .verbose
+        .is_some_and(|verbose| verbose != "false" && verbose != "0")
+    {
+        reply["pipelines"] = pipelines.iter().map(readiness).collect();
+    }
+    json_reply(code, &reply)
+}
+
+fn readiness(status: &PipelineStatus) -> Value {
+    let halted: Vec<Value> = status
+        .partitions
+        .iter()
+        .filter_map(|partition| {
+            let reason = partition.halted.as_ref()?;
+            let name = format!("{}/{}", partition.topic, partition.partition);
+            Some(json!({ "partition": name, "reason": reason }))
+        })
+        .collect();
+    json!({
+        "pipeline": status.pipeline,
+        "ready": status.state == PipelineState::Running,
+        "state": status.state,
+        "reason": status.reason,
+        "halted": halted,
+    })
+}
+
+async fn metrics_text(State(door): State<Door>) -> Response {
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (kind, (door.metrics)()).into_response()
+}

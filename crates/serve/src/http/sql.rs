@@ -1,0 +1,214 @@
+//! `POST /v1/sql`: one statement, its answer streamed.
+//!
+//! Owns the request's form and the moment at which the status is decided: what fails within the first MiB is a
+//! refusal; what fails later breaks the stream, so that no client takes half an answer for a whole one.
+
+use std::time::Instant;
+
+use alluvium_query::{QueryError, QueryResult, ReadMode};
+use axum::{
+    body::{Body, to_bytes},
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use datafusion::{execution::SendableRecordBatchStream, scalar::ScalarValue};
+use futures::{Stream, StreamExt, stream};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{
+    Door,
+    format::{Encoder, Format},
+    reply::Refusal,
+};
+
+/// Most bytes of a request: the text of a query and generous parameters.
+const MAX_REQUEST: usize = 1 << 20;
+/// How much of an answer is held back until the status is sent.
+const HELD_BACK: usize = 1 << 20;
+/// Longest account of what was read that goes into a header; many proxies refuse longer ones.
+const MAX_AS_OF_HEADER: usize = 4096;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    sql: String,
+    #[serde(default)]
+    params: Vec<Value>,
+    read: Option<Read>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Read {
+    Fresh,
+    Committed,
+}
+
+pub(super) async fn answer(State(door): State<Door>, request: Request) -> Response {
+    let begun = Instant::now();
+    let outcome = respond(&door, request).await;
+    let code = match &outcome {
+        Ok(_) => "ok".to_string(),
+        Err(refusal) => refusal.code().to_string(),
+    };
+    metrics::counter!("alluvium_queries_total", "door" => "http", "code" => code).increment(1);
+    metrics::histogram!("alluvium_query_first_rows_seconds", "door" => "http")
+        .record(begun.elapsed().as_secs_f64());
+    outcome.unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn respond(door: &Door, request: Request) -> Result<Response, Refusal> {
+    let format = wanted_format(request.uri(), request.headers())?;
+    let body = to_bytes(request.into_body(), MAX_REQUEST)
+        .await
+        .map_err(|_| {
+            let text = format!("the request is longer than {MAX_REQUEST} bytes, or broke off");
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "54000", text)
+        })?;
+    let asked: Asked = serde_json::from_slice(&body)
+        .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?;
+    let params = asked
+        .params
+        .iter()
+        .enumerate()
+        .map(|(position, value)| parameter(position, value))
+        .collect::<Result<_, _>>()?;
+    let session = door.engine.session();
+    if let Some(read) = asked.read {
+        session.set_read_mode(match read {
+            Read::Fresh => ReadMode::Fresh,
+            Read::Committed => ReadMode::Committed,
+        });
+    }
+    let result = session.query(&asked.sql, params).await?;
+    let as_of = serde_json::to_string(&result.as_of).map_err(|error| {
+        Refusal::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "XX000",
+            error.to_string(),
+        )
+    })?;
+    let chunks = hold_back(encode(result, format)?).await?;
+    let mut response = Body::from_stream(chunks).into_response();
+    let headers = response.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static(format.content_type()),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if as_of.len() <= MAX_AS_OF_HEADER
+        && let Ok(value) = HeaderValue::from_str(&as_of)
+    {
+        headers.insert(HeaderName::from_static("alluvium-as-of"), value);
+    }
+    Ok(response)
+}
+
+fn parameter(position: usize, value: &Value) -> Result<ScalarValue, Refusal> {
+    match value {
+        Value::Null => Ok(ScalarValue::Null),
+        Value::Bool(truth) => Ok((*truth).into()),
+        Value::String(text) => Ok(text.as_str().into()),
+        Value::Number(number) => number
+            .as_i64()
+            .map(ScalarValue::from)
+            .or_else(|| number.as_u64().map(ScalarValue::from))
+            .or_else(|| number.as_f64().map(ScalarValue::from))
+            .ok_or_else(|| {
+                Refusal::bad_request(format!("parameter ${} is too large", position + 1))
+            }),
+        Value::Array(_) | Value::Object(_) => Err(Refusal::bad_request(format!(
+            "parameter ${} must be a number, a text, a boolean or null",
+            position + 1
+        ))),
+    }
+}
+
+/// `?format=` wins over `Accept`; without either it is JSON.
+fn wanted_format(uri: &Uri, headers: &HeaderMap) -> Result<Format, Refusal> {
+    let not_offered = |what: &str| {
+        Refusal::new(
+            StatusCode::NOT_ACCEPTABLE,
+            "not_acceptable",
+            format!("{what} is not offered"),
+        )
+        .hint("formats are json, ndjson, csv, arrow and parquet")
+    };
+    let mut named = None;
+    let query = uri.query().unwrap_or_default();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let Some(("format", name)) = pair.split_once('=') else {
+            let text = format!("the address has {pair}, which is not known");
+            return Err(Refusal::bad_request(text).hint("only ?format= is"));
+        };
+        named = Some(Format::named(name).ok_or_else(|| not_offered(name))?);
+    }
+    if let Some(format) = named {
+        return Ok(format);
+    }
+    let Some(accept) = headers.get(header::ACCEPT) else {
+        return Ok(Format::Json);
+    };
+    let accept = accept.to_str().unwrap_or_default();
+    let offered = accept.split(',').find_map(|kind| {
+        Format::of_content_type(kind.split(';').next().unwrap_or_default().trim())
+    });
+    offered.ok_or_else(|| not_offered(accept))
+}
+
+/// The encoded answer, chunk by chunk. An error is the last one.
+fn encode(
+    result: QueryResult,
+    format: Format,
+) -> Result<impl Stream<Item = Result<Bytes, QueryError>> + Send + 'static, Refusal> {
+    let encoder = Encoder::new(format, &result.schema, &result.as_of)?;
+    Ok(stream::unfold(
+        Some((encoder, result.stream)),
+        |state| async move {
+            let (encoder, rows) = state?;
+            match next_chunk(encoder, rows).await {
+                Ok((chunk, state)) => Some((Ok(chunk), state)),
+                Err(error) => Some((Err(error), None)),
+            }
+        },
+    ))
+}
+
+type Encoding = (Encoder, SendableRecordBatchStream);
+
+async fn next_chunk(
+    mut encoder: Encoder,
+    mut rows: SendableRecordBatchStream,
+) -> Result<(Bytes, Option<Encoding>), QueryError> {
+    match rows.next().await {
+        Some(batch) => {
+            encoder.write(&batch?)?;
+            Ok((encoder.take(), Some((encoder, rows))))
+        }
+        None => Ok((encoder.finish()?, None)),
+    }
+}
+
+/// Waits for the first MiB or the end of an answer, whichever is sooner.
+async fn hold_back(
+    chunks: impl Stream<Item = Result<Bytes, QueryError>> + Send + 'static,
+) -> Result<impl Stream<Item = Result<Bytes, QueryError>> + Send + 'static, Refusal> {
+    // It is asked once more after its end, by the chain below.
+    let mut chunks = Box::pin(chunks.fuse());
+    let mut held = Vec::new();
+    let mut size = 0;
+    while size < HELD_BACK {
+        match chunks.next().await {
+            Some(chunk) => {
+                let chunk = chunk?;
+                size += chunk.len();
+                held.push(Ok(chunk));
+            }
+            None => break,
+        }
+    }
+    Ok(stream::iter(held).chain(chunks))
+}

@@ -1,0 +1,433 @@
+//! The HTTP door as its clients meet it, over a real socket.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use alluvium_plan::{
+    CommittedTable, Finish, MeasureShape, MemoryEpoch, PipelineState, PublishedTable, Publisher,
+    StateKind, StateShape, StatusBoard, TableShape,
+};
+use alluvium_query::{Limits, QueryEngine};
+use alluvium_serve::http::{Door, serve};
+use alluvium_store::{Store, StoreRules};
+use alluvium_types::{Epoch, OffsetRange, TopicPartition};
+use datafusion::arrow::{
+    array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
+    datatypes::{DataType, Field},
+    ipc::reader::StreamReader,
+};
+use object_store::memory::InMemory;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::oneshot};
+
+struct House {
+    address: String,
+    client: Client,
+    status: Arc<StatusBoard>,
+    live: Arc<AtomicBool>,
+    stop: Option<oneshot::Sender<()>>,
+    server: tokio::task::JoinHandle<std::io::Result<()>>,
+}
+
+/// Table `clicks` with one row in memory: Switzerland, 3 clicks.
+fn clicks() -> PublishedTable {
+    let shape = TableShape {
+        group_columns: vec![Arc::new(Field::new("country", DataType::Utf8, false))],
+        states: vec![StateShape {
+            name: "clicks".into(),
+            kind: StateKind::Count,
+            data_type: DataType::Int64,
+        }],
+        measures: vec![MeasureShape {
+            name: "clicks".into(),
+            expression: "count(*)".into(),
+            state: 0,
+            finish: Finish::Value,
+            data_type: DataType::Int64,
+        }],
+    };
+    let time =
+        |micros: i64| Arc::new(TimestampMicrosecondArray::from(vec![micros]).with_timezone("UTC"));
+    let noon = 1_772_366_400_000_000;
+    let panes = RecordBatch::try_new(
+        shape.pane_schema(),
+        vec![
+            time(noon),
+            time(noon + 60_000_000),
+            Arc::new(StringArray::from(vec!["CH"])),
+            Arc::new(Int64Array::from(vec![3])),
+        ],
+    )
+    .unwrap();
+    let partition = TopicPartition::new("clicks", 0);
+    PublishedTable {
+        committed: CommittedTable {
+            shape: Arc::new(shape),
+            version: 4,
+            files: Arc::default(),
+            offsets: Arc::new(BTreeMap::from([(partition.clone(), 10)])),
+            watermark: None,
+        },
+        memory: vec![Arc::new(MemoryEpoch {
+            epoch: Epoch(1),
+            ranges: BTreeMap::from([(partition, OffsetRange::new(10, 13).unwrap())]),
+            panes: vec![panes],
+        })],
+    }
+}
+
+impl House {
+    async fn open(limits: Limits) -> Self {
+        let store = Store::over(Arc::new(InMemory::new()), StoreRules::default());
+        let publisher = Arc::new(Publisher::default());
+        publisher.publish(&"clicks".into(), clicks());
+        let status = Arc::new(StatusBoard::default());
+        let live = Arc::new(AtomicBool::new(true));
+        let alive = live.clone();
+        let door = Door {
+            engine: QueryEngine::new(store, Some(publisher), Some(status.clone()), limits).unwrap(),
+            status: status.clone(),
+            metrics: Arc::new(|| "alluvium_up 1\n".into()),
+            live: Arc::new(move || match alive.load(Ordering::Relaxed) {
+                true => Ok(()),
+                false => Err("intake has not moved for 60 s".into()),
+            }),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let server = tokio::spawn(serve(listener, door, async {
+            let _ = stopped.await;
+        }));
+        Self {
+            address,
+            client: Client::new(),
+            status,
+            live,
+            stop: Some(stop),
+            server,
+        }
+    }
+
+    async fn ask(&self, path: &str, accept: &str, body: Value) -> Response {
+        self.client
+            .post(format!("{}{path}", self.address))
+            .header("accept", accept)
+            .body(body.to_string())
+            .send()
+            .await
+            .unwrap()
+    }
+
+    async fn sql(&self, sql: &str) -> Response {
+        self.ask("/v1/sql", "application/json", json!({ "sql": sql }))
+            .await
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, String) {
+        let response = self
+            .client
+            .get(format!("{}{path}", self.address))
+            .send()
+            .await
+            .unwrap();
+        (response.status(), response.text().await.unwrap())
+    }
+}
+
+async fn refused(response: Response) -> (u16, String, String, Option<String>) {
+    let status = response.status().as_u16();
+    let body: Value = serde_json::from_str(&response.text().await.unwrap()).unwrap();
+    let error = &body["error"];
+    let text = |name: &str| error[name].as_str().map(str::to_owned);
+    (
+        status,
+        text("code").unwrap(),
+        text("message").unwrap(),
+        text("hint"),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_says_its_columns_rows_and_what_it_includes() {
+    let house = House::open(Limits::default()).await;
+    let response = house.sql("SELECT * FROM clicks").await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-type"], "application/json");
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(
+        body["rows"],
+        json!([{
+            "window_start": "2026-03-01T12:00:00Z", "window_end": "2026-03-01T12:01:00Z", "country": "CH",
+            "final": false, "clicks": 3
+        }])
+    );
+    assert_eq!(
+        body["columns"][4],
+        json!({ "name": "clicks", "type": "Int64" })
+    );
+    let as_of =
+        json!({ "version": 4, "offsets": { "clicks/0": 13 }, "watermark": null, "epochs": [1] });
+    assert_eq!(body["as_of"]["tables"]["public.clicks"], as_of);
+    let committed = json!({ "sql": "SELECT count(*) AS n FROM clicks", "read": "committed" });
+    let body: Value = house
+        .ask("/v1/sql", "*/*", committed)
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(body["rows"], json!([{ "n": 0 }]));
+    let typed = json!({
+        "sql": "SELECT $1 AS t, $2 + 1 AS i, $3 * 2 AS f, $4 AS b, $5 AS n, 1.5::decimal(10,2) AS d, \
+                arrow_cast('foo', 'Binary') AS x WHERE $1 = 'O''Brien'",
+        "params": ["O'Brien", 41, 1.25, true, null]
+    });
+    let body: Value = house
+        .ask("/v1/sql", "*/*", typed)
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(
+        body["rows"],
+        json!([{ "t": "O'Brien", "i": 42, "f": 2.5, "b": true, "n": null, "d": "1.50", "x": "Zm9v" }])
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_format_carries_the_same_rows() {
+    let house = House::open(Limits::default()).await;
+    let sql = json!({ "sql": "SELECT value AS v, value::text AS t FROM generate_series(1, 20000) ORDER BY v" });
+    let csv = house.ask("/v1/sql", "text/csv", sql.clone()).await;
+    assert_eq!(csv.headers()["content-type"], "text/csv; charset=utf-8");
+    assert!(csv.headers().contains_key("alluvium-as-of"));
+    let csv = csv.text().await.unwrap();
+    assert!(csv.starts_with("v,t\r\n1,1\r\n2,2\r\n") && csv.ends_with("20000,20000\r\n"));
+    assert_eq!(csv.lines().count(), 20_001);
+    let ndjson = house
+        .ask("/v1/sql?format=ndjson", "text/csv", sql.clone())
+        .await
+        .text()
+        .await
+        .unwrap();
+    assert_eq!(ndjson.lines().count(), 20_000);
+    assert_eq!(ndjson.lines().next(), Some(r#"{"v":1,"t":"1"}"#));
+    let json: Value = house
+        .ask("/v1/sql", "text/html, */*;q=0.8", sql.clone())
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(json["rows"].as_array().unwrap().len(), 20_000);
+    let arrow = house
+        .ask("/v1/sql?format=arrow", "*/*", sql.clone())
+        .await
+        .bytes()
+        .await
+        .unwrap();
+    let reader = StreamReader::try_new(arrow.as_ref(), None).unwrap();
+    assert!(reader.schema().metadata().contains_key("alluvium.as_of"));
+    let rows: usize = reader.map(|batch| batch.unwrap().num_rows()).sum();
+    assert_eq!(rows, 20_000);
+    let accept = "application/vnd.apache.parquet";
+    let file = house
+        .ask("/v1/sql", accept, sql)
+        .await
+        .bytes()
+        .await
+        .unwrap();
+    let rows: usize = ParquetRecordBatchReader::try_new(file, 8192)
+        .unwrap()
+        .map(|batch| batch.unwrap().num_rows())
+        .sum();
+    assert_eq!(rows, 20_000);
+    let empty = json!({ "sql": "SELECT 1 AS a WHERE false" });
+    assert_eq!(
+        house
+            .ask("/v1/sql?format=csv", "*/*", empty.clone())
+            .await
+            .text()
+            .await
+            .unwrap(),
+        "a\r\n"
+    );
+    let body: Value = house
+        .ask("/v1/sql", "*/*", empty)
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert_eq!(body["rows"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_compressed_when_asked() {
+    let house = House::open(Limits::default()).await;
+    let response = house
+        .client
+        .post(format!("{}/v1/sql?format=csv", house.address))
+        .header("accept-encoding", "gzip")
+        .body(json!({ "sql": "SELECT repeat('x', 1000) FROM generate_series(1, 100)" }).to_string())
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    let bytes = response.bytes().await.unwrap();
+    assert_eq!(bytes[..2], [0x1f, 0x8b]);
+    assert!(bytes.len() < 10_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_have_a_code_a_message_a_hint_and_a_fitting_status() {
+    let house = House::open(Limits {
+        timeout: Duration::from_secs(2),
+        ..Limits::default()
+    })
+    .await;
+    let (status, code, message, hint) = refused(house.sql("SELECT * FROM click").await).await;
+    assert_eq!(
+        (status, code.as_str(), message.as_str()),
+        (400, "42P01", "there is no table click")
+    );
+    assert_eq!(hint.as_deref(), Some("did you mean clicks?"));
+    let syntax: Value = house.sql("SELECT 1 +").await.json().await.unwrap();
+    assert_eq!(syntax["error"]["code"], "42601");
+    for (sql, status, code) in [
+        (
+            "SELECT 1 / (value - value) FROM generate_series(1, 3)",
+            400,
+            "22000",
+        ),
+        ("DROP TABLE clicks", 400, "25006"),
+        ("SELECT 1 AS a, 2 AS a", 400, ""),
+        (
+            "SELECT sum(a.value * b.value) FROM generate_series(1, 1000000) a CROSS JOIN generate_series(1, 1000000) b",
+            504,
+            "57014",
+        ),
+    ] {
+        let (got, of, message, _) = refused(house.sql(sql).await).await;
+        assert_eq!(got, status, "{sql}: {message}");
+        assert!(code.is_empty() || of == code, "{sql}: {of} {message}");
+    }
+    let long = format!("SELECT '{}'", "x".repeat(70_000));
+    assert_eq!(refused(house.sql(&long).await).await.0, 413);
+    let huge = json!({ "sql": "SELECT 1", "params": ["x".repeat(2 << 20)] });
+    assert_eq!(
+        refused(house.ask("/v1/sql", "*/*", huge).await).await.0,
+        413
+    );
+    for (path, accept, body, status) in [
+        ("/v1/sql", "*/*", json!("SELECT 1"), 400),
+        ("/v1/sql", "*/*", json!({ "query": "SELECT 1" }), 400),
+        (
+            "/v1/sql",
+            "*/*",
+            json!({ "sql": "SELECT $1", "params": [[1]] }),
+            400,
+        ),
+        ("/v1/sql", "*/*", json!({ "sql": "SELECT $1" }), 400),
+        (
+            "/v1/sql?format=xml",
+            "*/*",
+            json!({ "sql": "SELECT 1" }),
+            406,
+        ),
+        ("/v1/sql", "image/png", json!({ "sql": "SELECT 1" }), 406),
+        (
+            "/v1/sql?fromat=csv",
+            "*/*",
+            json!({ "sql": "SELECT 1" }),
+            400,
+        ),
+        ("/", "*/*", json!({}), 404),
+        ("/livez", "*/*", json!({}), 405),
+    ] {
+        let (got, _, message, hint) = refused(house.ask(path, accept, body.clone()).await).await;
+        assert_eq!(got, status, "{path} {body}: {message}");
+        assert!(hint.is_some(), "{path} {body}: {message}");
+    }
+    let (status, body) = house.get("/nothing").await;
+    assert_eq!(status, StatusCode::NOT_FOUND);
+    assert!(body.contains("POST /v1/sql"), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_busy_server_says_so() {
+    let house = House::open(Limits {
+        concurrent: 1,
+        ..Limits::default()
+    })
+    .await;
+    // An answer that nobody reads holds the only place.
+    let sql = "SELECT repeat('x', 1000) AS x FROM generate_series(1, 1000000)";
+    let held = house.sql(sql).await;
+    assert_eq!(held.status(), StatusCode::OK);
+    let (status, code, _, _) = refused(house.sql("SELECT 1").await).await;
+    assert_eq!((status, code.as_str()), (429, "53300"));
+    // Hanging up gives it back.
+    drop(held);
+    let mut freed = false;
+    for _ in 0..5 {
+        freed = freed || house.sql("SELECT 1").await.status() == StatusCode::OK;
+    }
+    assert!(freed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_after_the_status_breaks_the_stream() {
+    let house = House::open(Limits::default()).await;
+    let sql =
+        "SELECT repeat('x', 100) AS x, 1 / (value - 300000) AS y FROM generate_series(1, 1000000)";
+    for format in ["json", "ndjson", "csv", "arrow"] {
+        let path = format!("/v1/sql?format={format}");
+        let response = house.ask(&path, "*/*", json!({ "sql": sql })).await;
+        assert_eq!(response.status(), StatusCode::OK, "{format}");
+        assert!(response.bytes().await.is_err(), "{format} looks whole");
+    }
+    // The same error within the first MiB is a refusal.
+    let early = "SELECT 1 / (value - 3000) AS y FROM generate_series(1, 1000000)";
+    assert_eq!(refused(house.sql(early).await).await.1, "22000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_life_readiness_status_and_metrics() {
+    let mut house = House::open(Limits::default()).await;
+    assert_eq!(house.get("/livez").await.0, StatusCode::OK);
+    house.live.store(false, Ordering::Relaxed);
+    let (status, body) = house.get("/livez").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body.contains("intake has not moved"), "{body}");
+    assert_eq!(house.get("/readyz").await.0, StatusCode::OK);
+    house.status.update(&"web".into(), |status| {
+        status.state = PipelineState::Waiting;
+        status.reason = Some("topic clicks is missing".into());
+    });
+    let (status, body) = house.get("/readyz?verbose").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(body.contains("topic clicks is missing"), "{body}");
+    assert!(!house.get("/readyz").await.1.contains("topic"));
+    house.status.update(&"web".into(), |status| {
+        status.state = PipelineState::Running
+    });
+    assert_eq!(house.get("/readyz").await.0, StatusCode::OK);
+    let status: Value = serde_json::from_str(&house.get("/v1/status").await.1).unwrap();
+    assert_eq!(status["pipelines"][0]["pipeline"], "web");
+    assert_eq!(
+        house.get("/metrics").await,
+        (StatusCode::OK, "alluvium_up 1\n".into())
+    );
+    house.stop.take().unwrap().send(()).unwrap();
+    drop(house.client);
+    house.server.await.unwrap().unwrap();
+}
