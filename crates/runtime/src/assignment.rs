@@ -1,0 +1,158 @@
+//! What happens inside a rebalance: the committer withdraws, then the table says where to start.
+//!
+//! Runs on the intake thread, in the consumer's callback, and therefore with a deadline (P17, P27).
+//! Owns the hand-over between callback, committer and intake. Does not own the recorded offsets: the
+//! committer reads them.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Condvar, Mutex},
+    time::Instant,
+};
+
+use alluvium_source::Assignments;
+use alluvium_types::{AssignmentGeneration, Generation, TableSet, TopicPartition};
+use crossbeam_channel::{Sender, bounded};
+
+use crate::message::ToCommitter;
+
+/// How far the committer has followed the generation.
+#[derive(Debug, Default)]
+pub(crate) struct Acknowledged {
+    generation: Mutex<Generation>,
+    changed: Condvar,
+}
+
+impl Acknowledged {
+    /// The committer has withdrawn everything older than `generation` and starts no commit for it.
+    pub(crate) fn set(&self, generation: Generation) {
+        let mut held = self
+            .generation
+            .lock()
+            .expect("nobody panics while holding this lock");
+        *held = (*held).max(generation);
+        self.changed.notify_all();
+    }
+
+    /// Waits until the committer follows `generation`, at most until `deadline`.
+    pub(crate) fn wait(&self, generation: Generation, deadline: Instant) -> bool {
+        let mut held = self
+            .generation
+            .lock()
+            .expect("nobody panics while holding this lock");
+        while *held < generation {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            held = self
+                .changed
+                .wait_timeout(held, left)
+                .expect("nobody panics while holding this lock")
+                .0;
+        }
+        true
+    }
+}
+
+/// Where each table stands in each assigned partition (P19).
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Standings {
+    tables: Vec<BTreeMap<TopicPartition, i64>>,
+}
+
+impl Standings {
+    pub(crate) fn new(tables: Vec<BTreeMap<TopicPartition, i64>>) -> Self {
+        Self { tables }
+    }
+
+    /// The smallest recorded offset of every partition.
+    pub(crate) fn starts(&self) -> BTreeMap<TopicPartition, i64> {
+        let mut starts = BTreeMap::new();
+        for (partition, &offset) in self.tables.iter().flatten() {
+            starts
+                .entry(partition.clone())
+                .and_modify(|start: &mut i64| *start = offset.min(*start))
+                .or_insert(offset);
+        }
+        starts
+    }
+
+    /// The tables that want records of `partition` from `offset` on, and the next offset at which that
+    /// changes: there a batch must be cut (P19).
+    pub(crate) fn wanted(
+        &self,
+        partition: &TopicPartition,
+        offset: i64,
+    ) -> (TableSet, Option<i64>) {
+        let mut wanted = TableSet::default();
+        let mut cut: Option<i64> = None;
+        for (position, table) in self.tables.iter().enumerate() {
+            match table.get(partition) {
+                Some(&recorded) if recorded > offset => {
+                    cut = Some(cut.map_or(recorded, |cut| cut.min(recorded)));
+                }
+                Some(_) => wanted = wanted.with(position),
+                None => {}
+            }
+        }
+        (wanted, cut)
+    }
+}
+
+/// The callback's side.
+pub(crate) struct Rebalance {
+    pub(crate) generation: AssignmentGeneration,
+    pub(crate) acknowledged: Arc<Acknowledged>,
+    pub(crate) committer: Sender<ToCommitter>,
+    /// Read by intake after the callback returned; both run on the same thread.
+    pub(crate) standings: Arc<Mutex<Standings>>,
+}
+
+impl Assignments for Rebalance {
+    fn revoked(&self, deadline: Instant) {
+        let generation = self.generation.current();
+        if !self.acknowledged.wait(generation, deadline) {
+            tracing::warn!(
+                "a commit is still under way while partitions move; the table decides whether it counts"
+            );
+        }
+    }
+
+    fn starts(
+        &self,
+        partitions: &[TopicPartition],
+        deadline: Instant,
+    ) -> Option<BTreeMap<TopicPartition, i64>> {
+        let (reply, answer) = bounded(1);
+        let request = ToCommitter::Starts {
+            partitions: partitions.to_vec(),
+            generation: self.generation.current(),
+            reply,
+        };
+        self.committer.send_deadline(request, deadline).ok()?;
+        let standings = Standings::new(answer.recv_deadline(deadline).ok()?);
+        let starts = standings.starts();
+        *self
+            .standings
+            .lock()
+            .expect("nobody panics while holding this lock") = standings;
+        Some(starts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_cut_where_a_table_begins_to_want_it() {
+        let partition = TopicPartition::new("t", 0);
+        let at = |offset| BTreeMap::from([(partition.clone(), offset)]);
+        let standings = Standings::new(vec![at(10), at(25), at(10)]);
+        assert_eq!(standings.starts(), at(10));
+        let both = TableSet::default().with(0).with(2);
+        assert_eq!(standings.wanted(&partition, 10), (both, Some(25)));
+        assert_eq!(standings.wanted(&partition, 25), (TableSet::all(3), None));
+    }
+}

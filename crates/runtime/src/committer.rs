@@ -1,0 +1,746 @@
+//! The committer thread: shows each epoch to queries, and makes epochs durable on order.
+//!
+//! Owns the table writers, the dead letters and the panes that are not committed yet. Does not own the
+//! rule of a commit (store) or the moment of one (intake orders it).
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use alluvium_engine::{EpochPart, ObservedBatch, merge_panes};
+use alluvium_plan::{MemoryEpoch, Plan, PublishedTable, Publisher, StatusBoard};
+use alluvium_source::{Broker, log_bounds, partition_counts};
+use alluvium_store::{
+    CommitFacts, DeadLetters, Ending as CommitEnding, Overtaken, Staged, StoreError, TableWriter,
+};
+use alluvium_types::{
+    AssignmentGeneration, Balance, Epoch, ErrorClass, Generation, MemoryBudget, Reject, Timestamp,
+    TopicPartition,
+};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::{
+    RuntimeError,
+    assignment::Acknowledged,
+    clock,
+    freshness::Freshness,
+    gather::{Complete, Gather},
+    message::{Ending, Order, Progress, Ranges, ToCommitter, WAKE},
+    stop_rule::StopRule,
+    watermarks::Watermarks,
+};
+
+/// First wait after a commit that failed for a passing reason; doubles up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Longest wait between two tries.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long the broker may take to answer inside a rebalance.
+const BROKER_PATIENCE: Duration = Duration::from_secs(4);
+
+/// One table and what it has in memory.
+pub(crate) struct Table {
+    writer: TableWriter,
+    uncommitted: VecDeque<Uncommitted>,
+    /// What a try with an unknown ending staged: only the same may be tried again (P10).
+    staged: Option<(Staged, CommitFacts)>,
+    commits: u64,
+    last_commit: Option<Timestamp>,
+    balance: Balance,
+}
+
+/// One epoch of one table that is in memory only.
+struct Uncommitted {
+    shown: Arc<MemoryEpoch>,
+    balance: Balance,
+}
+
+impl Table {
+    pub(crate) fn new(writer: TableWriter) -> Self {
+        Self {
+            writer,
+            uncommitted: VecDeque::new(),
+            staged: None,
+            commits: 0,
+            last_commit: None,
+            balance: Balance::default(),
+        }
+    }
+}
+
+/// What one round of commits ended with.
+enum Round {
+    /// Everything is durable.
+    Done,
+    /// A table has moved on, or the assignment has: what was in flight is void.
+    Void,
+}
+
+pub(crate) struct Committer {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) budget: MemoryBudget,
+    pub(crate) generation: AssignmentGeneration,
+    pub(crate) acknowledged: Arc<Acknowledged>,
+    pub(crate) ending: Arc<Ending>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) status: Arc<StatusBoard>,
+    pub(crate) broker: Broker,
+    pub(crate) inbox: Receiver<ToCommitter>,
+    pub(crate) workers: usize,
+    /// A small runtime of its own for the store's input and output.
+    pub(crate) io: tokio::runtime::Runtime,
+    pub(crate) tables: Vec<Table>,
+    pub(crate) dead_letters: DeadLetters,
+}
+
+/// What belongs to the current generation only, apart from the tables' panes.
+struct Flight {
+    held: Generation,
+    gather: Gather,
+    rejects: Vec<Reject>,
+    /// Counted memory of the parts that the panes came from.
+    parts: VecDeque<(Epoch, Vec<EpochPart>)>,
+    watermarks: Watermarks,
+    assigned: Vec<TopicPartition>,
+}
+
+impl Committer {
+    /// Works until it is told that nothing follows; the last epoch carries a commit order of its own.
+    pub(crate) fn run(mut self) {
+        let mut flight = Flight {
+            held: self.generation.current(),
+            gather: Gather::new(self.workers),
+            rejects: Vec::new(),
+            parts: VecDeque::new(),
+            watermarks: Watermarks::new(self.plan.event_time.clone()),
+            assigned: Vec::new(),
+        };
+        let mut freshness = Freshness::default();
+        let mut stop_rule = self.plan.stop_if.map(StopRule::new);
+        self.publish_all();
+        while !self.ending.has_failed() {
+            self.follow_generation(&mut flight);
+            match self.inbox.recv_timeout(WAKE) {
+                Ok(ToCommitter::Close) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(message) => self.take(&mut flight, message),
+                Err(RecvTimeoutError::Timeout) => continue,
+            }
+            while let Some(complete) = flight.gather.next_complete() {
+                let order = complete.sealed.order;
+                let epoch = complete.sealed.epoch;
+                let outcome = self
+                    .accept(&mut flight, complete, &mut freshness, &mut stop_rule)
+                    .and_then(|()| match order {
+                        Order::Publish => Ok(()),
+                        Order::Commit => self.commit(&mut flight, epoch),
+                    });
+                if let Err(error) = outcome {
+                    self.ending.fail(error);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Withdraws everything of an older generation and says so (P27).
+    fn follow_generation(&mut self, flight: &mut Flight) {
+        let current = self.generation.current();
+        if flight.held == current {
+            return;
+        }
+        flight.held = current;
+        flight.gather.clear();
+        flight.rejects.clear();
+        flight.assigned.clear();
+        for table in &mut self.tables {
+            table.uncommitted.clear();
+            if let Some((staged, _)) = table.staged.take() {
+                self.io.block_on(table.writer.discard(&staged));
+            }
+        }
+        flight.parts.clear();
+        self.publish_all();
+        self.acknowledged.set(current);
+    }
+
+    fn take(&mut self, flight: &mut Flight, message: ToCommitter) {
+        match message {
+            ToCommitter::Sealed(sealed) if sealed.generation == flight.held => {
+                flight.gather.seal(sealed);
+            }
+            ToCommitter::Part {
+                epoch,
+                generation,
+                part,
+            } if generation == flight.held => flight.gather.part(epoch, *part),
+            ToCommitter::Sealed(_) | ToCommitter::Part { .. } | ToCommitter::Close => {}
+            ToCommitter::Starts {
+                partitions,
+                generation,
+                reply,
+            } => self.answer_starts(flight, partitions, generation, &reply),
+        }
+    }
+
+    /// Reads where every table stands; a partition that no table knows yet is started at its low
+    /// mark (P16). Without an answer the caller tries again later (P17).
+    fn answer_starts(
+        &mut self,
+        flight: &mut Flight,
+        partitions: Vec<TopicPartition>,
+        generation: Generation,
+        reply: &Sender<Vec<BTreeMap<TopicPartition, i64>>>,
+    ) {
+        self.follow_generation(flight);
+        if generation != flight.held {
+            return;
+        }
+        match self.read_starts(&partitions) {
+            Ok(standings) => {
+                let smallest = smallest_offsets(&standings);
+                if let Err(error) = self.io.block_on(self.dead_letters.known(&smallest)) {
+                    self.report(&error, "the dead letters cannot be read yet");
+                    return;
+                }
+                let recorded = partitions
+                    .iter()
+                    .map(|partition| (partition.clone(), self.recorded_watermark(partition)))
+                    .collect();
+                flight.watermarks.assign(recorded, Instant::now());
+                flight.assigned = partitions;
+                self.publish_all();
+                // The receiver is gone when the callback's deadline has passed; it asks again.
+                let _too_late = reply.send(standings);
+            }
+            Err(error) => {
+                tracing::warn!(pipeline = %self.plan.name, "the recorded offsets cannot be read yet: {error}");
+            }
+        }
+    }
+
+    fn read_starts(
+        &mut self,
+        partitions: &[TopicPartition],
+    ) -> Result<Vec<BTreeMap<TopicPartition, i64>>, RuntimeError> {
+        let pipeline = self.plan.name.clone();
+        let store = |source| RuntimeError::Store {
+            pipeline: pipeline.clone(),
+            source,
+        };
+        let kafka = |source| RuntimeError::Source {
+            pipeline: pipeline.clone(),
+            source,
+        };
+        let mut standings = Vec::with_capacity(self.tables.len());
+        for table in &mut self.tables {
+            self.io.block_on(table.writer.refresh()).map_err(store)?;
+            let absent: Vec<TopicPartition> = partitions
+                .iter()
+                .filter(|partition| !table.writer.checkpoint().offsets.contains_key(*partition))
+                .cloned()
+                .collect();
+            if !absent.is_empty() {
+                let bounds = log_bounds(&self.broker, &absent, BROKER_PATIENCE).map_err(kafka)?;
+                let starts = bounds
+                    .into_iter()
+                    .map(|(partition, (low, _))| (partition, low))
+                    .collect();
+                let counts =
+                    partition_counts(&self.broker, &self.plan.source.topics, BROKER_PATIENCE)
+                        .map_err(kafka)?
+                        .into_iter()
+                        .filter_map(|(topic, count)| Some((topic, count?)))
+                        .collect();
+                self.io
+                    .block_on(table.writer.record_start(&starts, &counts))
+                    .map_err(store)?;
+            }
+            let offsets = &table.writer.checkpoint().offsets;
+            standings.push(
+                partitions
+                    .iter()
+                    .filter_map(|partition| Some((partition.clone(), *offsets.get(partition)?)))
+                    .collect(),
+            );
+        }
+        Ok(standings)
+    }
+
+    /// The newest watermark that any table records for a partition.
+    fn recorded_watermark(&self, partition: &TopicPartition) -> Option<Timestamp> {
+        self.tables
+            .iter()
+            .filter_map(|table| table.writer.checkpoint().watermarks.get(partition).copied())
+            .max()
+    }
+
+    /// Settles lateness, checks the balance and shows the epoch's panes to queries.
+    fn accept(
+        &mut self,
+        flight: &mut Flight,
+        complete: Complete,
+        freshness: &mut Freshness,
+        stop_rule: &mut Option<StopRule>,
+    ) -> Result<(), RuntimeError> {
+        let Complete { sealed, mut parts } = complete;
+        let now = Instant::now();
+        let observed = parts
+            .iter_mut()
+            .flat_map(|part| std::mem::take(&mut part.observed))
+            .collect::<Vec<_>>();
+        let oldest: Vec<Timestamp> = observed
+            .iter()
+            .filter_map(|batch| batch.oldest_record)
+            .collect();
+        let late = self.settle(flight, observed, now);
+        let rejects: Vec<Reject> = parts
+            .iter_mut()
+            .flat_map(|part| std::mem::take(&mut part.rejects))
+            .collect();
+
+        let mut events = 0;
+        let mut refused = 0;
+        for (position, table) in self.tables.iter_mut().enumerate() {
+            let mut balance = Balance::default();
+            let mut panes = Vec::new();
+            for part in &mut parts {
+                let part = &mut part.tables[position];
+                balance.add(&part.balance);
+                panes.append(&mut part.panes);
+            }
+            balance.late = late[position];
+            let balance = balance.checked().map_err(|source| RuntimeError::Balance {
+                pipeline: self.plan.name.clone(),
+                table: self.plan.tables[position].name.clone(),
+                epoch: sealed.epoch,
+                source,
+            })?;
+            events = events.max(balance.events_in);
+            refused = refused.max(balance.rejected);
+            let ranges = sealed.ranges[position].clone();
+            if ranges.is_empty() {
+                continue;
+            }
+            let shown = Arc::new(MemoryEpoch {
+                epoch: sealed.epoch,
+                ranges,
+                panes,
+            });
+            table.uncommitted.push_back(Uncommitted { shown, balance });
+        }
+        flight.parts.push_back((sealed.epoch, parts));
+        flight.rejects.extend(rejects);
+        self.publish_all();
+
+        let clock = clock::now();
+        for record in oldest {
+            freshness.add(now, clock.saturating_micros_since(record));
+        }
+        let p99 = freshness.p99_ms(now);
+        let refused_now = refused;
+        self.status.update(&self.plan.name, |status| {
+            status.rejected += refused_now;
+            status.freshness_p99_ms = p99;
+            for partition in &mut status.partitions {
+                let name = TopicPartition::new(partition.topic.as_str(), partition.partition);
+                partition.watermark = flight.watermarks.own(&name);
+            }
+        });
+        metrics::counter!("alluvium_records_rejected_total", "pipeline" => self.plan.name.to_string())
+            .increment(refused);
+        metrics::counter!("alluvium_records_late_total", "pipeline" => self.plan.name.to_string())
+            .increment(late.iter().copied().max().unwrap_or(0));
+        if let Some((rejected, events)) = stop_rule
+            .as_mut()
+            .and_then(|rule| rule.add(now, events, refused))
+        {
+            return Err(RuntimeError::TooManyRejects {
+                pipeline: self.plan.name.clone(),
+                rejected,
+                events,
+            });
+        }
+        Ok(())
+    }
+
+    /// Counts late events per table, in offset order over all workers (P24).
+    fn settle(&self, flight: &mut Flight, observed: Vec<ObservedBatch>, now: Instant) -> Vec<u64> {
+        let mut late = vec![0; self.tables.len()];
+        let mut by_partition: BTreeMap<TopicPartition, Vec<ObservedBatch>> = BTreeMap::new();
+        for batch in observed {
+            by_partition
+                .entry(batch.partition.clone())
+                .or_default()
+                .push(batch);
+        }
+        for (partition, mut batches) in by_partition {
+            let Some(times) = flight.watermarks.times(&partition, now) else {
+                continue;
+            };
+            let settled = times.settle(
+                &mut batches,
+                self.plan.event_time.max_delay,
+                self.tables.len(),
+            );
+            for (sum, count) in late.iter_mut().zip(settled) {
+                *sum += count;
+            }
+        }
+        late
+    }
+
+    /// Makes everything up to `epoch` durable: dead letters first (P21), then table by table.
+    fn commit(&mut self, flight: &mut Flight, epoch: Epoch) -> Result<(), RuntimeError> {
+        let mut wait = FIRST_WAIT;
+        loop {
+            match self.try_commit(flight) {
+                Ok(Round::Done) => break,
+                Ok(Round::Void) => {
+                    self.follow_generation(flight);
+                    return Ok(());
+                }
+                Err(RuntimeError::Store { source, .. })
+                    if source.class() == ErrorClass::Transient =>
+                {
+                    self.report(&source, "the commit is tried again");
+                    metrics::counter!("alluvium_commit_retries_total", "pipeline" => self.plan.name.to_string())
+                        .increment(1);
+                    let until = Instant::now() + wait;
+                    while Instant::now() < until {
+                        if !self.generation.is_current(flight.held) {
+                            self.follow_generation(flight);
+                            return Ok(());
+                        }
+                        std::thread::sleep(
+                            WAKE.min(until.saturating_duration_since(Instant::now())),
+                        );
+                    }
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        flight.parts.retain(|(held, _)| *held > epoch);
+        self.report_progress(epoch);
+        self.maintain();
+        Ok(())
+    }
+
+    fn try_commit(&mut self, flight: &mut Flight) -> Result<Round, RuntimeError> {
+        let pipeline = self.plan.name.clone();
+        let store = |source| RuntimeError::Store {
+            pipeline: pipeline.clone(),
+            source,
+        };
+        if !self.generation.is_current(flight.held) {
+            return Ok(Round::Void);
+        }
+        if !flight.rejects.is_empty() {
+            self.io
+                .block_on(self.dead_letters.commit(
+                    &flight.rejects,
+                    &self.plan.version,
+                    clock::now(),
+                ))
+                .map_err(store)?;
+            flight.rejects.clear();
+        }
+        for position in 0..self.tables.len() {
+            if !self.generation.is_current(flight.held) {
+                return Ok(Round::Void);
+            }
+            let started = Instant::now();
+            let ending = if self.tables[position].uncommitted.is_empty() {
+                self.commit_watermarks(flight, position)?
+            } else {
+                Some(self.commit_table(flight, position)?)
+            };
+            match ending {
+                None => {}
+                Some(CommitEnding::Committed { version }) => {
+                    self.committed(position, version, started.elapsed());
+                }
+                Some(CommitEnding::AlreadyDone) => {
+                    self.tables[position].uncommitted.clear();
+                    self.publish(position);
+                }
+                Some(CommitEnding::Overtaken(overtaken)) => {
+                    self.overtaken(flight, position, &overtaken);
+                    return Ok(Round::Void);
+                }
+            }
+        }
+        Ok(Round::Done)
+    }
+
+    fn commit_table(
+        &mut self,
+        flight: &mut Flight,
+        position: usize,
+    ) -> Result<CommitEnding, RuntimeError> {
+        let pipeline = self.plan.name.clone();
+        let engine = |source| RuntimeError::Engine {
+            pipeline: pipeline.clone(),
+            source,
+        };
+        let store = |source| RuntimeError::Store {
+            pipeline: pipeline.clone(),
+            source,
+        };
+        let (staged, facts) = match self.tables[position].staged.take() {
+            Some(again) => again,
+            None => {
+                let facts = self.facts(flight, position)?;
+                let table = &self.tables[position];
+                let parts = table
+                    .uncommitted
+                    .iter()
+                    .map(|epoch| epoch.shown.panes.clone())
+                    .collect();
+                let merged = merge_panes(&self.plan.tables[position].shape, parts, &self.budget)
+                    .map_err(engine)?;
+                let staged = self
+                    .io
+                    .block_on(table.writer.stage(merged, Some(&self.budget)))
+                    .map_err(store)?;
+                (staged, facts)
+            }
+        };
+        let table = &mut self.tables[position];
+        match self.io.block_on(table.writer.commit(&staged, &facts)) {
+            Ok(ending) => Ok(ending),
+            Err(StoreError::StagedTooOld { .. }) => {
+                // Written anew at the next try.
+                Err(store(StoreError::StagedTooOld {
+                    table: self.plan.tables[position].name.clone(),
+                }))
+            }
+            Err(error) => {
+                table.staged = Some((staged, facts));
+                Err(store(error))
+            }
+        }
+    }
+
+    /// A commit in which only watermarks move, made only while a window is not final (P25).
+    fn commit_watermarks(
+        &mut self,
+        flight: &mut Flight,
+        position: usize,
+    ) -> Result<Option<CommitEnding>, RuntimeError> {
+        let pipeline = self.plan.name.clone();
+        let store = |source| RuntimeError::Store {
+            pipeline: pipeline.clone(),
+            source,
+        };
+        if flight.assigned.is_empty() {
+            // Somebody else reads: follow what they commit.
+            let table = &mut self.tables[position];
+            self.io.block_on(table.writer.refresh()).map_err(store)?;
+            self.publish(position);
+            return Ok(None);
+        }
+        if !self.has_open_window(flight, position) {
+            return Ok(None);
+        }
+        let watermarks = self.watermarks(flight, position);
+        let recorded = &self.tables[position].writer.checkpoint().watermarks;
+        let moved: BTreeMap<_, _> = watermarks
+            .into_iter()
+            .filter(|(partition, mark)| recorded.get(partition) != Some(mark))
+            .collect();
+        if moved.is_empty() {
+            return Ok(None);
+        }
+        let table = &mut self.tables[position];
+        self.io
+            .block_on(table.writer.commit_watermarks(&moved))
+            .map(Some)
+            .map_err(store)
+    }
+
+    /// Whether some window of a table is not final yet.
+    fn has_open_window(&self, flight: &Flight, position: usize) -> bool {
+        let committed = self.tables[position].writer.committed();
+        let newest_stored = committed
+            .files
+            .iter()
+            .filter_map(|file| file.window_start.map(|(_, newest)| newest))
+            .max();
+        let Some(newest) = newest_stored.max(flight.watermarks.newest()) else {
+            return false;
+        };
+        let size = clock::micros(self.plan.tables[position].window);
+        let newest_end = newest.saturating_add_micros(size);
+        committed.watermark.is_none_or(|mark| mark < newest_end)
+    }
+
+    fn watermarks(
+        &self,
+        flight: &mut Flight,
+        position: usize,
+    ) -> BTreeMap<TopicPartition, Timestamp> {
+        let checkpoint = self.tables[position].writer.checkpoint();
+        let partitions: Vec<TopicPartition> = checkpoint.offsets.keys().cloned().collect();
+        flight.watermarks.due(
+            &partitions,
+            &checkpoint.watermarks,
+            Instant::now(),
+            clock::now(),
+        )
+    }
+
+    fn facts(&self, flight: &mut Flight, position: usize) -> Result<CommitFacts, RuntimeError> {
+        let mut ranges = Ranges::new();
+        let mut balance = Balance::default();
+        let mut last = Epoch::default();
+        for epoch in &self.tables[position].uncommitted {
+            for (partition, &range) in &epoch.shown.ranges {
+                let joined = match ranges.get(partition) {
+                    Some(held) => held.join(range).map_err(|source| RuntimeError::Torn {
+                        pipeline: self.plan.name.clone(),
+                        epoch: epoch.shown.epoch,
+                        partition: partition.clone(),
+                        source,
+                    })?,
+                    None => range,
+                };
+                ranges.insert(partition.clone(), joined);
+            }
+            balance.add(&epoch.balance);
+            last = epoch.shown.epoch;
+        }
+        Ok(CommitFacts {
+            ranges,
+            watermarks: self.watermarks(flight, position),
+            balance,
+            pipeline_version: self.plan.version.clone(),
+            epoch: last,
+        })
+    }
+
+    fn committed(&mut self, position: usize, version: i64, took: Duration) {
+        let name = self.plan.tables[position].name.clone();
+        let table = &mut self.tables[position];
+        let mut balance = Balance::default();
+        for epoch in table.uncommitted.drain(..) {
+            balance.add(&epoch.balance);
+        }
+        table.balance.add(&balance);
+        table.commits += 1;
+        table.last_commit = Some(clock::now());
+        // From here the offsets are in the table; telling Kafka is only a courtesy (P14).
+        self.publish(position);
+        tracing::info!(
+            pipeline = %self.plan.name,
+            table = %name,
+            version,
+            events = balance.events_in,
+            rejected = balance.rejected,
+            late = balance.late,
+            took_ms = took.as_millis() as u64,
+            "committed"
+        );
+        metrics::counter!("alluvium_commits_total", "table" => name.to_string()).increment(1);
+        metrics::histogram!("alluvium_commit_duration_seconds", "table" => name.to_string())
+            .record(took.as_secs_f64());
+    }
+
+    /// Another writer owns this work now: everything in flight is void (P7).
+    fn overtaken(&mut self, flight: &Flight, position: usize, overtaken: &Overtaken) {
+        tracing::warn!(
+            pipeline = %self.plan.name,
+            table = %self.plan.tables[position].name,
+            "{overtaken}: the table has moved on; everything in flight is dropped and read again from the table"
+        );
+        metrics::counter!("alluvium_commits_overtaken_total", "pipeline" => self.plan.name.to_string())
+            .increment(1);
+        self.status
+            .update(&self.plan.name, |status| status.overtaken += 1);
+        // Everything in flight is stale from here on (P27); intake assigns afresh when it looks.
+        self.generation.advance();
+        self.progress.lock().overtaken = Some(flight.held);
+    }
+
+    fn report_progress(&self, epoch: Epoch) {
+        let mut smallest: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+        for table in &self.tables {
+            for (partition, &offset) in &table.writer.checkpoint().offsets {
+                smallest
+                    .entry(partition.clone())
+                    .and_modify(|held| *held = offset.min(*held))
+                    .or_insert(offset);
+            }
+        }
+        let mut cell = self.progress.lock();
+        cell.epoch = epoch;
+        cell.offsets = smallest;
+    }
+
+    /// Checkpoints, ledger, clean-up: apart from commits, and never their failure (P37).
+    fn maintain(&mut self) {
+        for table in &mut self.tables {
+            if let Err(error) = self.io.block_on(table.writer.maintain()) {
+                tracing::warn!(pipeline = %self.plan.name, "maintenance is tried again later: {error}");
+            }
+        }
+        if let Err(error) = self.io.block_on(self.dead_letters.maintain()) {
+            tracing::warn!(pipeline = %self.plan.name, "maintenance of the dead letters is tried again later: {error}");
+        }
+    }
+
+    fn publish_all(&mut self) {
+        for position in 0..self.tables.len() {
+            self.publish(position);
+        }
+    }
+
+    fn publish(&mut self, position: usize) {
+        let name = &self.plan.tables[position].name;
+        let table = &self.tables[position];
+        let committed = table.writer.committed();
+        let shown = alluvium_plan::TableStatus {
+            table: name.to_string(),
+            version: committed.version,
+            commits: table.commits,
+            last_commit: table.last_commit,
+            files: committed.files.len() as u64,
+            watermark: committed.watermark,
+            balance: table.balance,
+        };
+        self.publisher.publish(
+            name,
+            PublishedTable {
+                committed,
+                memory: table
+                    .uncommitted
+                    .iter()
+                    .map(|epoch| epoch.shown.clone())
+                    .collect(),
+            },
+        );
+        self.status.update(&self.plan.name, |status| {
+            match status
+                .tables
+                .iter_mut()
+                .find(|known| known.table == shown.table)
+            {
+                Some(known) => *known = shown,
+                None => status.tables.push(shown),
+            }
+        });
+    }
+
+    fn report(&self, error: &StoreError, consequence: &str) {
+        tracing::warn!(pipeline = %self.plan.name, "{error}; {consequence}");
+        self.status.update(&self.plan.name, |status| {
+            status.reason = Some(format!("{error}; {consequence}"));
+        });
+    }
+}
+
+fn smallest_offsets(standings: &[BTreeMap<TopicPartition, i64>]) -> BTreeMap<TopicPartition, i64> {
+    crate::assignment::Standings::new(standings.to_vec()).starts()
+}

@@ -1,0 +1,441 @@
+//! The intake thread: owns the consumer, cuts and deals out raw batches, and is the only clock.
+//!
+//! It never blocks on a channel (P28): what does not fit is kept, and nothing more is taken until it
+//! does. Holding still is simply not asking; what the client has prefetched stays bounded by its queue
+//! budget and is not thrown away, as pausing would.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use alluvium_plan::{PartitionStatus, Plan, StatusBoard};
+use alluvium_source::{KafkaDrain, Notice, SourceError};
+use alluvium_types::{
+    AssignmentGeneration, Epoch, ErrorClass, Generation, MemoryBudget, OffsetRange, RawBatch,
+    TopicPartition,
+};
+use crossbeam_channel::{Sender, TrySendError};
+
+use crate::{
+    RuntimeError,
+    assignment::Standings,
+    clock,
+    message::{Ending, Order, Progress, Ranges, Sealed, ToCommitter, ToWorker},
+};
+
+/// Batches that one worker may have waiting. With a batch of at most 1/64 of the ingest budget and two
+/// workers that is an eighth of the budget.
+pub(crate) const INBOX_BATCHES: usize = 4;
+/// Batches taken between two looks at the broker's queue.
+const TAKES_PER_ROUND: usize = 32;
+/// How long intake sleeps in the broker's queue when there was nothing to do.
+const IDLE: Duration = Duration::from_millis(5);
+/// How often the status board is told about partitions.
+const STATUS_EVERY: Duration = Duration::from_millis(250);
+
+pub(crate) struct Intake {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) budget: MemoryBudget,
+    pub(crate) generation: AssignmentGeneration,
+    pub(crate) ending: Arc<Ending>,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) status: Arc<StatusBoard>,
+    pub(crate) standings: Arc<Mutex<Standings>>,
+    pub(crate) drain: KafkaDrain,
+    pub(crate) workers: Vec<Sender<ToWorker>>,
+    pub(crate) committer: Sender<ToCommitter>,
+    pub(crate) batch_bytes: usize,
+}
+
+/// What is open, under one generation.
+struct Open {
+    generation: Generation,
+    epoch: Epoch,
+    standings: Standings,
+    /// What the open epoch covers so far, for each table.
+    ranges: Vec<Ranges>,
+    /// A batch that found no room.
+    batch: VecDeque<(RawBatch, alluvium_types::TableSet)>,
+    /// Barriers that found no room, by worker; a worker with one gets nothing else first (P28).
+    barriers: Vec<Option<Epoch>>,
+    /// The epoch whose news the committer had no room for.
+    sealed: Option<Sealed>,
+    last_barrier: Instant,
+    last_order: Instant,
+    /// The epoch of the last commit order, until it is done.
+    ordered: Option<Epoch>,
+    /// Whether anything was sealed since the last commit order.
+    dirty: bool,
+}
+
+impl Open {
+    fn has_data(&self) -> bool {
+        self.ranges.iter().any(|ranges| !ranges.is_empty())
+    }
+
+    fn is_clear(&self) -> bool {
+        self.batch.is_empty() && self.sealed.is_none() && self.barriers.iter().all(Option::is_none)
+    }
+}
+
+impl Intake {
+    /// Reads until the pipeline drains or fails; returns the consumer, still a member of its group, so
+    /// that the caller can close it after the last commit.
+    pub(crate) fn run(mut self) -> KafkaDrain {
+        let mut open = self.open(Epoch::default());
+        let mut last_status = Instant::now() - STATUS_EVERY;
+        let mut last_sealed = None;
+        let mut events = 0;
+        let mut bytes = 0;
+        while !self.ending.has_failed() {
+            if !self.generation.is_current(open.generation) {
+                open = self.open(open.epoch);
+                last_sealed = None;
+            }
+            let busy = self.deal(&mut open, &mut events, &mut bytes);
+            if let Err(error) = self.serve(if busy { Duration::ZERO } else { IDLE }) {
+                self.ending.fail(error);
+                break;
+            }
+            if !self.generation.is_current(open.generation) {
+                continue;
+            }
+            self.hear(&mut open);
+            if self.ending.is_draining() {
+                if last_sealed.is_none() && open.is_clear() {
+                    last_sealed = Some(self.seal(&mut open, Order::Commit));
+                } else if last_sealed.is_some() && open.is_clear() {
+                    break;
+                }
+            } else if open.is_clear() {
+                self.tick(&mut open);
+            }
+            self.push_out(&mut open);
+            if last_status.elapsed() >= STATUS_EVERY {
+                last_status = Instant::now();
+                self.tell_status(events, bytes);
+            }
+        }
+        self.tell_status(events, bytes);
+        self.drain
+    }
+
+    fn open(&self, last: Epoch) -> Open {
+        let now = Instant::now();
+        Open {
+            generation: self.generation.current(),
+            epoch: last.next(),
+            standings: self
+                .standings
+                .lock()
+                .expect("nobody panics while holding this lock")
+                .clone(),
+            ranges: vec![Ranges::new(); self.plan.tables.len()],
+            batch: VecDeque::new(),
+            barriers: vec![None; self.workers.len()],
+            sealed: None,
+            last_barrier: now,
+            last_order: now,
+            ordered: None,
+            dirty: false,
+        }
+    }
+
+    /// Serves the consumer's main queue: rebalances happen in here.
+    fn serve(&mut self, patience: Duration) -> Result<(), RuntimeError> {
+        self.ending.beat(clock::now().micros());
+        let notices = self
+            .drain
+            .serve(patience)
+            .map_err(|source| self.kafka(source))?;
+        for notice in notices {
+            match notice {
+                Notice::Assigned { partitions, .. } => {
+                    tracing::info!(pipeline = %self.plan.name, partitions = partitions.len(), "partitions assigned");
+                    self.status.update(&self.plan.name, |status| {
+                        status.rebalances += 1;
+                        status.reason = None;
+                    });
+                    metrics::counter!("alluvium_rebalances_total", "pipeline" => self.plan.name.to_string())
+                        .increment(1);
+                }
+                Notice::Revoked => {
+                    tracing::info!(pipeline = %self.plan.name, "partitions revoked");
+                }
+                Notice::StartsUnknown { partitions } => {
+                    self.status.update(&self.plan.name, |status| {
+                        status.reason = Some(format!(
+                            "the recorded offsets of {} partitions cannot be read yet",
+                            partitions.len()
+                        ));
+                    });
+                }
+                Notice::Halted { partition, halt } => {
+                    tracing::error!(pipeline = %self.plan.name, %partition, "halted: {halt}");
+                    metrics::counter!("alluvium_partition_halts_total", "pipeline" => self.plan.name.to_string())
+                        .increment(1);
+                }
+                Notice::Error { class, text } => {
+                    if class == ErrorClass::Transient {
+                        tracing::warn!(pipeline = %self.plan.name, "{text}");
+                    } else {
+                        tracing::error!(pipeline = %self.plan.name, "{text}");
+                    }
+                    self.status
+                        .update(&self.plan.name, |status| status.reason = Some(text));
+                }
+                Notice::Fenced(reason) => {
+                    return Err(RuntimeError::Fenced {
+                        pipeline: self.plan.name.clone(),
+                        reason,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes batches and deals them out while there is room; whether it got any.
+    fn deal(&mut self, open: &mut Open, events: &mut u64, bytes: &mut u64) -> bool {
+        if self.ending.is_draining() {
+            return false;
+        }
+        let mut busy = false;
+        for _ in 0..TAKES_PER_ROUND {
+            self.push_out(open);
+            if !open.batch.is_empty() || self.budget.is_nearly_used() {
+                break;
+            }
+            let Some(batch) = self.drain.take(self.batch_bytes, clock::now()) else {
+                break;
+            };
+            if batch.generation != open.generation {
+                break;
+            }
+            busy = true;
+            *events += batch.len() as u64;
+            *bytes += batch.size() as u64;
+            cut_for_tables(&open.standings, batch, |batch, tables| {
+                for (position, ranges) in open.ranges.iter_mut().enumerate() {
+                    if tables.contains(position) {
+                        extend(ranges, &batch.partition, batch.range);
+                    }
+                }
+                open.batch.push_back((batch, tables));
+            });
+        }
+        self.push_out(open);
+        busy
+    }
+
+    /// Sends what was kept, as far as there is room.
+    fn push_out(&mut self, open: &mut Open) {
+        for (worker, barrier) in self.workers.iter().zip(&mut open.barriers) {
+            let Some(epoch) = *barrier else { continue };
+            let message = ToWorker::Barrier {
+                epoch,
+                generation: open.generation,
+            };
+            if worker.try_send(message).is_ok() {
+                *barrier = None;
+            }
+        }
+        if let Some(sealed) = open.sealed.take() {
+            // A committer that is gone has failed; the loop sees that.
+            if let Err(TrySendError::Full(ToCommitter::Sealed(back))) =
+                self.committer.try_send(ToCommitter::Sealed(sealed))
+            {
+                open.sealed = Some(back);
+            }
+        }
+        while let Some((batch, tables)) = open.batch.pop_front() {
+            let roomiest = self
+                .workers
+                .iter()
+                .zip(&open.barriers)
+                .filter(|(worker, barrier)| barrier.is_none() && !worker.is_full())
+                .min_by_key(|(worker, _)| worker.len());
+            let Some((worker, _)) = roomiest else {
+                open.batch.push_front((batch, tables));
+                return;
+            };
+            if let Err(TrySendError::Full(ToWorker::Batch { batch, tables })) =
+                worker.try_send(ToWorker::Batch { batch, tables })
+            {
+                open.batch.push_front((batch, tables));
+                return;
+            }
+        }
+    }
+
+    /// Ends the epoch when it is time to, by this thread's clock.
+    fn tick(&mut self, open: &mut Open) {
+        let now = Instant::now();
+        let may_order = open.ordered.is_none();
+        let commit_due = now.duration_since(open.last_order) >= self.plan.commit_every;
+        // One early commit at a time (P30).
+        let squeezed = self.budget.is_half_used() && (open.dirty || open.has_data());
+        if may_order && (commit_due || squeezed) {
+            self.seal(open, Order::Commit);
+        } else if now.duration_since(open.last_barrier) >= self.plan.refresh_every {
+            if open.has_data() {
+                self.seal(open, Order::Publish);
+            } else {
+                open.last_barrier = now;
+            }
+        }
+    }
+
+    fn seal(&mut self, open: &mut Open, order: Order) -> Epoch {
+        let epoch = open.epoch;
+        let now = Instant::now();
+        open.sealed = Some(Sealed {
+            epoch,
+            generation: open.generation,
+            ranges: std::mem::replace(
+                &mut open.ranges,
+                vec![Ranges::new(); self.plan.tables.len()],
+            ),
+            order,
+        });
+        open.barriers.fill(Some(epoch));
+        open.epoch = epoch.next();
+        open.last_barrier = now;
+        open.dirty = true;
+        if order == Order::Commit {
+            open.last_order = now;
+            open.ordered = Some(epoch);
+            open.dirty = false;
+        }
+        epoch
+    }
+
+    /// Takes the committer's news.
+    fn hear(&mut self, open: &mut Open) {
+        let news = self.progress.take();
+        if open.ordered.is_some_and(|ordered| ordered <= news.epoch) {
+            open.ordered = None;
+        }
+        if !news.offsets.is_empty() {
+            self.drain.tell_progress(&news.offsets);
+            self.status.update(&self.plan.name, |status| {
+                for partition in &mut status.partitions {
+                    let key = TopicPartition::new(partition.topic.as_str(), partition.partition);
+                    if let Some(&offset) = news.offsets.get(&key) {
+                        partition.committed = Some(offset);
+                    }
+                }
+            });
+        }
+        if news.overtaken.is_some() {
+            self.drain.assign_afresh();
+        }
+    }
+
+    fn tell_status(&self, events: u64, bytes: u64) {
+        let views = self.drain.partitions();
+        let pipeline = self.plan.name.to_string();
+        self.status.update(&self.plan.name, |status| {
+            status.events_in = events;
+            status.bytes_in = bytes;
+            status.memory_used = self.budget.used() as u64;
+            status.memory_limit = self.budget.limit() as u64;
+            let before = std::mem::take(&mut status.partitions);
+            status.partitions = views
+                .into_iter()
+                .map(|view| {
+                    let known = before.iter().find(|known| {
+                        known.partition == view.partition.partition
+                            && *known.topic == *view.partition.topic
+                    });
+                    let committed = known.and_then(|known| known.committed);
+                    let reached = committed.or(Some(view.position));
+                    PartitionStatus {
+                        topic: view.partition.topic.to_string(),
+                        partition: view.partition.partition,
+                        position: Some(view.position),
+                        committed,
+                        log_end: view.log_end,
+                        lag: view
+                            .log_end
+                            .zip(reached)
+                            .map(|(end, reached)| (end - reached).max(0)),
+                        watermark: known.and_then(|known| known.watermark),
+                        halted: view.halted.map(|halt| halt.to_string()),
+                    }
+                })
+                .collect();
+            for partition in &status.partitions {
+                if let Some(lag) = partition.lag {
+                    metrics::gauge!(
+                        "alluvium_kafka_consumer_lag_records",
+                        "pipeline" => pipeline.clone(),
+                        "topic" => partition.topic.clone(),
+                        "partition" => partition.partition.to_string()
+                    )
+                    .set(lag as f64);
+                }
+            }
+        });
+        metrics::counter!("alluvium_records_in_total", "pipeline" => pipeline.clone())
+            .absolute(events);
+        metrics::counter!("alluvium_bytes_in_total", "pipeline" => pipeline.clone())
+            .absolute(bytes);
+        metrics::gauge!("alluvium_state_bytes", "pipeline" => pipeline)
+            .set(self.budget.used() as f64);
+    }
+
+    fn kafka(&self, source: SourceError) -> RuntimeError {
+        RuntimeError::Source {
+            pipeline: self.plan.name.clone(),
+            source,
+        }
+    }
+}
+
+/// Cuts a batch at every offset where another table begins to want it (P19). A piece that no table
+/// wants is passed over.
+fn cut_for_tables(
+    standings: &Standings,
+    mut batch: RawBatch,
+    mut each: impl FnMut(RawBatch, alluvium_types::TableSet),
+) {
+    loop {
+        let (tables, cut) = standings.wanted(&batch.partition, batch.range.start());
+        let rest = match cut {
+            Some(offset) if offset < batch.range.end() => {
+                let (before, after) = batch.cut(offset);
+                batch = before;
+                Some(after)
+            }
+            _ => None,
+        };
+        if !tables.is_empty() && !batch.range.is_empty() {
+            each(batch, tables);
+        }
+        match rest {
+            Some(after) => batch = after,
+            None => return,
+        }
+    }
+}
+
+/// Lengthens the range of a partition by one that continues it.
+fn extend(
+    ranges: &mut BTreeMap<TopicPartition, OffsetRange>,
+    partition: &TopicPartition,
+    next: OffsetRange,
+) {
+    match ranges.get_mut(partition) {
+        Some(range) => {
+            *range = range
+                .join(next)
+                .expect("the source hands out chained ranges within one generation");
+        }
+        None => {
+            ranges.insert(partition.clone(), next);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Owns every thread, channel and epoch; joins source, engine and store.
+//!
+//! ```text
+//!               bounded                        bounded
+//!  Kafka ─► intake ─────► worker 0..N-1 ─────────────────► committer ─► Delta
+//!             ▲   Batch|Barrier  decode, fold   Sealed|Part   merge, stage, commit, publish
+//!             └──── progress (latest committed checkpoint, or: start again) ◄──┘
+//! ```
+//!
+//! One intake thread a pipeline owns the consumer and is the only clock. Workers fold finite epochs.
+//! One committer thread a pipeline owns the table writers. A generation stands beside all channels;
+//! when it changes, everything in flight is stale and is dropped (P27).
+
+mod assignment;
+mod clock;
+mod committer;
+mod error;
+mod freshness;
+mod gather;
+mod instance;
+mod intake;
+mod message;
+mod pipeline;
+mod server;
+mod stop_rule;
+mod watermarks;
+mod worker;
+
+pub use error::RuntimeError;
+pub use instance::{Instance, InstanceError};
+pub use pipeline::PipelineConfig;
+pub use server::{Running, Server, ServerConfig, Stopped};

@@ -1,0 +1,161 @@
+//! What travels between the threads of one pipeline, and the shared cells beside the channels.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use alluvium_engine::EpochPart;
+use alluvium_types::{Epoch, Generation, OffsetRange, RawBatch, TableSet, TopicPartition};
+use crossbeam_channel::Sender;
+
+use crate::RuntimeError;
+
+/// How long a thread sleeps in a channel before it looks at the generation and the stop flag.
+pub(crate) const WAKE: Duration = Duration::from_millis(20);
+
+/// Ranges of one table, by partition, none empty (P4).
+pub(crate) type Ranges = BTreeMap<TopicPartition, OffsetRange>;
+
+/// From intake to one worker.
+pub(crate) enum ToWorker {
+    /// Fold these records into these tables.
+    Batch { batch: RawBatch, tables: TableSet },
+    /// Hand over everything since the last barrier.
+    Barrier {
+        epoch: Epoch,
+        generation: Generation,
+    },
+}
+
+/// What the committer does once an epoch is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// Show it to queries.
+    Publish,
+    /// Show it and commit everything up to it.
+    Commit,
+}
+
+/// One epoch as intake closed it.
+#[derive(Debug)]
+pub(crate) struct Sealed {
+    pub(crate) epoch: Epoch,
+    pub(crate) generation: Generation,
+    /// What it covers, for each table of the plan.
+    pub(crate) ranges: Vec<Ranges>,
+    pub(crate) order: Order,
+}
+
+/// To the committer, from intake, workers and the rebalance callback.
+pub(crate) enum ToCommitter {
+    Sealed(Sealed),
+    Part {
+        epoch: Epoch,
+        generation: Generation,
+        part: Box<EpochPart>,
+    },
+    /// The recorded offsets of these partitions in each table; no answer when they cannot be read.
+    Starts {
+        partitions: Vec<TopicPartition>,
+        generation: Generation,
+        reply: Sender<Vec<BTreeMap<TopicPartition, i64>>>,
+    },
+    /// Every worker has handed over its last part: nothing follows.
+    Close,
+}
+
+/// What the committer tells intake: only the latest counts, so it is a cell and never blocks.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    cell: Mutex<Committed>,
+}
+
+/// The latest news of the committer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Committed {
+    /// The last epoch whose commit order is done.
+    pub(crate) epoch: Epoch,
+    /// Smallest recorded offset over all tables, of partitions that moved since intake looked last.
+    pub(crate) offsets: BTreeMap<TopicPartition, i64>,
+    /// Everything in flight under this generation is void: assign afresh from the table (P7).
+    pub(crate) overtaken: Option<Generation>,
+}
+
+impl Progress {
+    /// The cell, for changing it.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Committed> {
+        self.cell
+            .lock()
+            .expect("nobody panics while holding the progress cell")
+    }
+
+    /// Takes the news: offsets and the overtaken mark are handed out once.
+    pub(crate) fn take(&self) -> Committed {
+        let mut cell = self.lock();
+        Committed {
+            epoch: cell.epoch,
+            offsets: std::mem::take(&mut cell.offsets),
+            overtaken: cell.overtaken.take(),
+        }
+    }
+}
+
+/// How one pipeline's threads learn that it ends.
+#[derive(Debug, Default)]
+pub(crate) struct Ending {
+    drain: AtomicBool,
+    failure: Mutex<Option<RuntimeError>>,
+    failed: AtomicBool,
+    heartbeat: AtomicU64,
+}
+
+impl Ending {
+    /// Asks for the last barrier, the last commit and the end.
+    pub(crate) fn drain(&self) {
+        self.drain.store(true, Ordering::Release);
+    }
+
+    /// Whether the end was asked for.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.drain.load(Ordering::Acquire)
+    }
+
+    /// Records the first failure; the pipeline's threads end as soon as they look.
+    pub(crate) fn fail(&self, error: RuntimeError) {
+        let mut failure = self
+            .failure
+            .lock()
+            .expect("nobody panics while holding the failure cell");
+        failure.get_or_insert(error);
+        self.failed.store(true, Ordering::Release);
+    }
+
+    /// Whether a thread failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// The first failure.
+    pub(crate) fn take_failure(&self) -> Option<RuntimeError> {
+        self.failure
+            .lock()
+            .expect("nobody panics while holding the failure cell")
+            .take()
+    }
+
+    /// Intake polled the broker's queue just now (K8).
+    pub(crate) fn beat(&self, micros: i64) {
+        self.heartbeat
+            .store(u64::try_from(micros).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// When intake last polled, microseconds since 1970; 0: it has not started to.
+    pub(crate) fn last_beat(&self) -> u64 {
+        self.heartbeat.load(Ordering::Relaxed)
+    }
+}

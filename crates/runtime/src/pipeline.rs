@@ -1,0 +1,452 @@
+//! The life of one pipeline: open its tables, record its start, run its threads, end in order.
+//!
+//! Owns the thread that becomes intake, and starts the others. Ends from the front: intake stops, workers
+//! run dry, the committer makes the last commit, and only then the consumer leaves its group.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use alluvium_plan::{PipelineState, Plan, Publisher, Start, StatusBoard};
+use alluvium_source::{Broker, KafkaDrain, Subscription, log_bounds, offsets_at, partition_counts};
+use alluvium_store::{CommitKind, Store, TableSpec, TableWriter};
+use alluvium_types::{AssignmentGeneration, ErrorClass, MemoryBudget, TopicPartition};
+use crossbeam_channel::{SendTimeoutError, Sender, bounded};
+
+use crate::{
+    RuntimeError,
+    assignment::{Acknowledged, Rebalance, Standings},
+    committer::{Committer, Table},
+    intake::{INBOX_BATCHES, Intake},
+    message::{Ending, Progress, ToCommitter, WAKE},
+    worker::Worker,
+};
+
+/// How long the broker may take to answer a question at start.
+const BROKER_PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait before looking for a missing topic, broker or store again.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+/// How long the consumer may take to leave its group.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+/// A raw batch is at most this share of the ingest budget (P30), within the bounds below.
+const BATCH_SHARE: usize = 64;
+/// The smallest and the largest size of a raw batch.
+const BATCH_BYTES: (usize, usize) = (64 << 10, 1 << 20);
+/// The client's prefetch queues may hold this share of the ingest budget, beside it.
+const QUEUE_SHARE: usize = 8;
+/// The most the client's prefetch queues may hold.
+const QUEUE_BYTES: usize = 64 << 20;
+
+/// What a pipeline needs beside its plan.
+#[derive(Clone, Debug)]
+pub struct PipelineConfig {
+    /// The plan.
+    pub plan: Arc<Plan>,
+    /// Its Kafka connection.
+    pub broker: Broker,
+}
+
+/// What the pipelines of a process share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) budget: MemoryBudget,
+    pub(crate) workers: usize,
+    pub(crate) instance: Option<String>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) status: Arc<StatusBoard>,
+}
+
+/// A started pipeline.
+pub(crate) struct Pipeline {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) ending: Arc<Ending>,
+    thread: JoinHandle<Result<(), RuntimeError>>,
+}
+
+impl Pipeline {
+    pub(crate) fn start(config: PipelineConfig, shared: Shared) -> io::Result<Self> {
+        let plan = config.plan.clone();
+        let ending = Arc::new(Ending::default());
+        let life = Life {
+            config,
+            shared,
+            ending: ending.clone(),
+        };
+        let thread = thread::Builder::new()
+            .name(format!("intake-{}", plan.name))
+            .spawn(move || life.run())?;
+        Ok(Self {
+            plan,
+            ending,
+            thread,
+        })
+    }
+
+    /// Whether it has ended, for whatever reason.
+    pub(crate) fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Waits for its end.
+    pub(crate) fn join(self) -> Result<(), RuntimeError> {
+        match self.thread.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    }
+}
+
+struct Life {
+    config: PipelineConfig,
+    shared: Shared,
+    ending: Arc<Ending>,
+}
+
+impl Life {
+    fn run(self) -> Result<(), RuntimeError> {
+        self.say(PipelineState::Starting, None);
+        let result = self.live();
+        match &result {
+            Ok(()) => self.say(PipelineState::Stopped, Some("drained".into())),
+            Err(error) => {
+                tracing::error!("{error}");
+                self.say(PipelineState::Stopped, Some(error.to_string()));
+            }
+        }
+        result
+    }
+
+    fn live(&self) -> Result<(), RuntimeError> {
+        let plan = &self.config.plan;
+        tracing::info!(
+            pipeline = %plan.name,
+            "dead letters are kept for ever: not supported yet: `dead_letters.keep`"
+        );
+        let io = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(format!("store-{}", plan.name))
+            .enable_all()
+            .build()
+            .map_err(|source| self.no_thread(source))?;
+        let Some(tables) = self.patiently(|| self.open_tables(&io))? else {
+            return Ok(());
+        };
+        let mut tables = tables;
+        let Some(partition_count) = self.patiently(|| self.record_starts(&io, &mut tables))? else {
+            return Ok(());
+        };
+        let dead_letters = self.patiently(|| {
+            io.block_on(self.shared.store.dead_letters(&plan.name))
+                .map_err(|source| self.store(source))
+        })?;
+        let Some(dead_letters) = dead_letters else {
+            return Ok(());
+        };
+
+        let generation = AssignmentGeneration::default();
+        let acknowledged = Arc::new(Acknowledged::default());
+        let progress = Arc::new(Progress::default());
+        let standings = Arc::new(Mutex::new(Standings::default()));
+        // Two epochs of parts and seals may wait: the one being committed and the one behind it.
+        let (committer, committer_inbox) = bounded(2 * (self.shared.workers + 1));
+
+        let committer_thread = {
+            let committer = Committer {
+                plan: plan.clone(),
+                budget: self.shared.budget.clone(),
+                generation: generation.clone(),
+                acknowledged: acknowledged.clone(),
+                ending: self.ending.clone(),
+                progress: progress.clone(),
+                publisher: self.shared.publisher.clone(),
+                status: self.shared.status.clone(),
+                broker: self.config.broker.clone(),
+                inbox: committer_inbox,
+                workers: self.shared.workers,
+                io,
+                tables: tables.into_iter().map(Table::new).collect(),
+                dead_letters,
+            };
+            self.spawn("committer", move || committer.run())?
+        };
+        let mut inboxes = Vec::with_capacity(self.shared.workers);
+        let mut workers = Vec::with_capacity(self.shared.workers);
+        for number in 0..self.shared.workers {
+            // One more than the batches, so that a barrier finds room behind them.
+            let (inbox, receiver) = bounded(INBOX_BATCHES + 1);
+            let worker = Worker {
+                plan: plan.clone(),
+                budget: self.shared.budget.clone(),
+                generation: generation.clone(),
+                ending: self.ending.clone(),
+                inbox: receiver,
+                committer: committer.clone(),
+            };
+            workers.push(self.spawn(&format!("worker{number}"), move || worker.run())?);
+            inboxes.push(inbox);
+        }
+
+        let limit = self.shared.budget.limit();
+        let drain = KafkaDrain::subscribe(
+            Subscription {
+                broker: self.config.broker.clone(),
+                topics: plan.source.topics.clone(),
+                group: plan
+                    .source
+                    .group
+                    .clone()
+                    .unwrap_or_else(|| format!("alluvium.{}", plan.name)),
+                instance: self.shared.instance.clone(),
+                properties: plan.source.properties.clone(),
+                memory: self.shared.budget.clone(),
+                queue_bytes: (limit / QUEUE_SHARE).min(QUEUE_BYTES),
+                partition_count,
+            },
+            generation.clone(),
+            Arc::new(Rebalance {
+                generation: generation.clone(),
+                acknowledged,
+                committer: committer.clone(),
+                standings: standings.clone(),
+            }),
+        )
+        .map_err(|source| self.kafka(source))?;
+        self.say(PipelineState::Running, None);
+
+        let intake = Intake {
+            plan: plan.clone(),
+            budget: self.shared.budget.clone(),
+            generation,
+            ending: self.ending.clone(),
+            progress,
+            status: self.shared.status.clone(),
+            standings,
+            drain,
+            workers: inboxes,
+            committer: committer.clone(),
+            batch_bytes: (limit / BATCH_SHARE).clamp(BATCH_BYTES.0, BATCH_BYTES.1),
+        };
+        let drain = intake.run();
+        self.say(PipelineState::Draining, None);
+        for worker in workers {
+            join(worker);
+        }
+        self.close_committer(&committer);
+        drop(committer);
+        join(committer_thread);
+        // Every offset that will be told is in the table now; the partitions may move on.
+        if let Err(error) = drain.close(CLOSE_PATIENCE) {
+            tracing::warn!(pipeline = %plan.name, "the consumer did not leave its group in time: {error}");
+        }
+        self.ending.take_failure().map_or(Ok(()), Err)
+    }
+
+    fn close_committer(&self, committer: &Sender<ToCommitter>) {
+        while !self.ending.has_failed() {
+            match committer.send_timeout(ToCommitter::Close, WAKE) {
+                Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
+                Err(SendTimeoutError::Timeout(_)) => {}
+            }
+        }
+    }
+
+    /// Tries until it succeeds, is told to drain (`None`), or fails for a reason that does not pass.
+    fn patiently<T>(
+        &self,
+        mut attempt: impl FnMut() -> Result<T, RuntimeError>,
+    ) -> Result<Option<T>, RuntimeError> {
+        loop {
+            match attempt() {
+                Ok(value) => return Ok(Some(value)),
+                Err(error) if error.class() == ErrorClass::Transient => {
+                    tracing::warn!("{error}; looking again in {LOOK_AGAIN:?}");
+                    self.say(PipelineState::Waiting, Some(error.to_string()));
+                }
+                Err(error) => return Err(error),
+            }
+            let until = Instant::now() + LOOK_AGAIN;
+            while Instant::now() < until {
+                if self.ending.is_draining() {
+                    return Ok(None);
+                }
+                thread::sleep(WAKE);
+            }
+        }
+    }
+
+    fn open_tables(&self, io: &tokio::runtime::Runtime) -> Result<Vec<TableWriter>, RuntimeError> {
+        let plan = &self.config.plan;
+        plan.tables
+            .iter()
+            .map(|table| {
+                let spec = TableSpec {
+                    name: table.name.clone(),
+                    pipeline: plan.name.clone(),
+                    shape: Arc::new(table.shape.clone()),
+                    partition_by: table.partition_by,
+                    definition: table.definition.clone(),
+                };
+                io.block_on(self.shared.store.table(&spec))
+                    .map_err(|source| self.store(source))
+            })
+            .collect()
+    }
+
+    /// Resolves the start once for all tables and records it where it is absent (P15). Partitions that
+    /// appear later are started at their low mark on assignment (P16). Returns how many partitions the
+    /// topics have in all.
+    fn record_starts(
+        &self,
+        io: &tokio::runtime::Runtime,
+        tables: &mut [TableWriter],
+    ) -> Result<usize, RuntimeError> {
+        let plan = &self.config.plan;
+        let kafka = |source| self.kafka(source);
+        let mut counts = BTreeMap::new();
+        let found = partition_counts(&self.config.broker, &plan.source.topics, BROKER_PATIENCE)
+            .map_err(kafka)?;
+        for (topic, count) in found {
+            let Some(count) = count else {
+                return Err(RuntimeError::NoTopic {
+                    pipeline: plan.name.clone(),
+                    topic,
+                    connection: plan.source.connection.clone(),
+                });
+            };
+            counts.insert(topic, count);
+        }
+        let partitions: Vec<TopicPartition> = counts
+            .iter()
+            .flat_map(|(topic, &count)| {
+                (0..count).map(|number| TopicPartition::new(topic.clone(), number))
+            })
+            .collect();
+
+        let begun: Vec<bool> = tables
+            .iter()
+            .map(|table| !table.checkpoint().offsets.is_empty())
+            .collect();
+        let mut adopted = None;
+        if let Some(first) = begun.iter().position(|&begun| begun) {
+            if begun.iter().all(|&begun| begun) {
+                return Ok(partitions.len());
+            }
+            // A crash between the start commits of two tables leaves the one that was first at its
+            // start; the other adopts it. A table that has read on cannot be joined (P20).
+            if self.has_read(io, &plan.tables[first].name)? {
+                let new = begun.iter().position(|&begun| !begun).unwrap_or_default();
+                return Err(RuntimeError::NewTable {
+                    pipeline: plan.name.clone(),
+                    table: plan.tables[new].name.clone(),
+                    other: plan.tables[first].name.clone(),
+                });
+            }
+            adopted = Some(tables[first].checkpoint().offsets.clone());
+        }
+        let starts = match adopted {
+            Some(starts) => starts,
+            None => self.resolve_start(&partitions)?,
+        };
+        for table in tables {
+            io.block_on(table.record_start(&starts, &counts))
+                .map_err(|source| self.store(source))?;
+        }
+        Ok(partitions.len())
+    }
+
+    /// Whether a table holds more than its own creation and start.
+    fn has_read(&self, io: &tokio::runtime::Runtime, table: &str) -> Result<bool, RuntimeError> {
+        let history = io
+            .block_on(self.shared.store.history(table))
+            .map_err(|source| self.store(source))?;
+        Ok(history
+            .iter()
+            .any(|commit| !matches!(commit.kind, CommitKind::Create | CommitKind::Start)))
+    }
+
+    fn resolve_start(
+        &self,
+        partitions: &[TopicPartition],
+    ) -> Result<BTreeMap<TopicPartition, i64>, RuntimeError> {
+        let plan = &self.config.plan;
+        let broker = &self.config.broker;
+        let bounds =
+            || log_bounds(broker, partitions, BROKER_PATIENCE).map_err(|source| self.kafka(source));
+        match plan.source.start {
+            Start::Earliest => Ok(bounds()?
+                .into_iter()
+                .map(|(partition, (low, _))| (partition, low))
+                .collect()),
+            Start::Latest => Ok(bounds()?
+                .into_iter()
+                .map(|(partition, (_, end))| (partition, end))
+                .collect()),
+            Start::At(time) => offsets_at(broker, partitions, time, BROKER_PATIENCE)
+                .map_err(|source| self.kafka(source)),
+            Start::Fail => Err(RuntimeError::NoStart {
+                pipeline: plan.name.clone(),
+                table: plan.tables[0].name.clone(),
+                partition: partitions
+                    .first()
+                    .cloned()
+                    .unwrap_or_else(|| TopicPartition::new(plan.source.topics[0].clone(), 0)),
+            }),
+        }
+    }
+
+    fn spawn(
+        &self,
+        role: &str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> Result<JoinHandle<()>, RuntimeError> {
+        thread::Builder::new()
+            .name(format!("{role}-{}", self.config.plan.name))
+            .spawn(work)
+            .map_err(|source| {
+                let error = self.no_thread(source);
+                tracing::error!("{error}");
+                self.ending.drain();
+                error
+            })
+    }
+
+    fn say(&self, state: PipelineState, reason: Option<String>) {
+        self.shared.status.update(&self.config.plan.name, |status| {
+            status.state = state;
+            status.reason = reason;
+        });
+    }
+
+    fn store(&self, source: alluvium_store::StoreError) -> RuntimeError {
+        RuntimeError::Store {
+            pipeline: self.config.plan.name.clone(),
+            source,
+        }
+    }
+
+    fn kafka(&self, source: alluvium_source::SourceError) -> RuntimeError {
+        RuntimeError::Source {
+            pipeline: self.config.plan.name.clone(),
+            source,
+        }
+    }
+
+    fn no_thread(&self, source: io::Error) -> RuntimeError {
+        RuntimeError::Thread {
+            pipeline: self.config.plan.name.clone(),
+            source,
+        }
+    }
+}
+
+/// Waits for a thread's end; its panic goes on in this one, so that the process ends loudly (R5).
+fn join(thread: JoinHandle<()>) {
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}

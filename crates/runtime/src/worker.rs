@@ -1,0 +1,104 @@
+//! One worker thread: folds raw batches into the open epoch and hands it over at the barrier.
+//!
+//! Owns its inbox and the fold of the open epoch. Does not own what a batch means (engine) or when an
+//! epoch ends (intake).
+
+use std::sync::Arc;
+
+use alluvium_engine::{EpochFold, EpochPart};
+use alluvium_plan::Plan;
+use alluvium_types::{AssignmentGeneration, Generation, MemoryBudget};
+use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
+
+use crate::{
+    RuntimeError,
+    message::{Ending, ToCommitter, ToWorker, WAKE},
+};
+
+pub(crate) struct Worker {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) budget: MemoryBudget,
+    pub(crate) generation: AssignmentGeneration,
+    pub(crate) ending: Arc<Ending>,
+    pub(crate) inbox: Receiver<ToWorker>,
+    pub(crate) committer: Sender<ToCommitter>,
+}
+
+impl Worker {
+    /// Works until intake drops its end of the inbox, or the pipeline fails.
+    pub(crate) fn run(self) {
+        let mut open: Option<(Generation, EpochFold)> = None;
+        while !self.ending.has_failed() {
+            let message = match self.inbox.recv_timeout(WAKE) {
+                Ok(message) => message,
+                Err(RecvTimeoutError::Timeout) => {
+                    open = open.filter(|(held, _)| self.generation.is_current(*held));
+                    continue;
+                }
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            open = open.filter(|(held, _)| self.generation.is_current(*held));
+            let outcome = match message {
+                ToWorker::Batch { batch, .. } if !self.generation.is_current(batch.generation) => {
+                    Ok(())
+                }
+                ToWorker::Batch { batch, tables } => {
+                    let generation = batch.generation;
+                    self.fold(&mut open, generation)
+                        .and_then(|fold| fold.push(&batch, tables))
+                }
+                ToWorker::Barrier { generation, .. } if !self.generation.is_current(generation) => {
+                    Ok(())
+                }
+                ToWorker::Barrier { epoch, generation } => {
+                    let part = match open.take() {
+                        Some((_, fold)) => fold.finish(),
+                        None => Ok(EpochPart::empty(&self.plan)),
+                    };
+                    part.map(|part| {
+                        self.hand_over(
+                            generation,
+                            ToCommitter::Part {
+                                epoch,
+                                generation,
+                                part: Box::new(part),
+                            },
+                        );
+                    })
+                }
+            };
+            if let Err(source) = outcome {
+                self.ending.fail(RuntimeError::Engine {
+                    pipeline: self.plan.name.clone(),
+                    source,
+                });
+            }
+        }
+    }
+
+    fn fold<'o>(
+        &self,
+        open: &'o mut Option<(Generation, EpochFold)>,
+        generation: Generation,
+    ) -> Result<&'o mut EpochFold, alluvium_engine::EngineError> {
+        let fold = match open.take() {
+            Some(held) => held,
+            None => (
+                generation,
+                EpochFold::new(self.plan.clone(), self.budget.clone())?,
+            ),
+        };
+        Ok(&mut open.insert(fold).1)
+    }
+
+    /// Waits for room, and gives up when the part has become stale (P27).
+    fn hand_over(&self, generation: Generation, mut message: ToCommitter) {
+        while self.generation.is_current(generation) && !self.ending.has_failed() {
+            match self.committer.send_timeout(message, WAKE) {
+                Ok(()) => return,
+                Err(SendTimeoutError::Timeout(back)) => message = back,
+                Err(SendTimeoutError::Disconnected(_)) => return,
+            }
+        }
+    }
+}
