@@ -1,0 +1,403 @@
+//! The command line.
+//!
+//! Owns names, defaults and help of all commands and their arguments. Does not own what a command does.
+
+use std::{
+    num::{NonZeroU16, NonZeroU64},
+    path::PathBuf,
+};
+
+use alluvium_types::Timestamp;
+use chrono::DateTime;
+use clap::{
+    Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint,
+};
+
+use crate::{failure::Failure, output::Format, planned};
+
+/// A streaming analytics engine: Kafka in, mergeable aggregates in Delta Lake, SQL out.
+#[derive(Debug, Parser)]
+#[command(
+    name = "alluvium",
+    version,
+    propagate_version = true,
+    max_term_width = 110
+)]
+#[command(after_help = "Try `alluvium demo` first: it needs no file and no server.")]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Wanted,
+    /// When to use colours (NO_COLOR and CLICOLOR_FORCE are respected).
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        help_heading = "Global options"
+    )]
+    pub(crate) color: When,
+    /// How logs are written to stderr; what is logged follows ALLUVIUM_LOG (default: info).
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value = "auto",
+        help_heading = "Global options"
+    )]
+    pub(crate) log_format: LogFormat,
+}
+
+/// When to use colours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    /// On terminals.
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How logs are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    /// Lines for people, coloured on terminals.
+    Auto,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Wanted {
+    /// Shows everything at once: a broker in this process, generated clicks, their pipeline, SQL
+    #[command(
+        after_help = "Examples:\n  alluvium demo\n  alluvium demo --events 1000000   # runs to the end, prints the balance"
+    )]
+    Demo(DemoArgs),
+    /// Runs every pipeline in `pipelines/` next to the server file, and the doors
+    Run(RunArgs),
+    /// Checks pipeline and schema files and runs their inline tests
+    Check(CheckArgs),
+    /// Answers a query, or prompts for queries
+    #[command(
+        after_help = "Examples:\n  alluvium sql \"SELECT * FROM clicks_per_minute LIMIT 10\"\n  echo 'SELECT 1' | alluvium sql --url http://127.0.0.1:8427 --format csv"
+    )]
+    Sql(SqlArgs),
+    /// Sends NDJSON from a file or stdin to a topic
+    Produce(ProduceArgs),
+    /// Runs the embedded broker alone, for trying things out
+    Broker(BrokerArgs),
+    /// Sends the demo's events to any broker
+    Generate(GenerateArgs),
+    /// Shows pipelines, partitions, lag, watermarks, commits, rejects and memory on one screen
+    Status(StatusArgs),
+    /// Proves, or disproves, from a table's history that no event is missing or counted twice
+    Audit(AuditArgs),
+}
+
+/// Where the server file is.
+#[derive(Clone, Debug, Default, Args)]
+pub(crate) struct ServerFile {
+    /// The server file [default: the nearest alluvium.yaml upwards, then /etc/alluvium/alluvium.yaml].
+    #[arg(short, long, value_name = "FILE", env = "ALLUVIUM_CONFIG", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// `alluvium demo`.
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Stop after so many events, when all of them are committed, and print the balance.
+    #[arg(long, value_name = "N")]
+    pub(crate) events: Option<NonZeroU64>,
+    /// Events a second [default: 20000; with --events as fast as it goes].
+    #[arg(long, value_name = "N")]
+    pub(crate) rate: Option<NonZeroU64>,
+    /// Where the tables and the files to read are written.
+    #[arg(long, value_name = "FOLDER", default_value = "alluvium-demo", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: PathBuf,
+    /// Deletes what an earlier demo left in that folder.
+    #[arg(long)]
+    pub(crate) reset: bool,
+    /// Where HTTP listens [default: 127.0.0.1:8427, or the next free port].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) http: Option<std::net::SocketAddr>,
+    /// Worker threads [default: one a core].
+    #[arg(long, value_name = "N")]
+    pub(crate) workers: Option<std::num::NonZeroUsize>,
+    /// What the events are like.
+    #[command(flatten)]
+    pub(crate) clicks: ClicksArgs,
+}
+
+/// What generated events are like.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct ClicksArgs {
+    /// The same seed makes the same events.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// The share of events that come minutes to days late.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.01, value_parser = share)]
+    pub(crate) late: f64,
+    /// The share of events that are broken.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.002, value_parser = share)]
+    pub(crate) broken: f64,
+    /// Where a simulated clock starts, RFC 3339. It runs at 20000 events a second whatever the rate, so that everything follows from the seed.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
+    pub(crate) start: Option<Timestamp>,
+}
+
+/// `alluvium run`.
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Where the server file is.
+    #[command(flatten)]
+    pub(crate) server: ServerFile,
+    /// Seconds that the last commits may take after SIGTERM or ctrl-c.
+    #[arg(long, value_name = "SECONDS", default_value_t = 25)]
+    pub(crate) drain_seconds: u64,
+}
+
+/// `alluvium check`.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// Pipeline files, or folders of them [default: pipelines/ next to the server file].
+    #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Where the server file is.
+    #[command(flatten)]
+    pub(crate) server: ServerFile,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+}
+
+/// `alluvium sql`.
+#[derive(Debug, Args)]
+pub(crate) struct SqlArgs {
+    /// The query; stdin is read when it is missing.
+    pub(crate) query: Option<String>,
+    /// Where the server file is; its storage is read, no server is needed.
+    #[command(flatten)]
+    pub(crate) server: ServerFile,
+    /// Asks a running server instead, which also knows what is not committed yet.
+    #[arg(long, value_name = "URL", conflicts_with = "config")]
+    pub(crate) url: Option<String>,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+}
+
+/// How to reach a broker.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BrokerAddress {
+    /// host:port, several with commas.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "KAFKA_BROKERS",
+        default_value = "localhost:9092"
+    )]
+    pub(crate) brokers: String,
+    /// Another librdkafka property, for TLS and SASL.
+    #[arg(long = "property", short = 'X', value_name = "NAME=VALUE", value_parser = property)]
+    pub(crate) properties: Vec<(String, String)>,
+}
+
+/// `alluvium produce`.
+#[derive(Debug, Args)]
+pub(crate) struct ProduceArgs {
+    /// The topic.
+    #[arg(long)]
+    pub(crate) topic: String,
+    /// A file with one JSON value a line [default: stdin].
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+    /// The field whose value is the record's key.
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) key: Option<String>,
+    /// Events a second [default: as fast as it goes].
+    #[arg(long, value_name = "N")]
+    pub(crate) rate: Option<NonZeroU64>,
+    /// How to reach the broker.
+    #[command(flatten)]
+    pub(crate) broker: BrokerAddress,
+}
+
+/// `alluvium broker`.
+#[derive(Debug, Args)]
+pub(crate) struct BrokerArgs {
+    /// The port to listen on [default: a free one].
+    #[arg(long)]
+    pub(crate) port: Option<NonZeroU16>,
+    /// A topic and its number of partitions; may be given several times.
+    #[arg(long = "topic", value_name = "NAME:PARTITIONS", value_parser = topic)]
+    pub(crate) topics: Vec<(String, i32)>,
+}
+
+/// `alluvium generate`.
+#[derive(Debug, Args)]
+pub(crate) struct GenerateArgs {
+    /// The topic.
+    #[arg(long, default_value = "clicks")]
+    pub(crate) topic: String,
+    /// Stop after so many events [default: go on until ctrl-c].
+    #[arg(long, value_name = "N")]
+    pub(crate) events: Option<NonZeroU64>,
+    /// Events a second [default: as fast as it goes].
+    #[arg(long, value_name = "N")]
+    pub(crate) rate: Option<NonZeroU64>,
+    /// Waits while this consumer group is behind by more than --most-behind.
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) keep_up_with: Option<String>,
+    /// How far, in MiB a partition, the group may be behind; the embedded broker forgets beyond 5.
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 3.0,
+        requires = "keep_up_with"
+    )]
+    pub(crate) most_behind: f64,
+    /// Writes what was sent, by minute and country, to this file at the end.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) ledger: Option<PathBuf>,
+    /// What the events are like.
+    #[command(flatten)]
+    pub(crate) clicks: ClicksArgs,
+    /// How to reach the broker.
+    #[command(flatten)]
+    pub(crate) broker: BrokerAddress,
+}
+
+/// `alluvium status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// The running server.
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8427")]
+    pub(crate) url: String,
+    /// Where the server file is; storage is read when no server answers.
+    #[command(flatten)]
+    pub(crate) server: ServerFile,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+}
+
+/// `alluvium audit`.
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// The table [default: every table].
+    pub(crate) table: Option<String>,
+    /// Where the server file is.
+    #[command(flatten)]
+    pub(crate) server: ServerFile,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) enum Parsed {
+    /// A command that exists.
+    Known(Cli),
+    /// One that does not yet, with its answer.
+    Planned(Failure),
+}
+
+impl Cli {
+    /// Reads the process's arguments; prints help, version or a usage error and ends the process
+    /// where that is all there is to do.
+    pub(crate) fn from_process() -> Parsed {
+        let matches = Self::whole().get_matches();
+        if let Some(answer) = matches.subcommand_name().and_then(planned::answer) {
+            return Parsed::Planned(answer);
+        }
+        match Self::from_arg_matches(&matches) {
+            Ok(cli) => Parsed::Known(cli),
+            Err(error) => error.exit(),
+        }
+    }
+
+    fn whole() -> Command {
+        planned::add_to(Self::command())
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share: f64 = text
+        .parse()
+        .map_err(|_| "a share is a number from 0 to 1".to_owned())?;
+    if (0.0..=0.5).contains(&share) {
+        Ok(share)
+    } else {
+        Err("a share here lies between 0 and 0.5".to_owned())
+    }
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let time = DateTime::parse_from_rfc3339(text)
+        .map_err(|error| format!("{error}; write a time like 2026-03-01T12:00:00Z"))?;
+    Ok(Timestamp::from_micros(time.timestamp_micros()))
+}
+
+fn property(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("a property is written NAME=VALUE".to_owned()),
+    }
+}
+
+fn topic(text: &str) -> Result<(String, i32), String> {
+    let (name, partitions) = text
+        .rsplit_once(':')
+        .ok_or("a topic is written NAME:PARTITIONS")?;
+    let count = partitions
+        .parse()
+        .ok()
+        .filter(|count| (1..=1000).contains(count))
+        .ok_or("a topic has between 1 and 1000 partitions")?;
+    if name.is_empty() {
+        return Err("a topic has a name".to_owned());
+    }
+    Ok((name.to_owned(), count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::whole().debug_assert();
+    }
+
+    #[test]
+    fn planned_commands_are_named_in_the_long_help_only() {
+        let short = Cli::whole().render_help().to_string();
+        let long = Cli::whole().render_long_help().to_string();
+        for name in ["verify", "vacuum", "pause"] {
+            assert!(!short.contains(name), "{short}");
+            assert!(long.contains(name), "{long}");
+        }
+    }
+
+    #[test]
+    fn a_planned_command_is_known_with_any_arguments() {
+        let matches = Cli::whole()
+            .try_get_matches_from(["alluvium", "seek", "clicks", "--partition", "3", "-x"])
+            .unwrap();
+        assert!(planned::answer(matches.subcommand_name().unwrap()).is_some());
+        assert!(planned::answer("run").is_none());
+    }
+
+    #[test]
+    fn shares_topics_and_times_are_checked() {
+        assert!(share("0.6").is_err() && share("0.05").is_ok());
+        assert_eq!(topic("clicks:8"), Ok(("clicks".into(), 8)));
+        assert!(topic("clicks").is_err() && topic("clicks:0").is_err());
+        let noon = moment("2026-03-01T13:00:05+01:00").unwrap();
+        assert_eq!(noon.to_string(), "2026-03-01T12:00:05Z");
+    }
+}

@@ -1,0 +1,11 @@
+//! One module a command: what it does, from its arguments to its exit.
+
+pub(crate) mod audit;
+pub(crate) mod broker;
+pub(crate) mod check;
+pub(crate) mod demo;
+pub(crate) mod generate;
+pub(crate) mod produce;
+pub(crate) mod run;
+pub(crate) mod sql;
+pub(crate) mod status;

@@ -1,0 +1,140 @@
+//! `alluvium audit`: proves from a table's history that no event is missing and none counts twice.
+
+use std::process::ExitCode;
+
+use alluvium_store::{AuditReport, audit};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use crate::{
+    cli::AuditArgs,
+    failure::{Failure, WORK_FAILED},
+    files,
+    output::{Format, Sheet, grouped, to_stdout},
+};
+
+/// Audits the named table, or all. Exit code 1 when one is not proven.
+pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
+    let found = files::load(&args.server)?;
+    let runtime = Runtime::new()?;
+    let store = runtime.block_on(found.store())?;
+    let root = &found.server.storage.root;
+    let unreadable = |table: &str| {
+        let message = format!("the history of {table} cannot be read");
+        move |error| Failure::work(message).because(&error)
+    };
+    let known = runtime
+        .block_on(store.tables())
+        .map_err(unreadable("the tables"))?;
+    let tables = match &args.table {
+        Some(table) if known.contains(table) => vec![table.clone()],
+        Some(table) => {
+            let failure = Failure::work(format!("there is no table `{table}` in {root}"));
+            return Err(match known.as_slice() {
+                [] => failure.help("tables appear when their pipeline first runs"),
+                known => failure.help(format!("there are: {}", known.join(", "))),
+            });
+        }
+        None => known,
+    };
+    if tables.is_empty() {
+        return Err(Failure::work(format!("there is no table in {root}"))
+            .help("tables appear when their pipeline first runs"));
+    }
+    let mut reports = Vec::with_capacity(tables.len());
+    for table in tables {
+        let history = runtime
+            .block_on(store.history(&table))
+            .map_err(unreadable(&table))?;
+        reports.push((table, audit(&history)));
+    }
+    match args.format {
+        Format::Table => to_stdout(|out| {
+            reports
+                .iter()
+                .try_for_each(|(table, report)| write!(out, "{}", text(table, report)))
+        })?,
+        Format::Json => to_stdout(|out| {
+            let all: Vec<Value> = reports
+                .iter()
+                .map(|(table, report)| document(table, report))
+                .collect();
+            serde_json::to_writer(&mut *out, &all)?;
+            writeln!(out)
+        })?,
+        Format::Ndjson | Format::Csv => {
+            let mut sheet = Sheet::new(["table", "partition", "start", "end", "commits"]);
+            for (table, report) in &reports {
+                rows(&mut sheet, Some(table), report);
+            }
+            to_stdout(|out| sheet.write(args.format, out))?;
+        }
+    }
+    let proven = reports.iter().all(|(_, report)| report.is_proven());
+    Ok(ExitCode::from(if proven { 0 } else { WORK_FAILED }))
+}
+
+fn rows(sheet: &mut Sheet, table: Option<&str>, report: &AuditReport) {
+    for (partition, covered) in &report.partitions {
+        let mut row: Vec<Value> = table.map(Value::from).into_iter().collect();
+        row.extend([
+            json!(partition.to_string()),
+            json!(covered.covered.start()),
+            json!(covered.covered.end()),
+            json!(covered.commits),
+        ]);
+        sheet.push(row);
+    }
+}
+
+fn text(table: &str, report: &AuditReport) -> String {
+    let mut sheet = Sheet::new(["partition", "start", "end", "commits"]);
+    rows(&mut sheet, None, report);
+    let balance = &report.balance;
+    let mut text = format!(
+        "{table}\n{}\n{} commits; {} events in = {} counted + {} filtered + {} rejected; {} of them late\n",
+        sheet.table(),
+        grouped(report.commits),
+        grouped(balance.events_in),
+        grouped(balance.counted),
+        grouped(balance.filtered),
+        grouped(balance.rejected),
+        grouped(balance.late),
+    );
+    if report.is_proven() {
+        text.push_str(
+            "\x1b[32mproven\x1b[0m: ranges are contiguous without overlap, and every balance holds\n\n",
+        );
+        return text;
+    }
+    for fault in &report.faults {
+        text.push_str(&format!("\x1b[1;31mfault\x1b[0m: {fault}\n"));
+    }
+    text.push('\n');
+    text
+}
+
+fn document(table: &str, report: &AuditReport) -> Value {
+    let partitions: Vec<Value> = report
+        .partitions
+        .iter()
+        .map(|(partition, covered)| {
+            json!({
+                "topic": partition.topic, "partition": partition.partition,
+                "start": covered.covered.start(), "end": covered.covered.end(),
+                "commits": covered.commits,
+            })
+        })
+        .collect();
+    let faults: Vec<Value> = report
+        .faults
+        .iter()
+        .map(|fault| {
+            json!({"version": fault.version, "commit_id": fault.commit_id, "what": fault.what})
+        })
+        .collect();
+    json!({
+        "table": table, "proven": report.is_proven(), "commits": report.commits,
+        "balance": report.balance, "partitions": partitions, "faults": faults,
+    })
+}

@@ -1,0 +1,275 @@
+//! `alluvium check`: every mistake of all files at once, and the inline tests.
+//!
+//! Owns which files are looked at, and what is printed. Does not own the rules (`plan`), nor the run of a
+//! test (`engine`).
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use alluvium_engine::run_once;
+use alluvium_plan::{Code, Color, Diagnostic, Diagnostics, InlineTest, Plan, Severity};
+use serde_json::{Value, json};
+
+use crate::{
+    cli::CheckArgs,
+    failure::{Failure, INPUT_WRONG, WORK_FAILED},
+    files,
+    output::{Format, Sheet, to_stdout},
+};
+
+mod compare;
+
+use compare::Comparison;
+
+/// What one inline test came to.
+struct Outcome {
+    file: String,
+    test: String,
+    faults: Vec<Fault>,
+}
+
+/// What a test expected and did not get.
+enum Fault {
+    /// A table's rows differ.
+    Rows(Comparison),
+    /// Another number of dead letters.
+    DeadLetters {
+        expected: u64,
+        actual: u64,
+        errors: Vec<String>,
+    },
+    /// The pipeline could not be run at all.
+    Run(String),
+}
+
+/// Checks files and runs their tests. Exit code 2 when a file is wrong, 1 when a test fails.
+pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
+    let mut found = Diagnostics::default();
+    let server = if args.paths.is_empty() {
+        let path = files::find(&args.server)?;
+        match files::load_at(&path) {
+            Ok(server) => {
+                found.extend(server.warnings.clone());
+                Some(server)
+            }
+            Err(mistakes) => {
+                found.extend(mistakes);
+                return wrong(&found, 0, args.format);
+            }
+        }
+    } else {
+        None
+    };
+    let folders = match &server {
+        Some(server) => vec![server.pipelines()],
+        None => args.paths.clone(),
+    };
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for folder in &folders {
+        match files::pipeline_files(folder) {
+            Ok(more) if more.is_empty() => found.extend(Diagnostics::from(Diagnostic::of_file(
+                folder.display().to_string(),
+                Code::File,
+                "there is no pipeline file in this folder",
+                "pipeline files end in .yaml",
+            ))),
+            Ok(more) => paths.extend(more),
+            Err(mistakes) => found.extend(mistakes),
+        }
+    }
+    let sources = files::read_all(&paths, &mut found);
+    let plans = match files::plans(&sources) {
+        Ok(plans) => plans,
+        Err(mistakes) => {
+            found.extend(mistakes);
+            Vec::new()
+        }
+    };
+    if let Some(server) = &server {
+        found.extend(server.unconnected(&plans, &sources));
+    }
+    if found.has_errors() {
+        return wrong(&found, sources.len(), args.format);
+    }
+    let outcomes: Vec<Outcome> = plans
+        .into_iter()
+        .flat_map(|(plan, tests)| {
+            let plan = Arc::new(plan);
+            tests.into_iter().map(move |test| run_test(&plan, &test))
+        })
+        .collect();
+    print(&found, &outcomes, sources.len(), args.format)?;
+    let failed = outcomes.iter().any(|outcome| !outcome.faults.is_empty());
+    Ok(ExitCode::from(if failed { WORK_FAILED } else { 0 }))
+}
+
+fn wrong(found: &Diagnostics, files: usize, format: Format) -> Result<ExitCode, Failure> {
+    print(found, &[], files, format)?;
+    Ok(ExitCode::from(INPUT_WRONG))
+}
+
+fn run_test(plan: &Arc<Plan>, test: &InlineTest) -> Outcome {
+    let faults = match run_once(plan, &test.given) {
+        Err(error) => vec![Fault::Run(error.to_string())],
+        Ok(run) => {
+            let mut faults = Vec::new();
+            for (table, rows) in &test.expect {
+                let position = plan.tables.iter().position(|known| known.name == *table);
+                let compared = position
+                    .ok_or_else(|| format!("there is no table {table}"))
+                    .and_then(|position| {
+                        let shape = &plan.tables[position].shape;
+                        Comparison::new(table, shape, rows, &run.tables[position])
+                            .map_err(|error| error.to_string())
+                    });
+                match compared {
+                    Ok(comparison) if comparison.is_equal() => {}
+                    Ok(comparison) => faults.push(Fault::Rows(comparison)),
+                    Err(error) => faults.push(Fault::Run(error)),
+                }
+            }
+            let mut offsets: Vec<i64> = run.rejects.iter().map(|reject| reject.offset).collect();
+            offsets.dedup();
+            let actual = offsets.len() as u64;
+            if let Some(expected) = test.dead_letters.filter(|&expected| expected != actual) {
+                faults.push(Fault::DeadLetters {
+                    expected,
+                    actual,
+                    errors: run
+                        .rejects
+                        .iter()
+                        .map(|reject| format!("event {}: {}", reject.offset + 1, reject.error))
+                        .collect(),
+                });
+            }
+            faults
+        }
+    };
+    Outcome {
+        file: test.file.path.clone(),
+        test: test.name.clone(),
+        faults,
+    }
+}
+
+fn print(
+    found: &Diagnostics,
+    outcomes: &[Outcome],
+    files: usize,
+    format: Format,
+) -> Result<(), Failure> {
+    match format {
+        Format::Table => to_stdout(|out| {
+            // Colours are taken out on the way where nobody could see them.
+            write!(out, "{}", found.render(Color::Ansi))?;
+            for outcome in outcomes {
+                if outcome.faults.is_empty() {
+                    writeln!(
+                        out,
+                        "\x1b[32mpassed\x1b[0m  {}: {}",
+                        outcome.file, outcome.test
+                    )?;
+                    continue;
+                }
+                writeln!(
+                    out,
+                    "\x1b[1;31mfailed\x1b[0m  {}: {}",
+                    outcome.file, outcome.test
+                )?;
+                for fault in &outcome.faults {
+                    writeln!(out, "{fault}")?;
+                }
+            }
+            writeln!(out, "{}", summary(found, outcomes, files))
+        })?,
+        _ => to_stdout(|out| findings(found, outcomes).write(format, out))?,
+    }
+    Ok(())
+}
+
+fn summary(found: &Diagnostics, outcomes: &[Outcome], files: usize) -> String {
+    let errors = found
+        .0
+        .iter()
+        .filter(|diagnostic| diagnostic.severity == Severity::Error)
+        .count();
+    let count = |number: usize, one: &str, many: &str| {
+        format!("{number} {}", if number == 1 { one } else { many })
+    };
+    if errors > 0 {
+        let read = count(files, "pipeline file", "pipeline files");
+        return format!(
+            "{read}, {}; no test was run",
+            count(errors, "mistake", "mistakes")
+        );
+    }
+    let failed = outcomes
+        .iter()
+        .filter(|outcome| !outcome.faults.is_empty())
+        .count();
+    format!(
+        "{} right, {} run, {failed} failed",
+        count(files, "pipeline file", "pipeline files"),
+        count(outcomes.len(), "test", "tests"),
+    )
+}
+
+/// One row a mistake and one a test, for programs.
+fn findings(found: &Diagnostics, outcomes: &[Outcome]) -> Sheet {
+    let mut sheet = Sheet::new([
+        "kind", "file", "line", "column", "code", "name", "message", "help",
+    ]);
+    for diagnostic in &found.0 {
+        let place = diagnostic.line_and_column();
+        sheet.push(vec![
+            match diagnostic.severity {
+                Severity::Error => json!("error"),
+                Severity::Warning => json!("warning"),
+            },
+            json!(diagnostic.file.path),
+            json!(place.map(|(line, _)| line)),
+            json!(place.map(|(_, column)| column)),
+            json!(diagnostic.code.name()),
+            Value::Null,
+            json!(diagnostic.message),
+            json!(diagnostic.help),
+        ]);
+    }
+    for outcome in outcomes {
+        let texts: Vec<String> = outcome
+            .faults
+            .iter()
+            .map(|fault| anstream::adapter::strip_str(&fault.to_string()).to_string())
+            .collect();
+        sheet.push(vec![
+            json!(if texts.is_empty() { "passed" } else { "failed" }),
+            json!(outcome.file),
+            Value::Null,
+            Value::Null,
+            Value::Null,
+            json!(outcome.test),
+            json!((!texts.is_empty()).then(|| texts.join("\n"))),
+            Value::Null,
+        ]);
+    }
+    sheet
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Rows(comparison) => comparison.fmt(f),
+            Self::DeadLetters {
+                expected,
+                actual,
+                errors,
+            } => {
+                write!(f, "dead letters: expected {expected}, got {actual}")?;
+                for error in errors {
+                    write!(f, "\n  {error}")?;
+                }
+                Ok(())
+            }
+            Self::Run(error) => write!(f, "the test could not be run: {error}"),
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! `alluvium run`: every pipeline beside the server file, and the doors, until a signal.
+//!
+//! Owns the order of starting and ending. What runs is the runtime's and the doors'.
+
+use std::{
+    env, fs,
+    process::ExitCode,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use alluvium_plan::{Diagnostics, Plan};
+use alluvium_query::{Limits, QueryEngine};
+use alluvium_runtime::{
+    Instance, PipelineConfig, Running, RuntimeError, Server, ServerConfig, Stopped,
+};
+use alluvium_source::Broker;
+use alluvium_store::Store;
+use alluvium_types::ErrorClass;
+use tokio::runtime::Runtime;
+
+use crate::{
+    balances,
+    cli::RunArgs,
+    doors::{Door, PortTaken},
+    failure::{Failure, INPUT_WRONG, WORK_FAILED},
+    files::{self, Found},
+    output::{Format, to_stdout},
+    signals::Stop,
+    telemetry,
+};
+
+/// How often it looks whether it should end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// Runs until a signal, or until no pipeline is left.
+pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
+    let found = files::load(&args.server)?;
+    for warning in &found.warnings.0 {
+        tracing::warn!("{warning}");
+    }
+    let plans = plans(&found)?;
+    let stop =
+        Stop::on_signals("draining: the last commits are on their way; once more ends at once")?;
+    let metrics = telemetry::start_metrics()
+        .map_err(|error| Failure::work("metrics cannot be recorded").because(&error))?;
+    let listener = Door::listen(found.server.listen.http, PortTaken::Refuse)?;
+
+    let io = Runtime::new()?;
+    let store = io.block_on(usable_store(&found))?;
+    let running = start(&found, plans, store.clone(), Some(instance(&found)?))?;
+    let queries = queries(&found, store, &running)?;
+    let door = Door::open(listener, &io, queries, &running, metrics)?;
+    tracing::info!("HTTP listens on http://{}", door.address());
+
+    while !stop.is_asked() && !running.all_over() {
+        thread::sleep(LOOK);
+    }
+    stop.ask();
+    running.drain();
+    let status = running.status();
+    let started = Instant::now();
+    let stopped = running.join(Duration::from_secs(args.drain_seconds));
+    let balances = balances::sheet(&status.all());
+    if !balances.is_empty() {
+        to_stdout(|out| balances.write(Format::Table, out))?;
+    }
+    // Queries are answered until the last commit is visible.
+    door.close(&io);
+    let Some(stopped) = stopped else {
+        return Err(Failure::work(format!(
+            "the last commits took longer than {} seconds; what was not committed is read again at the next start",
+            args.drain_seconds
+        ))
+        .help("give them more time with `--drain-seconds`"));
+    };
+    tracing::info!("drained in {} ms", started.elapsed().as_millis());
+    verdict(&stopped)
+}
+
+/// Every pipeline beside the server file, with a connection.
+pub(super) fn plans(found: &Found) -> Result<Vec<Arc<Plan>>, Failure> {
+    let mut wrong = Diagnostics::default();
+    let paths =
+        files::pipeline_files(&found.pipelines()).map_err(|found| Failure::wrong_files(&found))?;
+    let sources = files::read_all(&paths, &mut wrong);
+    let loaded = match files::plans(&sources) {
+        Ok(loaded) => loaded,
+        Err(mistakes) => {
+            wrong.extend(mistakes);
+            Vec::new()
+        }
+    };
+    wrong.extend(found.unconnected(&loaded, &sources));
+    if wrong.has_errors() {
+        return Err(Failure::wrong_files(&wrong));
+    }
+    if loaded.is_empty() {
+        return Err(Failure::input(format!(
+            "there is no pipeline file in {}",
+            found.pipelines().display()
+        ))
+        .help("a pipeline is a .yaml file there; `alluvium demo` writes one to look at"));
+    }
+    Ok(loaded.into_iter().map(|(plan, _)| Arc::new(plan)).collect())
+}
+
+/// The server's storage, which must refuse to create one key twice (S8).
+async fn usable_store(found: &Found) -> Result<Store, Failure> {
+    let store = found.store().await?;
+    match store.probe().await {
+        Ok(()) => {}
+        // Storage that is away for a moment is no reason not to start: every pipeline waits for it.
+        Err(error) if error.class() == ErrorClass::Transient => {
+            tracing::warn!("storage does not answer yet: {error}");
+        }
+        Err(error) => {
+            return Err(Failure::input(format!(
+                "the storage at {} cannot be used",
+                found.server.storage.root
+            ))
+            .because(&error));
+        }
+    }
+    Ok(store)
+}
+
+/// Starts the pipelines of a server.
+pub(super) fn start(
+    found: &Found,
+    plans: Vec<Arc<Plan>>,
+    store: Store,
+    instance: Option<Instance>,
+) -> Result<Running, Failure> {
+    let server = &found.server;
+    let pipelines = plans
+        .into_iter()
+        .map(|plan| {
+            let connection = &server.kafka[&plan.source.connection];
+            PipelineConfig {
+                broker: Broker {
+                    brokers: connection.brokers.clone(),
+                    properties: connection.properties.clone(),
+                },
+                plan,
+            }
+        })
+        .collect();
+    let cores = || thread::available_parallelism().map_or(1, usize::from);
+    let config = ServerConfig {
+        pipelines,
+        workers: server.workers.map_or_else(cores, usize::from),
+        ingest_bytes: server.memory.ingest,
+        instance,
+    };
+    Server::start(config, store)
+        .map_err(|error| Failure::work("the pipelines could not be started").because(&error))
+}
+
+/// The query engine beside running pipelines.
+pub(super) fn queries(
+    found: &Found,
+    store: Store,
+    running: &Running,
+) -> Result<QueryEngine, Failure> {
+    let limits = Limits {
+        memory: found.server.memory.query,
+        ..Limits::default()
+    };
+    QueryEngine::new(
+        store,
+        Some(running.publisher()),
+        Some(running.status()),
+        limits,
+    )
+    .map_err(|error| Failure::work("queries cannot be answered").because(&error))
+}
+
+/// The name in consumer groups (P29).
+fn instance(found: &Found) -> Result<Instance, Failure> {
+    if let Some(name) = &found.server.instance {
+        return Ok(Instance::named(name));
+    }
+    let host = fs::read_to_string("/proc/sys/kernel/hostname")
+        .or_else(|_| fs::read_to_string("/etc/hostname"))
+        .ok()
+        .map(|name| name.trim().to_owned())
+        .filter(|name| !name.is_empty())
+        .or_else(|| env::var("HOSTNAME").ok())
+        .unwrap_or_else(|| "localhost".to_owned());
+    let file = found.path.canonicalize()?;
+    Instance::lowest_free(&host, &file, &env::temp_dir()).map_err(|error| {
+        Failure::work("this server has no name in its consumer groups").because(&error)
+    })
+}
+
+/// What the ends of all pipelines mean for the process.
+fn verdict(stopped: &[Stopped]) -> Result<ExitCode, Failure> {
+    // Each has said in the log, where it happened, why it ended.
+    let failed: Vec<&Stopped> = stopped
+        .iter()
+        .filter(|stopped| stopped.error.is_some())
+        .collect();
+    let is_file_wrong = |stopped: &&Stopped| {
+        stopped.is_refused() && !matches!(stopped.error, Some(RuntimeError::Fenced { .. }))
+    };
+    Ok(if failed.is_empty() {
+        ExitCode::SUCCESS
+    } else if failed.iter().all(is_file_wrong) {
+        ExitCode::from(INPUT_WRONG)
+    } else {
+        ExitCode::from(WORK_FAILED)
+    })
+}

@@ -1,0 +1,217 @@
+//! The server file and the pipeline files beside it: where they are, and reading them.
+//!
+//! Owns the search and the environment that fills `${NAME}`. Does not own what a file means: that is
+//! `plan`'s.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
+
+use alluvium_plan::{
+    AllowHttp, Code, Diagnostic, Diagnostics, Environment, InlineTest, Plan, Server, SourceFile,
+    load_pipelines, load_server,
+};
+use alluvium_store::{StorageConfig, Store};
+
+use crate::{cli::ServerFile, failure::Failure};
+
+/// The name that is looked for.
+const SERVER_FILE: &str = "alluvium.yaml";
+/// Where a packaged server has its file.
+const SYSTEM_FILE: &str = "/etc/alluvium/alluvium.yaml";
+
+/// A server file as meant, and where it was found.
+#[derive(Debug)]
+pub(crate) struct Found {
+    /// Where.
+    pub(crate) path: PathBuf,
+    /// What it says.
+    pub(crate) server: Server,
+    /// What a person should know about it.
+    pub(crate) warnings: Diagnostics,
+}
+
+/// The server file: the one given, or the nearest upwards, or the system's.
+///
+/// # Errors
+/// A usage failure when there is none.
+pub(crate) fn find(given: &ServerFile) -> Result<PathBuf, Failure> {
+    if let Some(path) = &given.config {
+        return Ok(path.clone());
+    }
+    let here = env::current_dir()?;
+    here.ancestors()
+        .map(|folder| folder.join(SERVER_FILE))
+        .chain([PathBuf::from(SYSTEM_FILE)])
+        .find(|path| path.is_file())
+        .ok_or_else(|| {
+            Failure::input(format!(
+                "there is no {SERVER_FILE} in {} or above it, and no {SYSTEM_FILE}",
+                here.display()
+            ))
+            .help("name it with `--config FILE`, or try `alluvium demo`, which needs none")
+        })
+}
+
+/// Reads the server file.
+///
+/// # Errors
+/// A usage failure with every mistake in it.
+pub(crate) fn load(given: &ServerFile) -> Result<Found, Failure> {
+    let path = find(given)?;
+    load_at(&path).map_err(|found| Failure::wrong_files(&found))
+}
+
+/// Reads the server file at `path`.
+///
+/// # Errors
+/// Every mistake in it.
+pub(crate) fn load_at(path: &Path) -> Result<Found, Diagnostics> {
+    let source = SourceFile::read(path)?;
+    let (server, warnings) = load_server(&source, &mut |path| fs::read(path), &environment())?;
+    Ok(Found {
+        path: path.to_owned(),
+        server,
+        warnings,
+    })
+}
+
+impl Found {
+    /// The folder of its pipelines.
+    pub(crate) fn pipelines(&self) -> PathBuf {
+        beside(&self.path, "pipelines")
+    }
+
+    /// Pipelines that name a connection which this server does not have.
+    pub(crate) fn unconnected(
+        &self,
+        plans: &[(Plan, Vec<InlineTest>)],
+        sources: &[SourceFile],
+    ) -> Diagnostics {
+        let known: Vec<&str> = self.server.kafka.keys().map(String::as_str).collect();
+        let found = plans
+            .iter()
+            .filter(|(plan, _)| !self.server.kafka.contains_key(&plan.source.connection))
+            .map(|(plan, _)| {
+                let path = sources
+                    .iter()
+                    .map(|source| source.path.as_str())
+                    .find(|path| {
+                        Path::new(path)
+                            .file_stem()
+                            .is_some_and(|stem| stem.to_str() == Some(plan.name.as_ref()))
+                    })
+                    .unwrap_or(&plan.name);
+                let help = if known.is_empty() {
+                    "add it there under `connections: kafka:`".to_owned()
+                } else {
+                    format!(
+                        "there are: {}; or add it under `connections: kafka:`",
+                        known.join(", ")
+                    )
+                };
+                Diagnostic::of_file(
+                    path,
+                    Code::Name,
+                    format!(
+                        "the connection `{}` is not in {}",
+                        plan.source.connection,
+                        self.path.display()
+                    ),
+                    help,
+                )
+            })
+            .collect();
+        Diagnostics(found)
+    }
+
+    /// Opens its storage.
+    ///
+    /// # Errors
+    /// When the root cannot be used.
+    pub(crate) async fn store(&self) -> Result<Store, Failure> {
+        let storage = &self.server.storage;
+        let config = StorageConfig {
+            root: storage.root.clone(),
+            endpoint: storage.endpoint.clone(),
+            region: storage.region.clone(),
+            access_key: storage.access_key.clone(),
+            secret_key: storage
+                .secret_key
+                .as_ref()
+                .map(|secret| secret.reveal().to_owned()),
+            allow_http: storage.allow_http == AllowHttp::Yes,
+        };
+        Store::open(&config).await.map_err(|error| {
+            Failure::work(format!("the storage at {} cannot be used", storage.root)).because(&error)
+        })
+    }
+}
+
+/// All pipeline files of a folder, or the one file that `path` is, in the order of their names.
+///
+/// # Errors
+/// A mistake that names the path when it cannot be read.
+pub(crate) fn pipeline_files(path: &Path) -> Result<Vec<PathBuf>, Diagnostics> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let unreadable = |error: std::io::Error| {
+        Diagnostics::from(Diagnostic::of_file(
+            path.display().to_string(),
+            Code::File,
+            format!("the folder cannot be read: {error}"),
+            "check the path and your rights",
+        ))
+    };
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path).map_err(unreadable)? {
+        let file = entry.map_err(unreadable)?.path();
+        let is_yaml = file
+            .extension()
+            .is_some_and(|ending| ending == "yaml" || ending == "yml");
+        if is_yaml && file.is_file() {
+            files.push(file);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// Reads files; what cannot be read is added to `found`.
+pub(crate) fn read_all(paths: &[PathBuf], found: &mut Diagnostics) -> Vec<SourceFile> {
+    paths
+        .iter()
+        .filter_map(|path| match SourceFile::read(path) {
+            Ok(source) => Some(source),
+            Err(mistakes) => {
+                found.extend(mistakes);
+                None
+            }
+        })
+        .collect()
+}
+
+/// The pipelines of these files.
+///
+/// # Errors
+/// Every mistake in all files.
+pub(crate) fn plans(sources: &[SourceFile]) -> Result<Vec<(Plan, Vec<InlineTest>)>, Diagnostics> {
+    load_pipelines(sources, &mut |path| fs::read(path), &environment())
+}
+
+/// A name in the same folder as `file`.
+fn beside(file: &Path, name: &str) -> PathBuf {
+    match file.parent() {
+        Some(folder) if folder != Path::new("") => folder.join(name),
+        _ => PathBuf::from(name),
+    }
+}
+
+/// What `${NAME}` in files may name. A variable that is not UTF-8 cannot be named.
+fn environment() -> Environment {
+    env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
