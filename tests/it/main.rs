@@ -1,0 +1,12 @@
+//! Tests of the whole product, by promise. Everything runs on this machine and needs no server.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod golden;
+mod kill;
+mod ledger;
+mod process;
+mod promises;
+mod reading;
+mod site;
+mod structure;

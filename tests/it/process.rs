@@ -1,0 +1,112 @@
+//! The real binary as child processes that end with their test.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+/// The binary under test.
+pub(crate) fn alluvium() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_alluvium"));
+    command.env("NO_COLOR", "1");
+    command
+}
+
+/// A child that is killed when its test ends.
+pub(crate) struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts a command whose messages go to `log`.
+    pub(crate) fn start(command: &mut Command, log: &Path) -> Self {
+        let messages = File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .expect("the log file can be written");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(messages)
+            .spawn()
+            .expect("the binary starts");
+        Self {
+            child,
+            log: log.to_owned(),
+        }
+    }
+
+    /// The first line of its results that `find` makes something of.
+    pub(crate) fn first<T>(&mut self, find: impl Fn(&str) -> Option<T>) -> T {
+        let stdout = self.child.stdout.as_mut().expect("stdout is piped");
+        for line in BufReader::new(stdout).lines() {
+            if let Some(found) = find(&line.expect("results are text")) {
+                return found;
+            }
+        }
+        panic!("the process ended early:\n{}", self.messages());
+    }
+
+    /// What it wrote to its log.
+    pub(crate) fn messages(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Sends a signal by name.
+    pub(crate) fn signal(&self, signal: &str) {
+        let sent = Command::new("kill")
+            .args([format!("-{signal}"), self.child.id().to_string()])
+            .status()
+            .expect("kill runs");
+        assert!(sent.success(), "the process is there to be signalled");
+    }
+
+    /// kill -9, and waits for the end.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("a running process can be killed");
+        self.child.wait().expect("a killed process ends");
+    }
+
+    /// Whether it has ended.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the process can be asked")
+    }
+
+    /// SIGTERM, and waits for an end with code 0.
+    pub(crate) fn drain(&mut self, patience: Duration) {
+        self.signal("TERM");
+        let status = wait_for("the process to drain", patience, || self.ended());
+        assert!(
+            status.success(),
+            "drained with {status}:\n{}",
+            self.messages()
+        );
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            // It may end between the question and the signal; either way it is gone then.
+            let _gone = self.child.kill();
+            let _reaped = self.child.wait();
+        }
+    }
+}
+
+/// Asks until there is an answer.
+pub(crate) fn wait_for<T>(what: &str, patience: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + patience;
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(Instant::now() < until, "waited {patience:?} for {what}");
+        std::thread::sleep(Duration::from_millis(25));
+    }
+}

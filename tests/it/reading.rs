@@ -1,0 +1,145 @@
+//! What queries see while events flow and commits happen.
+
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rdkafka::{
+    ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    ledger,
+    process::wait_for,
+    site::{Load, Server, Site, TOPIC, broker},
+};
+
+/// Asks over HTTP and returns the rows.
+fn ask(client: &reqwest::blocking::Client, server: &Server, sql: &str) -> Option<Vec<Value>> {
+    let reply = client
+        .post(format!("{}/v1/sql", server.url))
+        .json(&json!({ "sql": sql }))
+        .send()
+        .ok()?;
+    let status = reply.status();
+    let body: Value = reply.json().expect("the door answers in JSON");
+    assert!(status.is_success(), "{sql}: {status}: {body}");
+    Some(body["rows"].as_array().expect("rows").clone())
+}
+
+fn client() -> reqwest::blocking::Client {
+    reqwest::blocking::Client::builder()
+        .timeout(Duration::from_secs(5))
+        .build()
+        .expect("a client")
+}
+
+#[test]
+fn a_query_sees_an_event_within_two_and_a_half_seconds() {
+    const EVENTS: usize = 200;
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, brokers) = broker(folder.path());
+    let site = Site::new(&brokers, "10s");
+    let mut server = site.run("one");
+    let client = client();
+    wait_for("the server to answer", Duration::from_secs(60), || {
+        server.reached()?;
+        ask(&client, &server, "select 1")
+    });
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &brokers)
+        .set("linger.ms", "0")
+        .create()
+        .expect("a producer");
+    let mut sent = BTreeMap::new();
+    let mut seen: BTreeMap<String, Duration> = BTreeMap::new();
+    let begin = Instant::now();
+    while seen.len() < EVENTS {
+        if sent.len() < EVENTS {
+            let key = format!("mark-{}", sent.len());
+            let payload =
+                format!("{{\"ts\":\"2026-03-01T12:00:00Z\",\"key\":\"{key}\",\"amount\":1}}");
+            producer
+                .send(BaseRecord::<(), [u8]>::to(TOPIC).payload(payload.as_bytes()))
+                .expect("the queue has room");
+            sent.insert(key, Instant::now());
+        }
+        producer.poll(Duration::from_millis(50));
+        let rows = ask(&client, &server, "select key from per_key").expect("the server answers");
+        for row in rows {
+            let key = row["key"].as_str().expect("a key").to_owned();
+            let delay = sent[&key].elapsed();
+            seen.entry(key).or_insert(delay);
+        }
+        assert!(
+            begin.elapsed() < Duration::from_secs(60),
+            "only {} marks were seen",
+            seen.len()
+        );
+    }
+    producer
+        .flush(Duration::from_secs(5))
+        .expect("all delivered");
+    let mut delays: Vec<Duration> = seen.into_values().collect();
+    delays.sort();
+    let p99 = delays[EVENTS * 99 / 100 - 1];
+    println!("p99 from production to answer: {p99:?}");
+    assert!(p99 <= Duration::from_millis(2500), "p99 is {p99:?}");
+    server.process.drain(Duration::from_secs(30));
+}
+
+#[test]
+fn a_counter_never_goes_down_and_never_counts_twice() {
+    const COMMITS: i64 = 100;
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, brokers) = broker(folder.path());
+    let site = Site::new(&brokers, "250ms");
+    let mut server = site.run("one");
+    let client = client();
+    wait_for("the server to read", Duration::from_secs(60), || {
+        server.reached()
+    });
+    let load = Load::start(&brokers, site.table(), 5_000, 5);
+    wait_for("a first commit", Duration::from_secs(30), || {
+        (ledger::version(&site.table()) > 2).then_some(())
+    });
+    let first = ledger::version(&site.table());
+    let begin = Instant::now();
+    let (mut before, mut queries, mut version) = (0, 0_u32, first);
+    while version < first + COMMITS {
+        let due = begin + Duration::from_millis(10) * queries;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let rows = ask(
+            &client,
+            &server,
+            "select coalesce(sum(events), 0) as n from per_key",
+        )
+        .expect("the server answers");
+        let text = rows[0]["n"].to_string();
+        let now: i64 = text.trim_matches('"').parse().expect("a count");
+        assert!(now >= before, "the counter went from {before} to {now}");
+        before = now;
+        queries += 1;
+        if queries % 50 == 0 {
+            version = ledger::version(&site.table());
+        }
+        assert!(
+            begin.elapsed() < Duration::from_secs(180),
+            "only version {version}"
+        );
+    }
+    let produced: i64 = load.finish().values().map(|(events, _)| events).sum();
+    assert!(before <= produced, "{before} counted, {produced} produced");
+    println!("{queries} queries through {} commits", version - first);
+    wait_for("every event to show", Duration::from_secs(30), || {
+        let rows = ask(&client, &server, "select sum(events) as n from per_key")?;
+        let now: i64 = rows[0]["n"].to_string().trim_matches('"').parse().ok()?;
+        assert!(now <= produced, "{now} counted, {produced} produced");
+        (now == produced).then_some(())
+    });
+    server.process.drain(Duration::from_secs(30));
+}
