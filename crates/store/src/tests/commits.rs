@@ -89,6 +89,8 @@ async fn run_writer(store: Store, refused: Arc<AtomicUsize>, seed: u64) {
             .stage(once(panes_of(&spec, &list)), None)
             .await
             .unwrap();
+        // Lets the rivals in between what was read and what is put, on one thread as on four.
+        tokio::task::yield_now().await;
         for _ in 0..=draw(4) {
             match writer.commit(&staged, &facts(&list)).await {
                 Ok(Ending::Committed { .. } | Ending::AlreadyDone) => break,
@@ -127,10 +129,14 @@ async fn assert_exact(store: &Store, seed: u64) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn rivals_commit_every_range_once() {
     let mut refused = 0;
-    for seed in 0..4 {
+    for seed in 0..40 {
         let (store, _, overtaken) = race(seed, Faults::default(), 5).await;
         assert_exact(&store, seed).await;
         refused += overtaken;
+        // Which of two rivals is first is the machine's choice: enough races until some were lost.
+        if seed >= 4 && refused >= 5 {
+            break;
+        }
     }
     assert!(
         refused >= 5,
