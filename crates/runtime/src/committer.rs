@@ -224,38 +224,31 @@ impl Committer {
         &mut self,
         partitions: &[TopicPartition],
     ) -> Result<Vec<BTreeMap<TopicPartition, i64>>, RuntimeError> {
-        let pipeline = self.plan.name.clone();
-        let store = |source| RuntimeError::Store {
-            pipeline: pipeline.clone(),
-            source,
-        };
-        let kafka = |source| RuntimeError::Source {
-            pipeline: pipeline.clone(),
-            source,
-        };
+        let store = RuntimeError::of_store(&self.plan.name);
+        let kafka = RuntimeError::of_source(&self.plan.name);
         let mut standings = Vec::with_capacity(self.tables.len());
         for table in &mut self.tables {
-            self.io.block_on(table.writer.refresh()).map_err(store)?;
+            self.io.block_on(table.writer.refresh()).map_err(&store)?;
             let absent: Vec<TopicPartition> = partitions
                 .iter()
                 .filter(|partition| !table.writer.checkpoint().offsets.contains_key(*partition))
                 .cloned()
                 .collect();
             if !absent.is_empty() {
-                let bounds = log_bounds(&self.broker, &absent, BROKER_PATIENCE).map_err(kafka)?;
+                let bounds = log_bounds(&self.broker, &absent, BROKER_PATIENCE).map_err(&kafka)?;
                 let starts = bounds
                     .into_iter()
                     .map(|(partition, (low, _))| (partition, low))
                     .collect();
                 let counts =
                     partition_counts(&self.broker, &self.plan.source.topics, BROKER_PATIENCE)
-                        .map_err(kafka)?
+                        .map_err(&kafka)?
                         .into_iter()
                         .filter_map(|(topic, count)| Some((topic, count?)))
                         .collect();
                 self.io
                     .block_on(table.writer.record_start(&starts, &counts))
-                    .map_err(store)?;
+                    .map_err(&store)?;
             }
             let offsets = &table.writer.checkpoint().offsets;
             standings.push(
@@ -429,11 +422,7 @@ impl Committer {
     }
 
     fn try_commit(&mut self, flight: &mut Flight) -> Result<Round, RuntimeError> {
-        let pipeline = self.plan.name.clone();
-        let store = |source| RuntimeError::Store {
-            pipeline: pipeline.clone(),
-            source,
-        };
+        let store = RuntimeError::of_store(&self.plan.name);
         if !self.generation.is_current(flight.held) {
             return Ok(Round::Void);
         }
@@ -444,7 +433,7 @@ impl Committer {
                     &self.plan.version,
                     clock::now(),
                 ))
-                .map_err(store)?;
+                .map_err(&store)?;
             flight.rejects.clear();
         }
         for position in 0..self.tables.len() {
@@ -485,10 +474,7 @@ impl Committer {
             pipeline: pipeline.clone(),
             source,
         };
-        let store = |source| RuntimeError::Store {
-            pipeline: pipeline.clone(),
-            source,
-        };
+        let store = RuntimeError::of_store(&self.plan.name);
         let (staged, facts) = match self.tables[position].staged.take() {
             Some(again) => again,
             None => {
@@ -504,7 +490,7 @@ impl Committer {
                 let staged = self
                     .io
                     .block_on(table.writer.stage(merged, Some(&self.budget)))
-                    .map_err(store)?;
+                    .map_err(&store)?;
                 (staged, facts)
             }
         };
@@ -530,15 +516,11 @@ impl Committer {
         flight: &mut Flight,
         position: usize,
     ) -> Result<Option<CommitEnding>, RuntimeError> {
-        let pipeline = self.plan.name.clone();
-        let store = |source| RuntimeError::Store {
-            pipeline: pipeline.clone(),
-            source,
-        };
+        let store = RuntimeError::of_store(&self.plan.name);
         if flight.assigned.is_empty() {
             // Somebody else reads: follow what they commit.
             let table = &mut self.tables[position];
-            self.io.block_on(table.writer.refresh()).map_err(store)?;
+            self.io.block_on(table.writer.refresh()).map_err(&store)?;
             self.publish(position);
             return Ok(None);
         }
@@ -558,7 +540,7 @@ impl Committer {
         self.io
             .block_on(table.writer.commit_watermarks(&moved))
             .map(Some)
-            .map_err(store)
+            .map_err(&store)
     }
 
     /// Whether some window of a table is not final yet.

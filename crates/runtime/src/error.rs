@@ -127,6 +127,24 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
+    /// Puts the pipeline's name to what the store says.
+    pub(crate) fn of_store(pipeline: &Arc<str>) -> impl Fn(StoreError) -> Self + use<> {
+        let pipeline = pipeline.clone();
+        move |source| Self::Store {
+            pipeline: pipeline.clone(),
+            source,
+        }
+    }
+
+    /// Puts the pipeline's name to what the source says.
+    pub(crate) fn of_source(pipeline: &Arc<str>) -> impl Fn(SourceError) -> Self + use<> {
+        let pipeline = pipeline.clone();
+        move |source| Self::Source {
+            pipeline: pipeline.clone(),
+            source,
+        }
+    }
+
     /// What to do next about it.
     pub fn class(&self) -> ErrorClass {
         match self {

@@ -388,10 +388,7 @@ impl Intake {
     }
 
     fn kafka(&self, source: SourceError) -> RuntimeError {
-        RuntimeError::Source {
-            pipeline: self.plan.name.clone(),
-            source,
-        }
+        RuntimeError::of_source(&self.plan.name)(source)
     }
 }
 

@@ -423,17 +423,11 @@ impl Life {
     }
 
     fn store(&self, source: alluvium_store::StoreError) -> RuntimeError {
-        RuntimeError::Store {
-            pipeline: self.config.plan.name.clone(),
-            source,
-        }
+        RuntimeError::of_store(&self.config.plan.name)(source)
     }
 
     fn kafka(&self, source: alluvium_source::SourceError) -> RuntimeError {
-        RuntimeError::Source {
-            pipeline: self.config.plan.name.clone(),
-            source,
-        }
+        RuntimeError::of_source(&self.config.plan.name)(source)
     }
 
     fn no_thread(&self, source: io::Error) -> RuntimeError {
