@@ -31,6 +31,7 @@ use crate::{
     catalog::{CATALOG, Catalogs, PUBLIC},
     error::{ErrorKind, QueryError},
     panes::STORE_URL,
+    read_files::ReadFiles,
     session::{ReadMode, Session},
     storage::Storage,
     view::{Shelf, View},
@@ -149,11 +150,12 @@ impl QueryEngine {
         let threads = (cores / 2).max(2);
         let storage: Arc<dyn Storage> = Arc::new(storage);
         let environment = environment(storage.object_store(), limits.memory)?;
+        let files = ReadFiles::new(&environment.memory_pool, limits.memory);
         Ok(Self {
             shared: Arc::new(Shared {
                 limits,
                 permits: Arc::new(Semaphore::new(limits.concurrent)),
-                shelf: Arc::new(Shelf::new(storage, publisher)),
+                shelf: Arc::new(Shelf::new(storage, publisher, files)),
                 status,
                 base: base_state(environment, threads),
                 workers: Threads::start("alluvium-query", threads)?,

@@ -11,6 +11,7 @@ mod finals;
 mod guard;
 mod measure;
 mod panes;
+mod read_files;
 mod run;
 mod session;
 mod storage;

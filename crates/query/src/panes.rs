@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use datafusion::{
     arrow::{
         array::{ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, new_null_array},
+        compute::concat_batches,
         datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
     },
     catalog::{Session, TableProvider},
@@ -30,19 +31,27 @@ use datafusion::{
         source::DataSourceExec,
         table_schema::TableSchema,
     },
+    error::DataFusionError,
     logical_expr::{Expr, TableProviderFilterPushDown, utils::conjunction},
     physical_optimizer::pruning::PruningPredicateBuilder,
-    physical_plan::{ExecutionPlan, PhysicalExpr, empty::EmptyExec, union::UnionExec},
+    physical_plan::{ExecutionPlan, PhysicalExpr, collect, empty::EmptyExec, union::UnionExec},
 };
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, path::Path};
 
-use crate::error::{ErrorKind, QueryError};
+use crate::{
+    error::{ErrorKind, QueryError},
+    read_files::ReadFiles,
+};
 
 /// The one address under which queries find files.
 pub(crate) const STORE_URL: &str = "alluvium://store/";
 
 /// Prefix of the hidden columns that say of each row whether its file lacks a state (P35).
 const LACKS: &str = "_lacks_";
+
+/// How many small files are read side by side.
+const READ_AT_ONCE: usize = 8;
 
 /// Stored rows at one moment: files, and batches that are not in files yet.
 #[derive(Debug)]
@@ -54,6 +63,8 @@ pub(crate) struct StoredRows {
     lacked: Vec<Arc<str>>,
     files: Arc<Vec<CommittedFile>>,
     memory: Vec<RecordBatch>,
+    /// Where decoded files are kept between queries.
+    kept: Option<Arc<ReadFiles>>,
 }
 
 /// The name of the hidden column of a state.
@@ -67,6 +78,7 @@ impl StoredRows {
         shape: &TableShape,
         files: Arc<Vec<CommittedFile>>,
         memory: impl Iterator<Item = RecordBatch>,
+        kept: Option<Arc<ReadFiles>>,
     ) -> Result<Self, QueryError> {
         let memory: Vec<RecordBatch> = memory.filter(|batch| batch.num_rows() > 0).collect();
         let mut lacked: BTreeSet<Arc<str>> = files
@@ -117,6 +129,7 @@ impl StoredRows {
             lacked,
             files,
             memory,
+            kept,
         })
     }
 
@@ -137,6 +150,7 @@ impl StoredRows {
             lacked: Vec::new(),
             files: Arc::new(files),
             memory: Vec::new(),
+            kept: None,
         }
     }
 
@@ -145,21 +159,28 @@ impl StoredRows {
         self.lacked.iter().any(|name| name.as_ref() == state)
     }
 
-    fn scan(
+    async fn scan(
         &self,
         state: &dyn Session,
         projection: &[usize],
         filters: &[Expr],
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let predicate = self.predicate(state, filters)?;
-        let files = self.wanted(predicate.as_ref())?;
+        let mut files = self.wanted(predicate.as_ref())?;
+        let mut memory = Vec::new();
+        if let Some(kept) = &self.kept {
+            let small;
+            (small, files) = kept.split(files);
+            memory = self.read_before(state, kept, small).await?;
+        }
+        memory.extend(self.memory.iter().cloned());
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if !files.is_empty() {
             inputs.push(self.file_scan(state, files, projection, predicate)?);
         }
-        if !self.memory.is_empty() {
+        if !memory.is_empty() {
             inputs.push(MemorySourceConfig::try_new_exec(
-                std::slice::from_ref(&self.memory),
+                &[memory],
                 self.schema.clone(),
                 Some(projection.to_vec()),
             )?);
@@ -169,6 +190,48 @@ impl StoredRows {
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
         UnionExec::try_new(inputs)
+    }
+
+    /// The rows of small files, decoded by this query or an earlier one.
+    async fn read_before(
+        &self,
+        state: &dyn Session,
+        kept: &ReadFiles,
+        files: Vec<&CommittedFile>,
+    ) -> Result<Vec<RecordBatch>> {
+        let stored: Vec<FieldRef> = self.schema.fields()[..self.stored].to_vec();
+        let columns: Vec<usize> = (0..self.stored).collect();
+        let schema = Arc::new(Schema::new(stored));
+        let mut batches = Vec::with_capacity(files.len());
+        let mut missing = Vec::new();
+        for file in files {
+            match kept.get(file, &schema) {
+                Some(batch) => batches.push(batch),
+                None => missing.push(file),
+            }
+        }
+        let mut reads = Vec::with_capacity(missing.len());
+        for &file in &missing {
+            let scan = self.file_scan(state, vec![file], &columns, None)?;
+            let (context, schema) = (state.task_ctx(), schema.clone());
+            reads.push(async move {
+                let rows = collect(scan, context).await?;
+                Ok::<_, DataFusionError>(concat_batches(&schema, &rows)?)
+            });
+        }
+        let read: Vec<RecordBatch> = stream::iter(reads)
+            .buffered(READ_AT_ONCE)
+            .try_collect()
+            .await?;
+        for (file, batch) in missing.into_iter().zip(read) {
+            kept.keep(file, batch.clone());
+            batches.push(batch);
+        }
+        let adapted = batches
+            .iter()
+            .map(|batch| adapt(batch, &self.schema, self.stored));
+        let adapted: Result<_, QueryError> = adapted.collect();
+        adapted.map_err(QueryError::into_datafusion)
     }
 
     fn predicate(
@@ -413,6 +476,6 @@ impl TableProvider for RowsTable {
                 &all
             }
         };
-        self.rows.scan(state, projection, filters)
+        self.rows.scan(state, projection, filters).await
     }
 }

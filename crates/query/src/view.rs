@@ -16,6 +16,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 use crate::{
     error::QueryError,
     panes::StoredRows,
+    read_files::ReadFiles,
     session::ReadMode,
     storage::{DeadLetters, Storage},
 };
@@ -67,6 +68,7 @@ pub(crate) struct Shelf {
     publisher: Option<Arc<Publisher>>,
     keep: Duration,
     kept: Mutex<Kept>,
+    files: Option<Arc<ReadFiles>>,
 }
 
 #[derive(Debug, Default)]
@@ -83,13 +85,19 @@ struct Names {
 }
 
 impl Shelf {
-    /// With a publisher, what other processes committed may be `keep` old.
-    pub(crate) fn new(storage: Arc<dyn Storage>, publisher: Option<Arc<Publisher>>) -> Self {
+    /// With a publisher, what other processes committed may be `keep` old, and small files are kept decoded in
+    /// `files`; without one the process answers one question and ends.
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        publisher: Option<Arc<Publisher>>,
+        files: ReadFiles,
+    ) -> Self {
         let keep = match publisher {
             Some(_) => Duration::from_secs(2),
             None => Duration::ZERO,
         };
         Self {
+            files: publisher.is_some().then(|| Arc::new(files)),
             storage,
             publisher,
             keep,
@@ -131,6 +139,36 @@ impl Shelf {
         let entry = (Instant::now(), table.clone());
         self.kept().tables.insert(name.to_string(), entry);
         Ok(table)
+    }
+
+    fn view(
+        &self,
+        committed: &CommittedTable,
+        epochs: &[Arc<alluvium_plan::MemoryEpoch>],
+    ) -> Result<ViewedTable, QueryError> {
+        let mut offsets = committed.offsets.as_ref().clone();
+        for epoch in epochs {
+            for (partition, range) in &epoch.ranges {
+                offsets.insert(partition.clone(), range.end());
+            }
+        }
+        let memory = epochs.iter().flat_map(|epoch| epoch.panes.iter().cloned());
+        let rows = StoredRows::panes(
+            &committed.shape,
+            committed.files.clone(),
+            memory,
+            self.files.clone(),
+        )?;
+        Ok(ViewedTable {
+            rows: Arc::new(rows),
+            as_of: TableAsOf {
+                version: committed.version,
+                offsets,
+                watermark: committed.watermark,
+                epochs: epochs.iter().map(|epoch| epoch.epoch.0).collect(),
+            },
+            committed: committed.clone(),
+        })
     }
 }
 
@@ -215,13 +253,13 @@ impl View {
                     ReadMode::Fresh => table.visible().cloned().collect(),
                     ReadMode::Committed => Vec::new(),
                 };
-                view(&table.committed, &epochs)?
+                self.shelf.view(&table.committed, &epochs)?
             }
             None => {
                 if !self.listed()?.tables.iter().any(|listed| listed == name) {
                     return Ok(None);
                 }
-                view(&self.shelf.table(name).await?, &[])?
+                self.shelf.view(&self.shelf.table(name).await?, &[])?
             }
         };
         viewed.insert(name.to_string(), table.clone());
@@ -267,28 +305,4 @@ impl View {
             .tables
             .insert(relation, table);
     }
-}
-
-fn view(
-    committed: &CommittedTable,
-    epochs: &[Arc<alluvium_plan::MemoryEpoch>],
-) -> Result<ViewedTable, QueryError> {
-    let mut offsets = committed.offsets.as_ref().clone();
-    for epoch in epochs {
-        for (partition, range) in &epoch.ranges {
-            offsets.insert(partition.clone(), range.end());
-        }
-    }
-    let memory = epochs.iter().flat_map(|epoch| epoch.panes.iter().cloned());
-    let rows = StoredRows::panes(&committed.shape, committed.files.clone(), memory)?;
-    Ok(ViewedTable {
-        rows: Arc::new(rows),
-        as_of: TableAsOf {
-            version: committed.version,
-            offsets,
-            watermark: committed.watermark,
-            epochs: epochs.iter().map(|epoch| epoch.epoch.0).collect(),
-        },
-        committed: committed.clone(),
-    })
 }

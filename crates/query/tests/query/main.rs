@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod finals;
+mod functions;
 mod measures;
 mod safety;
 mod slt;

@@ -1,7 +1,5 @@
 //! Our functions in SQL, as a session of the query layer registers them.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
-
 use std::sync::Arc;
 
 use alluvium_functions::{FunctionError, register};

@@ -1,0 +1,187 @@
+//! Small files that were read before, kept decoded.
+//!
+//! A table that commits every second has thousands of small files, and opening one costs more than folding its rows.
+//! Committed files never change and their names are never used twice, so what was read of one stays right for
+//! as long as the table names it.
+//!
+//! Owns which files are kept and how much memory that takes, out of what queries have. Does not own reading them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use alluvium_plan::CommittedFile;
+use datafusion::{
+    arrow::{datatypes::SchemaRef, record_batch::RecordBatch},
+    execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation},
+};
+use lru::LruCache;
+
+/// Larger files prune and skip better than they keep.
+const SMALL: u64 = 256 << 10;
+/// Of what queries have, the share that is kept at most.
+const SHARE: usize = 4;
+/// A decoded file is rarely more than so many times as large as the file.
+const EXPANSION: u64 = 8;
+
+/// Decoded files, most recently used first.
+#[derive(Debug)]
+pub(crate) struct ReadFiles {
+    most: usize,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    files: LruCache<String, RecordBatch>,
+    memory: MemoryReservation,
+}
+
+impl ReadFiles {
+    /// Keeps up to a quarter of the `memory` bytes of `pool`.
+    pub(crate) fn new(pool: &Arc<dyn MemoryPool>, memory: usize) -> Self {
+        Self {
+            most: memory / SHARE,
+            kept: Mutex::new(Kept {
+                files: LruCache::unbounded(),
+                memory: MemoryConsumer::new("files read before").register(pool),
+            }),
+        }
+    }
+
+    /// Those of `files` that are worth keeping, if all of them fit; and the others.
+    pub(crate) fn split<'a>(
+        &self,
+        files: Vec<&'a CommittedFile>,
+    ) -> (Vec<&'a CommittedFile>, Vec<&'a CommittedFile>) {
+        // What a file lacks is read as NULL; only its own schema tells that apart from a stored NULL (P35).
+        let (small, large): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .partition(|file| file.size <= SMALL && file.missing_states.is_empty());
+        let bytes: u64 = small.iter().map(|file| file.size).sum();
+        match bytes.saturating_mul(EXPANSION) <= self.most as u64 {
+            true => (small, large),
+            false => (Vec::new(), [small, large].concat()),
+        }
+    }
+
+    /// The rows of a file, if it was kept with this schema.
+    pub(crate) fn get(&self, file: &CommittedFile, schema: &SchemaRef) -> Option<RecordBatch> {
+        let batch = self.kept().files.get(&file.path).cloned()?;
+        (batch.schema_ref() == schema).then_some(batch)
+    }
+
+    /// Keeps the rows of a file, where memory allows.
+    pub(crate) fn keep(&self, file: &CommittedFile, rows: RecordBatch) {
+        let bytes = rows.get_array_memory_size();
+        let mut kept = self.kept();
+        if let Some(before) = kept.files.pop(&file.path) {
+            kept.memory.shrink(before.get_array_memory_size());
+        }
+        while kept.memory.size() + bytes > self.most {
+            let Some((_, oldest)) = kept.files.pop_lru() else {
+                return;
+            };
+            kept.memory.shrink(oldest.get_array_memory_size());
+        }
+        // A pool without room says that a query needs it more.
+        if kept.memory.try_grow(bytes).is_ok() {
+            kept.files.put(file.path.clone(), rows);
+        }
+    }
+
+    fn kept(&self) -> std::sync::MutexGuard<'_, Kept> {
+        // Between two statements the account may be too high, never too low; so a panic elsewhere leaves it usable.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::{
+        arrow::{
+            array::{ArrayRef, Int64Array},
+            datatypes::{DataType, Field, Schema},
+        },
+        execution::memory_pool::GreedyMemoryPool,
+    };
+
+    use super::*;
+
+    const ROWS: i64 = 1024;
+
+    fn file(number: usize, size: u64) -> CommittedFile {
+        CommittedFile {
+            path: format!("{number}.parquet"),
+            size,
+            rows: None,
+            window_start: None,
+            partition_values: Default::default(),
+            missing_states: Vec::new(),
+        }
+    }
+
+    fn rows(value: i64) -> RecordBatch {
+        let values: ArrayRef = Arc::new(Int64Array::from_iter_values(
+            (0..ROWS).map(|row| row + value),
+        ));
+        RecordBatch::try_from_iter([("n", values)]).unwrap()
+    }
+
+    fn pool(bytes: usize) -> Arc<dyn MemoryPool> {
+        Arc::new(GreedyMemoryPool::new(bytes))
+    }
+
+    #[test]
+    fn what_is_kept_stays_within_its_share_and_the_oldest_goes_first() {
+        let one = rows(0).get_array_memory_size();
+        let pool = pool(16 * one);
+        let kept = ReadFiles::new(&pool, 16 * one);
+        let schema = rows(0).schema();
+        for number in 0..4 {
+            kept.keep(&file(number, 1), rows(number as i64));
+        }
+        assert_eq!(pool.reserved(), 4 * one);
+        assert_eq!(kept.get(&file(0, 1), &schema), Some(rows(0)));
+        kept.keep(&file(4, 1), rows(4));
+        assert_eq!(pool.reserved(), 4 * one);
+        assert_eq!(kept.get(&file(1, 1), &schema), None, "the oldest went");
+        assert_eq!(
+            kept.get(&file(0, 1), &schema),
+            Some(rows(0)),
+            "it was used since"
+        );
+        kept.keep(&file(4, 1), rows(4));
+        assert_eq!(pool.reserved(), 4 * one, "kept twice counts once");
+    }
+
+    #[test]
+    fn a_full_pool_keeps_nothing() {
+        let pool = pool(10);
+        let kept = ReadFiles::new(&pool, 1 << 20);
+        kept.keep(&file(0, 1), rows(0));
+        assert_eq!(pool.reserved(), 0);
+        assert_eq!(kept.get(&file(0, 1), &rows(0).schema()), None);
+    }
+
+    #[test]
+    fn a_file_of_another_schema_is_read_again() {
+        let kept = ReadFiles::new(&pool(1 << 20), 1 << 20);
+        kept.keep(&file(0, 1), rows(0));
+        let other = Arc::new(Schema::new(vec![Field::new("n", DataType::Int32, true)]));
+        assert_eq!(kept.get(&file(0, 1), &other), None);
+    }
+
+    #[test]
+    fn large_files_files_that_lack_a_state_and_too_many_are_not_kept() {
+        let kept = ReadFiles::new(&pool(1 << 20), 1 << 20);
+        let mut lacking = file(2, 10);
+        lacking.missing_states = vec!["s".into()];
+        let (small, large) = (file(0, 10), file(1, SMALL + 1));
+        let (keep, scan) = kept.split(vec![&small, &large, &lacking]);
+        assert_eq!(keep.len(), 1);
+        assert_eq!(scan.len(), 2);
+        let many: Vec<_> = (0..100).map(|number| file(number, 10_000)).collect();
+        let (keep, scan) = kept.split(many.iter().collect());
+        assert!(keep.is_empty());
+        assert_eq!(scan.len(), 100);
+    }
+}
