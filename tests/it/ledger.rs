@@ -31,18 +31,22 @@ pub(crate) fn log(table: &Path) -> Vec<(i64, Vec<Value>)> {
         .into_iter()
         .map(|(version, path)| {
             let text = fs::read_to_string(path).expect("a committed log entry can be read");
-            let entries = text
-                .lines()
-                .map(|line| serde_json::from_str(line).expect("a log entry is JSON"))
-                .collect();
-            (version, entries)
+            (version, entries(&text))
         })
         .collect()
 }
 
 /// The newest version of a table, -1 when there is none.
 pub(crate) fn version(table: &Path) -> i64 {
-    log(table).last().map_or(-1, |(version, _)| *version)
+    let mut version = -1;
+    while entry(table, version + 1).exists() {
+        version += 1;
+    }
+    version
+}
+
+fn entry(table: &Path, version: i64) -> PathBuf {
+    table.join(format!("_delta_log/{version:020}.json"))
 }
 
 /// The files that the newest version consists of.
@@ -63,24 +67,54 @@ pub(crate) fn files(table: &Path) -> BTreeSet<String> {
 
 /// The recorded next offset of every partition, by the part of its id after the pipeline.
 pub(crate) fn offsets(table: &Path) -> BTreeMap<String, i64> {
-    let mut offsets = BTreeMap::new();
-    for (_, entries) in log(table) {
-        for entry in entries {
-            let Some(id) = entry["txn"]["appId"].as_str() else {
-                continue;
-            };
-            let parts: Vec<&str> = id.split('/').collect();
-            if let ["alluvium", _, topic, partition] = parts[..]
-                && partition.parse::<i32>().is_ok()
-            {
-                let next = entry["txn"]["version"]
-                    .as_i64()
-                    .expect("a version is a number");
-                offsets.insert(format!("{topic}/{partition}"), next);
-            }
+    let mut follower = Follower::new(table);
+    follower.advance();
+    follower.offsets
+}
+
+/// Reads a table's log as it grows, each entry once.
+pub(crate) struct Follower {
+    table: PathBuf,
+    next: i64,
+    /// The recorded next offset of every partition, by the part of its id after the pipeline.
+    pub(crate) offsets: BTreeMap<String, i64>,
+}
+
+impl Follower {
+    pub(crate) fn new(table: &Path) -> Self {
+        Self {
+            table: table.to_owned(),
+            next: 0,
+            offsets: BTreeMap::new(),
         }
     }
-    offsets
+
+    /// Takes in what was committed since the last time.
+    pub(crate) fn advance(&mut self) {
+        while let Ok(text) = fs::read_to_string(entry(&self.table, self.next)) {
+            for entry in entries(&text) {
+                let Some(id) = entry["txn"]["appId"].as_str() else {
+                    continue;
+                };
+                let parts: Vec<&str> = id.split('/').collect();
+                if let ["alluvium", _, topic, partition] = parts[..]
+                    && partition.parse::<i32>().is_ok()
+                {
+                    let next = entry["txn"]["version"]
+                        .as_i64()
+                        .expect("a version is a number");
+                    self.offsets.insert(format!("{topic}/{partition}"), next);
+                }
+            }
+            self.next += 1;
+        }
+    }
+}
+
+fn entries(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).expect("a log entry is JSON"))
+        .collect()
 }
 
 /// Sums a `bigint` column of all panes by a string column.

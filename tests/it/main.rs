@@ -8,5 +8,7 @@ mod ledger;
 mod process;
 mod promises;
 mod reading;
+mod real_kafka;
+mod s3;
 mod site;
 mod structure;

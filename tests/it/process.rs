@@ -15,6 +15,38 @@ pub(crate) fn alluvium() -> Command {
     command
 }
 
+/// A script of `tests/python`, in the Python that has what the scripts need.
+pub(crate) fn python(script: &str) -> Command {
+    let python = std::env::var("ALLUVIUM_PYTHON").unwrap_or_else(|_| "python3".into());
+    let mut command = Command::new(python);
+    command.arg(
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/python")
+            .join(script),
+    );
+    command
+}
+
+/// Whether a test may not skip what needs such a script.
+pub(crate) fn oracle_required() -> bool {
+    std::env::var_os("ALLUVIUM_REQUIRE_ORACLE").is_some()
+}
+
+/// Runs the binary to its end and returns its results.
+pub(crate) fn results(arguments: &[&str]) -> String {
+    let output = alluvium()
+        .args(arguments)
+        .output()
+        .expect("the binary runs");
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}\n{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("results are text")
+}
+
 /// A child that is killed when its test ends.
 pub(crate) struct Process {
     child: Child,

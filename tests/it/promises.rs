@@ -1,29 +1,14 @@
 //! What a newcomer is promised: the demo balances, late and broken events are kept, other readers agree, and a
 //! deployed table keeps its meaning.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use serde_json::Value;
 
 use crate::{
-    process::{Process, alluvium, wait_for},
+    process::{Process, alluvium, oracle_required, python, results, wait_for},
     site::{Site, TOPIC, broker},
 };
-
-/// Runs the binary to its end and returns its results.
-fn results(arguments: &[&str]) -> String {
-    let output = alluvium()
-        .args(arguments)
-        .output()
-        .expect("the binary runs");
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}\n{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    String::from_utf8(output.stdout).expect("results are text")
-}
 
 fn sql(server_file: &Path, query: &str) -> Vec<Value> {
     let file = server_file.to_str().expect("a path in UTF-8");
@@ -41,14 +26,11 @@ fn number(value: &Value) -> i64 {
 
 /// What DuckDB reads in a table; `None`, said aloud, where DuckDB is not installed and need not be.
 fn duckdb(root: &Path, table: &str, query: &str) -> Option<Vec<Value>> {
-    let python = std::env::var("ALLUVIUM_PYTHON").unwrap_or_else(|_| "python3".into());
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/python/duckdb_reader.py");
-    let output = Command::new(&python)
-        .arg(script)
+    let output = python("duckdb_reader.py")
         .arg(root)
         .args([table, query])
         .output();
-    let required = std::env::var_os("ALLUVIUM_REQUIRE_ORACLE").is_some();
+    let required = oracle_required();
     match output {
         Ok(output) if output.status.success() => {
             Some(serde_json::from_slice(&output.stdout).expect("the reader prints JSON"))
@@ -58,7 +40,7 @@ fn duckdb(root: &Path, table: &str, query: &str) -> Option<Vec<Value>> {
             None
         }
         Err(error) if !required => {
-            println!("skipped: {python}: {error}");
+            println!("skipped: {error}");
             None
         }
         other => panic!("DuckDB could not read {table}: {other:?}"),

@@ -20,9 +20,19 @@ use crate::{
 
 /// Asks over HTTP and returns the rows.
 fn ask(client: &reqwest::blocking::Client, server: &Server, sql: &str) -> Option<Vec<Value>> {
+    ask_in(client, server, sql, "fresh")
+}
+
+/// The same, `fresh` or `committed`.
+fn ask_in(
+    client: &reqwest::blocking::Client,
+    server: &Server,
+    sql: &str,
+    read: &str,
+) -> Option<Vec<Value>> {
     let reply = client
         .post(format!("{}/v1/sql", server.url))
-        .json(&json!({ "sql": sql }))
+        .json(&json!({ "sql": sql, "read": read }))
         .send()
         .ok()?;
     let status = reply.status();
@@ -92,9 +102,11 @@ fn a_query_sees_an_event_within_two_and_a_half_seconds() {
     server.process.drain(Duration::from_secs(30));
 }
 
-#[test]
-fn a_counter_never_goes_down_and_never_counts_twice() {
+/// Asks for a count 100 times a second, through 100 commits, while `disturb` does what it likes with the site. The
+/// count must never go down, and never be more than was produced.
+fn watch_a_counter(read: &str, mut disturb: impl FnMut(&Site, i64)) {
     const COMMITS: i64 = 100;
+    const KEYS: u64 = 50;
     let folder = tempfile::tempdir().unwrap();
     let (_broker, brokers) = broker(folder.path());
     let site = Site::new(&brokers, "250ms");
@@ -103,43 +115,73 @@ fn a_counter_never_goes_down_and_never_counts_twice() {
     wait_for("the server to read", Duration::from_secs(60), || {
         server.reached()
     });
-    let load = Load::start(&brokers, site.table(), 5_000, 5);
+    let load = Load::of_keys(KEYS, &brokers, site.table(), 5_000, 5);
     wait_for("a first commit", Duration::from_secs(30), || {
         (ledger::version(&site.table()) > 2).then_some(())
     });
+    let count = |sql: &str| -> i64 {
+        let rows = ask_in(&client, &server, sql, read).expect("the server answers");
+        let text = rows[0]["n"].to_string();
+        text.trim_matches('"').parse().expect("a count")
+    };
     let first = ledger::version(&site.table());
     let begin = Instant::now();
-    let (mut before, mut queries, mut version) = (0, 0_u32, first);
+    let (mut before, mut queries, mut version, mut slowest) = (0, 0_u32, first, Duration::ZERO);
     while version < first + COMMITS {
         let due = begin + Duration::from_millis(10) * queries;
         thread::sleep(due.saturating_duration_since(Instant::now()));
-        let rows = ask(
-            &client,
-            &server,
-            "select coalesce(sum(events), 0) as n from per_key",
-        )
-        .expect("the server answers");
-        let text = rows[0]["n"].to_string();
-        let now: i64 = text.trim_matches('"').parse().expect("a count");
+        let asked = Instant::now();
+        let now = count("select coalesce(sum(events), 0) as n from per_key");
+        slowest = slowest.max(asked.elapsed());
         assert!(now >= before, "the counter went from {before} to {now}");
         before = now;
         queries += 1;
-        if queries % 50 == 0 {
+        if queries % 10 == 0 {
             version = ledger::version(&site.table());
+            disturb(&site, version - first);
         }
         assert!(
             begin.elapsed() < Duration::from_secs(180),
             "only version {version}"
         );
     }
+    let took = begin.elapsed();
     let produced: i64 = load.finish().values().map(|(events, _)| events).sum();
     assert!(before <= produced, "{before} counted, {produced} produced");
-    println!("{queries} queries through {} commits", version - first);
-    wait_for("every event to show", Duration::from_secs(30), || {
-        let rows = ask(&client, &server, "select sum(events) as n from per_key")?;
-        let now: i64 = rows[0]["n"].to_string().trim_matches('"').parse().ok()?;
+    println!(
+        "{queries} queries through {} commits in {took:?}, {:.0} a second, the slowest in {slowest:?}",
+        version - first,
+        f64::from(queries) / took.as_secs_f64()
+    );
+    wait_for("every event to show", Duration::from_secs(60), || {
+        let now = count("select sum(events) as n from per_key");
         assert!(now <= produced, "{now} counted, {produced} produced");
         (now == produced).then_some(())
     });
     server.process.drain(Duration::from_secs(30));
+}
+
+#[test]
+fn a_counter_never_goes_down_and_never_counts_twice() {
+    watch_a_counter("fresh", |_, _| {});
+}
+
+#[test]
+fn a_committed_counter_never_goes_down_through_rebalances() {
+    let mut other: Option<Server> = None;
+    let mut rebalances = 0;
+    watch_a_counter("committed", |site, commits| {
+        // Every fifteen commits another server joins the group, or leaves it: in order or by kill -9.
+        if commits < 15 * (rebalances + 1) {
+            return;
+        }
+        rebalances += 1;
+        match other.take() {
+            None => other = Some(site.run("two")),
+            Some(mut server) if rebalances % 4 == 0 => server.process.kill(),
+            Some(mut server) => server.process.drain(Duration::from_secs(40)),
+        }
+    });
+    println!("{rebalances} joins and leaves");
+    assert!(rebalances >= 4);
 }

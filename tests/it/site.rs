@@ -35,6 +35,11 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new(brokers: &str, commit_every: &str) -> Self {
+        Self::of(brokers, commit_every, TOPIC)
+    }
+
+    /// The same over another topic.
+    pub(crate) fn of(brokers: &str, commit_every: &str, topic: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -48,7 +53,7 @@ impl Site {
         write(
             "pipelines/events.yaml",
             &format!(
-                "version: 1\nsource:\n  kafka:\n    connection: main\n    topics: [{TOPIC}]\n    start: earliest\n    properties: {{session.timeout.ms: \"6000\", heartbeat.interval.ms: \"500\"}}\n\
+                "version: 1\nsource:\n  kafka:\n    connection: main\n    topics: [{topic}]\n    start: earliest\n    properties: {{session.timeout.ms: \"6000\", heartbeat.interval.ms: \"500\"}}\n\
                  decode:\n  json:\n    schema: ../schemas/event.yaml\n\
                  event_time:\n  column: ts\n  max_delay: 5s\n  idle_after: 10s\n\
                  commit_every: {commit_every}\nrefresh_every: 200ms\n\
@@ -142,8 +147,13 @@ impl Server {
 
 /// Starts the embedded broker as a process of its own.
 pub(crate) fn broker(folder: &Path) -> (Process, String) {
+    broker_with(folder, &format!("{TOPIC}:{PARTITIONS}"))
+}
+
+/// The same with a topic, written `name:partitions`.
+pub(crate) fn broker_with(folder: &Path, topic: &str) -> (Process, String) {
     let mut process = Process::start(
-        alluvium().args(["broker", "--topic", &format!("{TOPIC}:{PARTITIONS}")]),
+        alluvium().args(["broker", "--topic", topic]),
         &folder.join("broker.log"),
     );
     let address = process.first(|line| {
@@ -167,6 +177,17 @@ impl Load {
     /// Keeps every partition's distance from `table`'s recorded offset below what the embedded broker
     /// keeps, so that nothing can be lost before it is read.
     pub(crate) fn start(brokers: &str, table: PathBuf, per_second: u64, seed: u64) -> Self {
+        Self::of_keys(KEYS, brokers, table, per_second, seed)
+    }
+
+    /// The same with another number of keys.
+    pub(crate) fn of_keys(
+        keys: u64,
+        brokers: &str,
+        table: PathBuf,
+        per_second: u64,
+        seed: u64,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let halt = stop.clone();
         let producer: BaseProducer = ClientConfig::new()
@@ -180,9 +201,11 @@ impl Load {
             let mut sent = vec![0_i64; PARTITIONS as usize];
             let begin = Instant::now();
             let mut number = 0_u64;
+            let mut log = ledger::Follower::new(&table);
             while !halt.load(Ordering::Relaxed) {
                 let due = begin.elapsed().as_millis() as u64 * per_second / 1000;
-                let recorded = ledger::offsets(&table);
+                log.advance();
+                let recorded = &log.offsets;
                 let behind = (0..PARTITIONS)
                     .map(|partition| {
                         let key = format!("{TOPIC}/{partition}");
@@ -195,7 +218,7 @@ impl Load {
                     continue;
                 }
                 for _ in 0..(due - number).min(500) {
-                    let key = format!("key-{}", rng.random_range(0..KEYS));
+                    let key = format!("key-{}", rng.random_range(0..keys));
                     let amount = rng.random_range(-1000..1000_i64);
                     let partition = rng.random_range(0..PARTITIONS);
                     let second = number / per_second % 60;
