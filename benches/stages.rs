@@ -20,7 +20,9 @@ use datafusion::{
         file::properties::WriterProperties,
     },
 };
-use rand::{Rng, SeedableRng, rngs::StdRng};
+use rand::{SeedableRng, rngs::StdRng};
+
+mod common;
 
 const EVENTS: usize = 50_000;
 
@@ -33,36 +35,11 @@ fn plan() -> Arc<Plan> {
     Arc::new(plan)
 }
 
-/// A click of the shipped schema with three fields that it does not name, about 370 bytes.
-fn event(random: &mut StdRng, number: usize) -> String {
-    let session: u128 = random.random();
-    format!(
-        concat!(
-            r#"{{"ts":"2026-03-01T12:{:02}:{:02}.{:03}Z","user_id":"user-{}","country":"{}{}","url":"/page/{}?q={}","status":{},"#,
-            r#""latency_ms":{:.3},"bytes":{},"is_bot":{},"session":"{:032x}","referrer":"https://www.example.com/search?q=mountain+boots","#,
-            r#""user_agent":"Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Safari/537.36"}}"#
-        ),
-        number * 60 / EVENTS,
-        random.random_range(0..60),
-        random.random_range(0..1000),
-        random.random_range(0..100_000),
-        char::from(b'A' + random.random_range(0..14_u8)),
-        char::from(b'A' + random.random_range(0..14_u8)),
-        random.random_range(0..400),
-        random.random_range(0..10_000),
-        [200, 200, 200, 200, 304, 404, 500][random.random_range(0..7)],
-        random.random_range(0.1..900.0),
-        random.random_range(100..100_000),
-        random.random_range(0..20) == 0,
-        session,
-    )
-}
-
 fn batch() -> RawBatch {
     let mut random = StdRng::seed_from_u64(7);
     let mut builder = RawBatchBuilder::default();
     for number in 0..EVENTS {
-        let payload = event(&mut random, number);
+        let payload = common::event(&mut random, number, EVENTS);
         builder.push(number as i64, None, None, Some(payload.as_bytes()), []);
     }
     builder.finish(
