@@ -7,6 +7,9 @@
 Exact: windows, groups, counts, sums. Doubles: within 1e-9 of each other, relatively. The quantile: within the
 sketch's 1 % of the element at rank floor(q * (n - 1)). Distinct counts: within 5 %, three standard errors of the
 sketch, and below 100 the count itself, but for a rare collision of hashes.
+
+With `--same-as OTHER.yaml` also that another server, which split the same events otherwise (partitions, workers,
+commits), stored the same: every measure bit for bit, sketches' answers too; averages of doubles within 1e-9.
 """
 
 import argparse
@@ -131,11 +134,22 @@ def differences(table: str, want: dict, have: dict) -> list:
     return found
 
 
+def splits(table: str, one: dict, other: dict) -> list:
+    found = [f"{table}: only one of the two has {key}" for key in one.keys() ^ other.keys()]
+    for key in one.keys() & other.keys():
+        for name, value in one[key].items():
+            same = close(value, other[key][name], 1e-9) if name in DOUBLES else value == other[key][name]
+            if not same:
+                found.append(f"{table} {key}: {name} is {value}, and {other[key][name]} in the other split")
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("events", help="the NDJSON file that was produced")
     parser.add_argument("--alluvium", default="target/debug/alluvium", help="the binary")
     parser.add_argument("--config", default="alluvium.yaml", help="the server file")
+    parser.add_argument("--same-as", metavar="CONFIG", help="the server file of another split of the same events")
     parser.add_argument("--url", help="ask a running server instead of the tables in storage")
     arguments = parser.parse_args()
     found = []
@@ -146,6 +160,13 @@ def main() -> None:
         found += wrong
         flights = sum(row["flights"] for row in have.values())
         print(f"{table}: {len(want)} rows expected, {len(have)} found, {flights} flights, {len(wrong)} differences")
+    if arguments.same_as:
+        other = argparse.Namespace(alluvium=arguments.alluvium, config=arguments.same_as, url=None)
+        for table in TABLES:
+            one, another = actual(arguments, table), actual(other, table)
+            wrong = splits(table, one, another)
+            found += wrong
+            print(f"{table}: {len(one)} rows here, {len(another)} in the other split, {len(wrong)} differences")
     for line in found[:20]:
         print(line, file=sys.stderr)
     if found:

@@ -88,3 +88,15 @@ def test_the_check_reads_what_the_command_prints(tmp_path):
 
     (answer,) = flights_check.actual(Arguments, "flights_per_day").values()
     assert answer["window_end"] - answer["window_start"] == 86_400_000_000 and answer["miles"] == 12
+
+
+def test_two_splits_may_differ_in_the_last_bits_of_averages_only():
+    one = flights_check.keyed(golden("flights_per_day"))
+    other = flights_check.keyed(golden("flights_per_day"))
+    row = next(row for row in other.values() if row["dep_delay"] and row["arr_delay_p90"])
+    row["dep_delay"] *= 1 + 1e-12
+    assert flights_check.splits("flights_per_day", one, other) == []
+    row["arr_delay_p90"] *= 1 + 1e-12
+    assert len(flights_check.splits("flights_per_day", one, other)) == 1
+    del other[row["window_start"], row["carrier"], row["origin"]]
+    assert len(flights_check.splits("flights_per_day", one, other)) == 1
