@@ -668,7 +668,8 @@ impl Committer {
                 tracing::warn!(pipeline = %self.plan.name, "maintenance is tried again later: {error}");
             }
         }
-        if let Err(error) = self.io.block_on(self.dead_letters.maintain()) {
+        let keep = self.plan.keep_dead_letters;
+        if let Err(error) = self.io.block_on(self.dead_letters.maintain(keep)) {
             tracing::warn!(pipeline = %self.plan.name, "maintenance of the dead letters is tried again later: {error}");
         }
     }

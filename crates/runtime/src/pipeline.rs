@@ -123,10 +123,6 @@ impl Life {
 
     fn live(&self) -> Result<(), RuntimeError> {
         let plan = &self.config.plan;
-        tracing::info!(
-            pipeline = %plan.name,
-            "dead letters are kept for ever: not supported yet: `dead_letters.keep`"
-        );
         let io = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name(format!("store-{}", plan.name))

@@ -179,6 +179,8 @@ pub(crate) struct Draft {
     pub(crate) protocol: Option<Protocol>,
     pub(crate) metadata: Option<Metadata>,
     pub(crate) adds: Vec<Add>,
+    /// URL-encoded paths of files whose rows leave the table.
+    pub(crate) removes: Vec<String>,
     pub(crate) txns: Vec<Txn>,
 }
 
@@ -214,6 +216,14 @@ impl Draft {
         }));
         lines.extend(self.adds.iter().map(|add| Line {
             add: Some(add.clone()),
+            ..Line::default()
+        }));
+        lines.extend(self.removes.iter().map(|path| Line {
+            remove: Some(Remove {
+                path: path.clone(),
+                deletion_timestamp: Some(millis),
+                data_change: true,
+            }),
             ..Line::default()
         }));
         let mut bytes = Vec::new();

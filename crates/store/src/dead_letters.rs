@@ -9,6 +9,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     sync::Arc,
+    time::Duration,
 };
 
 use alluvium_types::{Reject, Timestamp, TopicPartition};
@@ -26,11 +27,11 @@ use crate::{
     Checkpoint, Maintenance, Store, StoreError,
     action::Draft,
     checkpoint::Names,
-    commit::{Decision, Outcome, commit},
+    commit::{CommitName, Decision, Outcome, commit},
     definition::refuse_foreign,
     ledger::open_plain,
     log::TableLog,
-    maintain::Upkeep,
+    maintain::{Upkeep, older_than},
     parquet_reader::read_columns,
     snapshot::Snapshot,
     stage::{Stager, remove_files},
@@ -297,14 +298,58 @@ impl DeadLetters {
         }
     }
 
-    /// As [`TableWriter::maintain`](crate::TableWriter::maintain).
+    /// As [`TableWriter::maintain`](crate::TableWriter::maintain); and letters that the store has held for longer than
+    /// `keep`, by its own clock, leave the table, a file at a time.
     ///
     /// # Errors
     /// The first step that failed.
-    pub async fn maintain(&mut self) -> Result<Maintenance, StoreError> {
-        self.upkeep
+    pub async fn maintain(&mut self, keep: Duration) -> Result<Maintenance, StoreError> {
+        let files_expired = match self.upkeep.cleans_next() {
+            true => self.expire(keep).await?,
+            false => 0,
+        };
+        let done = self
+            .upkeep
             .run(&self.store, &self.log, &mut self.snapshot)
-            .await
+            .await?;
+        Ok(Maintenance {
+            files_expired,
+            ..done
+        })
+    }
+
+    /// Takes old files out of the table. Their bytes stay until they are swept, for queries of older versions.
+    async fn expire(&mut self, keep: Duration) -> Result<usize, StoreError> {
+        self.log.advance(&mut self.snapshot).await?;
+        let old = older_than(&self.store, &self.log, &self.snapshot, keep).await?;
+        if old.is_empty() {
+            return Ok(0);
+        }
+        let name = CommitName::new();
+        let prefix = format!("{}/", self.log.folder);
+        let (pipeline, log) = (&self.pipeline, self.log.clone());
+        let mut expired = 0;
+        let decide = |snapshot: &Snapshot| {
+            refuse_foreign(&log.table, snapshot, pipeline)?;
+            // Another server may have taken some out meanwhile.
+            let here = old.iter().filter(|path| snapshot.paths.contains(*path));
+            let removes: Vec<String> = here
+                .filter_map(|path| path.strip_prefix(&prefix).map(str::to_owned))
+                .collect();
+            expired = removes.len();
+            if removes.is_empty() {
+                return Ok(Decision::Stop(()));
+            }
+            Ok(Decision::Write(Box::new(Draft {
+                operation: "DELETE",
+                info: our_info("expiry", pipeline),
+                removes,
+                ..Draft::default()
+            })))
+        };
+        let patience = self.store.patience();
+        commit(&self.log, &mut self.snapshot, &name, patience, decide).await?;
+        Ok(expired)
     }
 }
 

@@ -29,6 +29,8 @@ pub enum CommitKind {
     Watermark,
     /// Dead letters.
     DeadLetters,
+    /// Dead letters were kept long enough.
+    Expiry,
     /// Not by this product, or by a version of it that does more; with Delta's name of the operation.
     Other(String),
 }
@@ -42,6 +44,7 @@ impl CommitKind {
             "commit" => Self::Commit,
             "watermark" => Self::Watermark,
             "dead_letters" => Self::DeadLetters,
+            "expiry" => Self::Expiry,
             other => Self::Other(other.to_owned()),
         }
     }
@@ -56,6 +59,7 @@ impl fmt::Display for CommitKind {
             Self::Commit => "commit",
             Self::Watermark => "watermark",
             Self::DeadLetters => "dead_letters",
+            Self::Expiry => "expiry",
             Self::Other(operation) => operation,
         })
     }

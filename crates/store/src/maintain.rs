@@ -33,6 +33,8 @@ pub struct Maintenance {
     pub log_files_removed: usize,
     /// Orphans that were removed: files of commits that never came.
     pub orphans_removed: usize,
+    /// Files of dead letters that were kept long enough and left the table.
+    pub files_expired: usize,
 }
 
 /// Remembers when what was last done.
@@ -42,6 +44,11 @@ pub(crate) struct Upkeep {
 }
 
 impl Upkeep {
+    /// Whether the next run does what is done rarely.
+    pub(crate) fn cleans_next(&self) -> bool {
+        self.last_clean.is_none_or(|last| last.age() >= CLEAN_EVERY)
+    }
+
     pub(crate) async fn run(
         &mut self,
         store: &Store,
@@ -51,7 +58,7 @@ impl Upkeep {
         let mut done = Maintenance::default();
         log.advance(snapshot).await?;
         done.checkpoint = write_checkpoint(store, log, snapshot).await?;
-        if self.last_clean.is_none_or(|last| last.age() >= CLEAN_EVERY) {
+        if self.cleans_next() {
             let now = store_now(store).await?;
             (done.ledger_entries, done.log_files_removed) =
                 clean_log(store, log, snapshot, now).await?;
@@ -125,6 +132,32 @@ pub(crate) async fn write_checkpoint(
         .map_err(delta_error(doing()))?;
     snapshot.checkpoint = Some(version);
     Ok(Some(version))
+}
+
+/// The table's files that the store has held for longer than `keep`.
+pub(crate) async fn older_than(
+    store: &Store,
+    log: &TableLog,
+    snapshot: &Snapshot,
+    keep: Duration,
+) -> Result<Vec<String>, StoreError> {
+    if snapshot.files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let cutoff = store_now(store).await?.saturating_sub(millis(keep));
+    let written: std::collections::HashMap<String, i64> = store
+        .object_store()
+        .list(Some(&log.folder))
+        .map_ok(|meta| {
+            let written = meta.last_modified.timestamp_millis();
+            (meta.location.to_string(), written)
+        })
+        .try_collect()
+        .await
+        .map_err(StoreError::object(format!("list {}", log.folder)))?;
+    let is_old = |path: &&String| written.get(*path).is_some_and(|written| *written <= cutoff);
+    let paths = snapshot.files.iter().map(|file| &file.path);
+    Ok(paths.filter(is_old).cloned().collect())
 }
 
 /// The store's own clock in milliseconds, by the stamp it gives to an object.

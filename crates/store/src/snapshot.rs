@@ -35,7 +35,7 @@ pub(crate) struct Snapshot {
     pub(crate) metadata: Metadata,
     pub(crate) schema: SchemaRef,
     pub(crate) files: Arc<Vec<CommittedFile>>,
-    paths: HashSet<String>,
+    pub(crate) paths: HashSet<String>,
     /// Recorded numbers by application id.
     pub(crate) txns: BTreeMap<String, i64>,
     /// Files that a commit removed, with the moment in milliseconds; queries of older versions may still read them.

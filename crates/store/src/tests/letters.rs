@@ -175,3 +175,34 @@ async fn rivals_write_every_letter_once_whatever_the_store_does() {
         "only {hits} replies were lost: this race proved nothing"
     );
 }
+
+#[tokio::test]
+async fn letters_that_were_kept_long_enough_leave_once_and_stay_away() {
+    const KEEP: Duration = Duration::from_secs(90 * 86_400);
+    let objects = FaultyStore::new(9, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let mut letters = store.dead_letters("clicks").await.unwrap();
+    for offset in 0..3 {
+        write(&mut letters, &[letter(0, offset, None)])
+            .await
+            .unwrap();
+    }
+    assert_eq!(letters.maintain(KEEP).await.unwrap().files_expired, 0);
+    assert_eq!(stored(&store).await.len(), 3);
+
+    // Two servers find them too old at the same moment; each file leaves once.
+    let mut others = [
+        store.dead_letters("clicks").await.unwrap(),
+        store.dead_letters("clicks").await.unwrap(),
+    ];
+    objects.age.store(91 * 86_400, Ordering::Relaxed);
+    let [one, other] = &mut others;
+    let (one, other) = tokio::join!(one.maintain(KEEP), other.maintain(KEEP));
+    assert_eq!(one.unwrap().files_expired + other.unwrap().files_expired, 3);
+    assert_eq!(stored(&store).await, []);
+    // What was known stays known to who knew it, and a younger letter is kept.
+    write(&mut letters, &[letter(0, 2, None), letter(0, 7, None)])
+        .await
+        .unwrap();
+    assert_eq!(stored(&store).await, [(0, 7, None)]);
+}
