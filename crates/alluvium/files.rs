@@ -80,7 +80,7 @@ pub(crate) fn load_at(path: &Path) -> Result<Found, Diagnostics> {
 impl Found {
     /// The folder of its pipelines.
     pub(crate) fn pipelines(&self) -> PathBuf {
-        beside(&self.path, "pipelines")
+        pipelines_beside(&self.path)
     }
 
     /// Pipelines that name a connection which this server does not have.
@@ -199,6 +199,11 @@ pub(crate) fn read_all(paths: &[PathBuf], found: &mut Diagnostics) -> Vec<Source
 /// Every mistake in all files.
 pub(crate) fn plans(sources: &[SourceFile]) -> Result<Vec<(Plan, Vec<InlineTest>)>, Diagnostics> {
     load_pipelines(sources, &mut |path| fs::read(path), &environment())
+}
+
+/// The folder of the pipelines of a server file.
+pub(crate) fn pipelines_beside(server_file: &Path) -> PathBuf {
+    beside(server_file, "pipelines")
 }
 
 /// A name in the same folder as `file`.

@@ -44,24 +44,24 @@ enum Fault {
 /// Checks files and runs their tests. Exit code 2 when a file is wrong, 1 when a test fails.
 pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
     let mut found = Diagnostics::default();
-    let server = if args.paths.is_empty() {
-        let path = files::find(&args.server)?;
-        match files::load_at(&path) {
-            Ok(server) => {
-                found.extend(server.warnings.clone());
-                Some(server)
-            }
-            Err(mistakes) => {
-                found.extend(mistakes);
-                return wrong(&found, 0, args.format);
-            }
-        }
-    } else {
-        None
+    // Named files stand for themselves, unless a server file is named too.
+    let server_file = match args.paths.is_empty() || args.server.config.is_some() {
+        true => Some(files::find(&args.server)?),
+        false => None,
     };
-    let folders = match &server {
-        Some(server) => vec![server.pipelines()],
-        None => args.paths.clone(),
+    let mut server = None;
+    match server_file.as_deref().map(files::load_at) {
+        Some(Ok(loaded)) => {
+            found.extend(loaded.warnings.clone());
+            server = Some(loaded);
+        }
+        // The pipelines beside a wrong server file may be wrong too.
+        Some(Err(mistakes)) => found.extend(mistakes),
+        None => {}
+    }
+    let folders = match &server_file {
+        Some(path) if args.paths.is_empty() => vec![files::pipelines_beside(path)],
+        _ => args.paths.clone(),
     };
     let mut paths: Vec<PathBuf> = Vec::new();
     for folder in &folders {
