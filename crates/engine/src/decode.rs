@@ -8,6 +8,7 @@
 //! Does not own event time, filters or expressions.
 
 mod columns;
+mod layout;
 mod moment;
 mod number;
 mod syntax;
@@ -24,6 +25,7 @@ use datafusion::arrow::{
 
 use crate::EngineError;
 use columns::ColumnBuilder;
+use layout::Layouts;
 use syntax::{Cursor, NumberForm, SyntaxError, SyntaxKind, TextForm, TextSpan, unescape};
 
 /// A payload beyond this many bytes is refused, so that a column of strings stays within 2 GiB.
@@ -150,6 +152,10 @@ pub struct JsonDecoder {
     schema: SchemaRef,
     rows: usize,
     unescaped: String,
+    /// What events looked like before.
+    layouts: Layouts,
+    /// Which of the columns are built.
+    wanted: Arc<[bool]>,
 }
 
 impl fmt::Debug for JsonDecoder {
@@ -217,6 +223,11 @@ impl JsonDecoder {
             by_length[column.name.len()].push(position);
         }
         Ok(Self {
+            layouts: Layouts::default(),
+            wanted: layout::wanted(
+                checked.len(),
+                builders.iter().map(|(position, _)| *position),
+            ),
             slots: vec![Slot::Absent; checked.len()],
             columns: checked,
             by_length,
@@ -250,8 +261,14 @@ impl JsonDecoder {
         let Ok(text) = simdutf8::basic::from_utf8(payload) else {
             return Err(not_utf8(payload));
         };
-        let unknown = self.parse(text)?;
-        self.check(text, unknown)?;
+        if !self.layouts.walk(&self.columns, text, &mut self.slots) {
+            let unknown = self.parse(text)?;
+            self.check(text, unknown)?;
+            let (columns, by_length) = (&self.columns, &self.by_length);
+            self.layouts.learn(columns, &self.wanted, text, |name| {
+                find(columns, by_length, name)
+            });
+        }
         for (position, builder) in &mut self.builders {
             builder.append(self.slots[*position], text, &mut self.unescaped);
         }
@@ -344,7 +361,8 @@ impl JsonDecoder {
             return Ok(Some(guess));
         }
         let span = cursor.string()?;
-        let Some(position) = self.find(&said(text, span)) else {
+        let name = said(text, span);
+        let Some(position) = find(&self.columns, &self.by_length, &name) else {
             unknown.get_or_insert(span);
             return Ok(None);
         };
@@ -353,14 +371,6 @@ impl JsonDecoder {
             None => self.first = position,
         }
         Ok(Some(position))
-    }
-
-    fn find(&self, name: &str) -> Option<usize> {
-        self.by_length
-            .get(name.len())?
-            .iter()
-            .copied()
-            .find(|&position| *self.columns[position].name == *name)
     }
 
     /// Whether the slots may become a row.
@@ -383,6 +393,14 @@ impl JsonDecoder {
             _ => Ok(()),
         }
     }
+}
+
+fn find(columns: &[Column], by_length: &[Vec<usize>], name: &str) -> Option<usize> {
+    by_length
+        .get(name.len())?
+        .iter()
+        .copied()
+        .find(|&position| *columns[position].name == *name)
 }
 
 fn kind(column: &EventColumn) -> Option<Kind> {

@@ -60,10 +60,44 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
 /// Microseconds of an RFC 3339 text. Digits beyond microseconds are cut off; the second 60 of a leap
 /// second is the first one of the next minute, as in Postgres.
 pub(crate) fn timestamp(text: &str) -> Result<i64, FaultKind> {
-    within_years(rfc3339(text.as_bytes()).ok_or(FaultKind::NoTimestamp)?)
+    within_years(rfc3339(text.as_bytes(), days).ok_or(FaultKind::NoTimestamp)?)
 }
 
-fn rfc3339(bytes: &[u8]) -> Option<i64> {
+/// The date that was read last: the next one is most often the same.
+#[derive(Debug)]
+pub(crate) struct Days {
+    written: [u8; 10],
+    days: i64,
+}
+
+impl Default for Days {
+    fn default() -> Self {
+        Self {
+            written: *b"1970-01-01",
+            days: 0,
+        }
+    }
+}
+
+impl Days {
+    #[inline]
+    fn of(&mut self, bytes: &[u8; 10]) -> Option<i64> {
+        if self.written != *bytes {
+            (self.written, self.days) = (*bytes, days(bytes)?);
+        }
+        Some(self.days)
+    }
+}
+
+/// [`timestamp`] with a memory for dates.
+#[inline]
+pub(crate) fn timestamp_with(bytes: &[u8], memory: &mut Days) -> Result<i64, FaultKind> {
+    let micros = rfc3339(bytes, |day| memory.of(day));
+    within_years(micros.ok_or(FaultKind::NoTimestamp)?)
+}
+
+#[inline]
+fn rfc3339(bytes: &[u8], mut days: impl FnMut(&[u8; 10]) -> Option<i64>) -> Option<i64> {
     let (day, rest) = bytes.split_first_chunk::<10>()?;
     let days = days(day)?;
     let (clock, rest) = rest.split_first_chunk::<9>()?;

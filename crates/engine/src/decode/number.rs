@@ -22,6 +22,79 @@ pub(crate) fn integer(text: &str) -> Result<i64, FaultKind> {
     Ok(if negative { -magnitude } else { magnitude })
 }
 
+/// An integer of up to 18 digits that begins at `at`, and where it ends. `None` for whatever is not plainly one; what
+/// follows the digits is not looked at.
+#[inline]
+pub(crate) fn scan_integer(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
+    let negative = bytes.get(at) == Some(&b'-');
+    let start = at + usize::from(negative);
+    let (magnitude, end) = scan_digits(bytes, start)?;
+    let magnitude = magnitude as i64;
+    Some((if negative { -magnitude } else { magnitude }, end))
+}
+
+/// Digits as JSON allows them before a point: some, at most 18, and no zero before others.
+#[inline]
+fn scan_digits(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
+    let mut value = 0;
+    let mut at = start;
+    while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
+        if at - start == 18 {
+            return None;
+        }
+        value = value * 10 + u64::from(digit - b'0');
+        at += 1;
+    }
+    let leading_zero = at - start > 1 && bytes[start] == b'0';
+    (at > start && !leading_zero).then_some((value, at))
+}
+
+/// A number that was scanned for a double.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Scanned {
+    /// Its value, and where it ends.
+    Value(f64, usize),
+    /// It is too long to be rounded once, or has an exponent.
+    Unusual,
+}
+
+/// A number without an exponent that begins at `at`, to the nearest double. `None` for whatever is no number; what
+/// follows it is not looked at.
+#[inline]
+pub(crate) fn scan_double(bytes: &[u8], at: usize) -> Option<Scanned> {
+    let negative = bytes.get(at) == Some(&b'-');
+    let start = at + usize::from(negative);
+    let Some((mut mantissa, mut end)) = scan_digits(bytes, start) else {
+        return bytes
+            .get(start)?
+            .is_ascii_digit()
+            .then_some(Scanned::Unusual);
+    };
+    let mut decimals = 0;
+    if bytes.get(end) == Some(&b'.') {
+        let point = end;
+        end += 1;
+        while let Some(digit @ b'0'..=b'9') = bytes.get(end) {
+            if end - start > 16 {
+                return Some(Scanned::Unusual);
+            }
+            mantissa = mantissa * 10 + u64::from(digit - b'0');
+            end += 1;
+        }
+        decimals = end - point - 1;
+        if decimals == 0 {
+            return None;
+        }
+    }
+    if end - start > 16 || matches!(bytes.get(end), Some(b'e' | b'E')) {
+        return Some(Scanned::Unusual);
+    }
+    Some(match short_quotient(mantissa, decimals) {
+        Some(value) => Scanned::Value(if negative { -value } else { value }, end),
+        None => Scanned::Unusual,
+    })
+}
+
 /// The nearest double; infinity is refused.
 #[inline]
 pub(crate) fn double(text: &str) -> Result<f64, FaultKind> {
@@ -35,12 +108,18 @@ pub(crate) fn double(text: &str) -> Result<f64, FaultKind> {
 }
 
 /// Clinger's fast path: a mantissa below 2^53 divided by a power of ten up to 10^22 is rounded once,
-/// hence right. `None` for everything longer, or with an exponent.
+/// hence right. `None` for a larger mantissa.
+#[inline]
+fn short_quotient(mantissa: u64, decimals: usize) -> Option<f64> {
+    const POWERS: [f64; 17] = [
+        1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15, 1e16,
+    ];
+    (mantissa < 1 << 53).then(|| mantissa as f64 / POWERS[decimals])
+}
+
+/// A number of up to 16 characters without an exponent.
 #[inline]
 fn short_double(bytes: &[u8]) -> Option<f64> {
-    const POWERS: [f64; 16] = [
-        1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12, 1e13, 1e14, 1e15,
-    ];
     let (negative, digits) = match bytes {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),
@@ -58,10 +137,7 @@ fn short_double(bytes: &[u8]) -> Option<f64> {
         }
     }
     let decimals = point.map_or(0, |point| digits.len() - point - 1);
-    if mantissa >= 1 << 53 {
-        return None;
-    }
-    let value = mantissa as f64 / POWERS[decimals];
+    let value = short_quotient(mantissa, decimals)?;
     Some(if negative { -value } else { value })
 }
 
