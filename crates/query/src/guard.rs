@@ -21,7 +21,7 @@ use datafusion::{
 
 use crate::{
     error::{ErrorKind, QueryError},
-    session::ReadMode,
+    view::ReadMode,
 };
 
 /// Most operators in one query. Each may deepen the expression tree by one, and planning recurses over it;

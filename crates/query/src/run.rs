@@ -23,7 +23,7 @@ use datafusion::{
         unnest::UnnestExec,
     },
 };
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, mpsc, oneshot},
@@ -32,12 +32,11 @@ use tokio::{
 };
 
 use crate::{
-    engine::Shared,
     error::{ErrorKind, QueryError, nearest},
     guard::{self, Request},
     measure,
-    session::{QueryResult, ReadMode},
-    view::{AsOf, View},
+    shared::Shared,
+    view::{AsOf, ReadMode, View},
 };
 
 /// Stack of the thread that parses and plans: the gate's limits in a debug build, several times over. Only
@@ -47,6 +46,35 @@ const PLANNING_STACK: usize = 256 << 20;
 const READ_AHEAD: usize = 2;
 /// How long a query waits for a place before it is told that all are taken.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// An answer on its way.
+pub struct QueryResult {
+    /// Its columns.
+    pub schema: SchemaRef,
+    /// Its rows. An error in it is a [`QueryError`] inside; dropping it ends the query.
+    pub stream: SendableRecordBatchStream,
+    /// What it includes.
+    pub as_of: AsOf,
+}
+
+impl std::fmt::Debug for QueryResult {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("QueryResult")
+            .field("schema", &self.schema)
+            .field("as_of", &self.as_of)
+            .finish_non_exhaustive()
+    }
+}
+
+impl QueryResult {
+    /// All rows at once.
+    ///
+    /// # Errors
+    /// When the query fails on the way.
+    pub async fn collect(self) -> Result<Vec<RecordBatch>, QueryError> {
+        Ok(self.stream.try_collect().await?)
+    }
+}
 
 /// What a statement comes to.
 pub(crate) enum Answer {

@@ -7,69 +7,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use datafusion::{
     arrow::{
         array::{RecordBatch, StringArray},
-        datatypes::{DataType, Field, Schema, SchemaRef},
+        datatypes::{DataType, Field, Schema},
     },
     common::ScalarValue,
-    execution::SendableRecordBatchStream,
     physical_plan::stream::RecordBatchStreamAdapter,
 };
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 
 use crate::{
-    engine::Shared,
     error::QueryError,
-    run::{self, Answer},
-    view::AsOf,
+    run::{self, Answer, QueryResult},
+    shared::Shared,
+    view::{AsOf, ReadMode},
 };
-
-/// Whether answers include what is not committed yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ReadMode {
-    /// They do; a rebalance can take it back until it is committed (P33).
-    #[default]
-    Fresh,
-    /// They do not, and never go back.
-    Committed,
-}
-
-impl ReadMode {
-    /// The value of `alluvium.read`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fresh => "fresh",
-            Self::Committed => "committed",
-        }
-    }
-}
-
-/// An answer on its way.
-pub struct QueryResult {
-    /// Its columns.
-    pub schema: SchemaRef,
-    /// Its rows. An error in it is a [`QueryError`] inside; dropping it ends the query.
-    pub stream: SendableRecordBatchStream,
-    /// What it includes.
-    pub as_of: AsOf,
-}
-
-impl std::fmt::Debug for QueryResult {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("QueryResult")
-            .field("schema", &self.schema)
-            .field("as_of", &self.as_of)
-            .finish_non_exhaustive()
-    }
-}
-
-impl QueryResult {
-    /// All rows at once.
-    ///
-    /// # Errors
-    /// When the query fails on the way.
-    pub async fn collect(self) -> Result<Vec<RecordBatch>, QueryError> {
-        Ok(self.stream.try_collect().await?)
-    }
-}
 
 /// One client's settings. Statements of one session may run side by side.
 #[derive(Debug)]

@@ -17,9 +17,28 @@ use crate::{
     error::QueryError,
     panes::StoredRows,
     read_files::ReadFiles,
-    session::ReadMode,
     storage::{DeadLetters, Storage},
 };
+
+/// Whether answers include what is not committed yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReadMode {
+    /// They do; a rebalance can take it back until it is committed (P33).
+    #[default]
+    Fresh,
+    /// They do not, and never go back.
+    Committed,
+}
+
+impl ReadMode {
+    /// The value of `alluvium.read`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fresh => "fresh",
+            Self::Committed => "committed",
+        }
+    }
+}
 
 /// What an answer includes, by table.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

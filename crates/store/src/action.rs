@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 /// One line: exactly one of these is there. What we do not know is passed over.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
@@ -169,13 +169,21 @@ impl Entry {
 /// The key of `commitInfo` below which everything is ours.
 pub(crate) const OUR_KEY: &str = "alluvium";
 
+/// What stands under our key in every commit.
+pub(crate) fn our_info(kind: &str, pipeline: &str) -> Map<String, Value> {
+    Map::from_iter([
+        ("kind".to_owned(), json!(kind)),
+        ("pipeline".to_owned(), json!(pipeline)),
+    ])
+}
+
 /// What a new version will say, before it has a number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Draft {
     /// Delta's name for the kind of operation.
     pub(crate) operation: &'static str,
     /// What stands under our key in `commitInfo`; the commit id is added.
-    pub(crate) info: serde_json::Map<String, Value>,
+    pub(crate) info: Map<String, Value>,
     pub(crate) protocol: Option<Protocol>,
     pub(crate) metadata: Option<Metadata>,
     pub(crate) adds: Vec<Add>,
@@ -190,7 +198,7 @@ impl Draft {
         let mut info = self.info.clone();
         info.insert("format".into(), FORMAT.into());
         info.insert("commit_id".into(), commit_id.into());
-        let commit_info = serde_json::json!({
+        let commit_info = json!({
             "timestamp": millis,
             "operation": self.operation,
             "operationParameters": {},

@@ -17,8 +17,9 @@ use rand::Rng as _;
 
 use crate::{
     StoreError,
-    action::{Draft, Entry},
+    action::{Draft, Entry, Metadata},
     clock::{Moment, wall_millis},
+    definition::protocol,
     log::{Put, TableLog},
     snapshot::Snapshot,
 };
@@ -50,6 +51,29 @@ impl CommitName {
 
     pub(crate) fn was_sent(&self) -> bool {
         self.sent.load(Ordering::Acquire)
+    }
+}
+
+/// Puts version 0 of a table. Whoever loses the race opens what the winner made.
+pub(crate) async fn create_table(
+    log: &TableLog,
+    info: serde_json::Map<String, serde_json::Value>,
+    metadata: Metadata,
+) -> Result<(), StoreError> {
+    let draft = Draft {
+        operation: "CREATE TABLE",
+        info,
+        protocol: Some(protocol()),
+        metadata: Some(metadata),
+        ..Draft::default()
+    };
+    let bytes = draft.encode(&CommitName::new().id, wall_millis());
+    match log.put_entry(0, bytes).await {
+        Ok(Put::Landed | Put::Taken) => Ok(()),
+        Err(source) => Err(StoreError::Object {
+            doing: format!("create {}", log.table),
+            source,
+        }),
     }
 }
 

@@ -25,7 +25,7 @@ use serde_json::json;
 
 use crate::{
     Checkpoint, Maintenance, Store, StoreError,
-    action::Draft,
+    action::{Draft, our_info},
     checkpoint::Names,
     commit::{CommitName, Decision, Outcome, commit},
     definition::refuse_foreign,
@@ -35,7 +35,6 @@ use crate::{
     parquet_reader::read_columns,
     snapshot::Snapshot,
     stage::{Stager, remove_files},
-    table::our_info,
 };
 
 /// Letters of one batch: a letter may hold a large event.

@@ -12,15 +12,14 @@ use datafusion::arrow::{
 
 use crate::{
     CommitRecord, Store, StoreError,
-    action::Draft,
-    commit::{Decision, Outcome, commit},
+    action::{Draft, our_info},
+    commit::{Decision, Outcome, commit, create_table},
     definition::plain_metadata,
     log::TableLog,
-    maintain,
+    log_checkpoint::write_checkpoint,
     parquet_reader::read_columns,
     snapshot::{Snapshot, delta_schema},
     stage::Stager,
-    table::{create_with, our_info},
 };
 
 /// Rows of one batch of the ledger.
@@ -56,7 +55,7 @@ pub(crate) async fn open_plain(
             what,
         })?;
         let metadata = plain_metadata(name, pipeline, schema, store.rules().log_retention);
-        create_with(log, our_info("create", pipeline), metadata).await?;
+        create_table(log, our_info("create", pipeline), metadata).await?;
     }
 }
 
@@ -106,7 +105,7 @@ pub(crate) async fn append(
     match commit(&log, &mut snapshot, &staged.name, store.patience(), decide).await? {
         Outcome::Landed(_) | Outcome::Stopped(()) => {}
     }
-    maintain::write_checkpoint(store, &log, &mut snapshot).await?;
+    write_checkpoint(store, &log, &mut snapshot).await?;
     Ok(new.len())
 }
 

@@ -20,6 +20,7 @@ mod error;
 mod history;
 mod ledger;
 mod log;
+mod log_checkpoint;
 mod maintain;
 mod parquet_reader;
 mod snapshot;

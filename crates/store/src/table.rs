@@ -8,15 +8,15 @@ use std::{collections::BTreeMap, sync::Arc};
 use alluvium_plan::{CommittedTable, PartitionBy, TableShape};
 use alluvium_types::{Balance, Epoch, MemoryBudget, OffsetRange, Timestamp, TopicPartition};
 use datafusion::arrow::array::RecordBatch;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::{
     Checkpoint, Maintenance, Overtaken, Staged, Store, StoreError, Verdict,
-    action::{Draft, Txn},
+    action::{Draft, Txn, our_info},
     checkpoint::Names,
-    commit::{CommitName, Decision, Outcome, commit},
+    commit::{CommitName, Decision, Outcome, commit, create_table},
     definition::{self, Fit},
-    log::{Put, TableLog},
+    log::TableLog,
     maintain::Upkeep,
     snapshot::Snapshot,
     stage::{Stager, remove_files},
@@ -460,13 +460,6 @@ fn draft(
     }
 }
 
-pub(crate) fn our_info(kind: &str, pipeline: &str) -> Map<String, Value> {
-    Map::from_iter([
-        ("kind".to_owned(), json!(kind)),
-        ("pipeline".to_owned(), json!(pipeline)),
-    ])
-}
-
 pub(crate) fn by_partition<'p, T>(
     values: impl Iterator<Item = (&'p TopicPartition, T)>,
     shown: impl Fn(T) -> Value,
@@ -509,29 +502,7 @@ pub(crate) fn read_shape(
 /// Puts version 0. Whoever loses the race opens what the winner made.
 async fn create(store: &Store, log: &TableLog, spec: &TableSpec) -> Result<(), StoreError> {
     let metadata = definition::new_metadata(&log.table, spec, store.rules().log_retention)?;
-    create_with(log, our_info("create", &spec.pipeline), metadata).await
-}
-
-pub(crate) async fn create_with(
-    log: &TableLog,
-    info: Map<String, Value>,
-    metadata: crate::action::Metadata,
-) -> Result<(), StoreError> {
-    let draft = Draft {
-        operation: "CREATE TABLE",
-        info,
-        protocol: Some(definition::protocol()),
-        metadata: Some(metadata),
-        ..Draft::default()
-    };
-    let bytes = draft.encode(&CommitName::new().id, crate::clock::wall_millis());
-    match log.put_entry(0, bytes).await {
-        Ok(Put::Landed | Put::Taken) => Ok(()),
-        Err(source) => Err(StoreError::Object {
-            doing: format!("create {}", log.table),
-            source,
-        }),
-    }
+    create_table(log, our_info("create", &spec.pipeline), metadata).await
 }
 
 /// Adds the columns of new measures, in a commit of its own.

@@ -1,0 +1,239 @@
+//! What all queries share: memory, threads, functions, and the limits on them.
+//!
+//! Owns these resources. They are apart from the data path: queries run on a runtime and in a memory pool of their own, so
+//! that a greedy query harms other queries at most. Does not own what a single query does ([`crate::run`]).
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use alluvium_functions as functions;
+use alluvium_plan::{Publisher, StatusBoard};
+use datafusion::{
+    catalog::CatalogProviderList,
+    common::{Result as DataFusionResult, plan_err},
+    execution::{
+        SessionState, SessionStateBuilder,
+        context::SessionConfig,
+        disk_manager::{DiskManagerBuilder, DiskManagerMode},
+        memory_pool::FairSpillPool,
+        object_store::ObjectStoreRegistry,
+        runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
+    },
+};
+use object_store::ObjectStore;
+use tokio::{
+    runtime::{Handle, Runtime},
+    sync::Semaphore,
+};
+use url::Url;
+
+use crate::{
+    catalog::{CATALOG, Catalogs, PUBLIC},
+    error::{ErrorKind, QueryError},
+    panes::STORE_URL,
+    read_files::ReadFiles,
+    storage::Storage,
+    view::{Shelf, View},
+};
+
+/// Stack of the threads that execute: expressions nest as deep as the gate allows.
+const WORKER_STACK: usize = 32 << 20;
+/// Most bytes that queries may spill to disk.
+const SPILL_LIMIT: u64 = 2 << 30;
+
+/// What all queries together, and each of them, may use.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of memory for all queries together.
+    pub memory: usize,
+    /// How long one query may take, reading of its result included.
+    pub timeout: Duration,
+    /// Bytes of one query's text.
+    pub max_sql_bytes: usize,
+    /// Rows of one result.
+    pub max_rows: u64,
+    /// Queries at the same time.
+    pub concurrent: usize,
+}
+
+impl Default for Limits {
+    /// Room for a few analysts beside ingestion: 512 MiB, a minute, 64 KiB of text, ten million rows, 16 at once.
+    fn default() -> Self {
+        Self {
+            memory: 512 << 20,
+            timeout: Duration::from_secs(60),
+            max_sql_bytes: 64 << 10,
+            max_rows: 10_000_000,
+            concurrent: 16,
+        }
+    }
+}
+
+/// What sessions and queries share.
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) shelf: Arc<Shelf>,
+    status: Option<Arc<StatusBoard>>,
+    base: SessionState,
+    /// Threads that execute.
+    workers: Threads,
+    /// The thread that watches time, so that it passes while all workers are busy.
+    watch: Threads,
+}
+
+/// A runtime that may be dropped inside another one, where the last session may end.
+#[derive(Debug)]
+struct Threads {
+    /// `None` only while it is dropped.
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
+
+impl Threads {
+    fn start(name: &str, count: usize) -> Result<Self, QueryError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(count)
+            .thread_name(name)
+            .thread_stack_size(WORKER_STACK)
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                let text = format!("the threads for queries could not be started: {error}");
+                QueryError::new(ErrorKind::Internal, text)
+            })?;
+        Ok(Self {
+            handle: runtime.handle().clone(),
+            runtime: Some(runtime),
+        })
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("QueryEngine")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(crate) fn start(
+        storage: Arc<dyn Storage>,
+        publisher: Option<Arc<Publisher>>,
+        status: Option<Arc<StatusBoard>>,
+        limits: Limits,
+    ) -> Result<Self, QueryError> {
+        let cores = std::thread::available_parallelism().map_or(2, usize::from);
+        // Half of the cores, so that ingestion always has the other half; two at least, so that one query
+        // that does not yield does not stop the others.
+        let threads = (cores / 2).max(2);
+        let environment = environment(storage.object_store(), limits.memory)?;
+        let files = ReadFiles::new(&environment.memory_pool, limits.memory);
+        Ok(Self {
+            limits,
+            permits: Arc::new(Semaphore::new(limits.concurrent)),
+            shelf: Arc::new(Shelf::new(storage, publisher, files)),
+            status,
+            base: base_state(environment, threads),
+            workers: Threads::start("alluvium-query", threads)?,
+            watch: Threads::start("alluvium-query-watch", 1)?,
+        })
+    }
+
+    pub(crate) fn workers(&self) -> &Handle {
+        &self.workers.handle
+    }
+
+    pub(crate) fn watch(&self) -> &Handle {
+        &self.watch.handle
+    }
+
+    /// A session state over one query's view.
+    pub(crate) fn state(&self, view: &Arc<View>) -> SessionState {
+        let catalogs: Arc<dyn CatalogProviderList> =
+            Arc::new(Catalogs::new(view.clone(), self.status.clone()));
+        SessionStateBuilder::new_from_existing(self.base.clone())
+            .with_catalog_list(catalogs)
+            .build()
+    }
+}
+
+fn environment(store: Arc<dyn ObjectStore>, memory: usize) -> Result<Arc<RuntimeEnv>, QueryError> {
+    let disk = DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::OsTmpDirectory)
+        .with_max_temp_directory_size(SPILL_LIMIT);
+    let environment = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+        .with_disk_manager_builder(disk)
+        .with_object_store_registry(Arc::new(OnlyOurs(store)))
+        .build_arc()?;
+    Ok(environment)
+}
+
+fn base_state(environment: Arc<RuntimeEnv>, threads: usize) -> SessionState {
+    let mut config = SessionConfig::new()
+        .with_default_catalog_and_schema(CATALOG, PUBLIC)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(true)
+        .with_target_partitions(threads);
+    let options = config.options_mut();
+    // Clients know text, not views of text.
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.execution.parquet.schema_force_view_types = false;
+    options.sql_parser.collect_spans = true;
+    options.execution.time_zone = Some("UTC".into());
+    // A state a row instead of a group is ruinous for sketches.
+    options
+        .execution
+        .skip_partial_aggregation_probe_ratio_threshold = 1.1;
+    let mut state = SessionStateBuilder::new_with_default_features()
+        .with_config(config)
+        .with_runtime_env(environment)
+        // Nothing can be created, so nothing needs to know how.
+        .with_table_factories(HashMap::new())
+        .with_file_formats(Vec::new())
+        .build();
+    register(&mut state);
+    state
+}
+
+/// Adds our functions; `sum` takes the place of DataFusion's, which wraps.
+fn register(state: &mut SessionState) {
+    use datafusion::execution::FunctionRegistry;
+    for aggregate in functions::aggregates() {
+        state
+            .register_udaf(aggregate)
+            .expect("a session state takes every function");
+    }
+    for scalar in functions::scalars() {
+        state
+            .register_udf(scalar)
+            .expect("a session state takes every function");
+    }
+}
+
+/// The object stores that queries can reach: the one with our tables (Q5).
+#[derive(Debug)]
+struct OnlyOurs(Arc<dyn ObjectStore>);
+
+impl ObjectStoreRegistry for OnlyOurs {
+    fn register_store(&self, _: &Url, _: Arc<dyn ObjectStore>) -> Option<Arc<dyn ObjectStore>> {
+        // Queries reach one store, and nothing they say changes which.
+        None
+    }
+
+    fn get_store(&self, url: &Url) -> DataFusionResult<Arc<dyn ObjectStore>> {
+        if STORE_URL.starts_with(url.as_str()) || url.as_str().starts_with(STORE_URL) {
+            return Ok(self.0.clone());
+        }
+        plan_err!("queries cannot read {url}")
+    }
+}
