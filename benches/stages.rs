@@ -24,6 +24,10 @@ use rand::{SeedableRng, rngs::StdRng};
 
 mod common;
 
+/// The binary's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const EVENTS: usize = 50_000;
 
 fn plan() -> Arc<Plan> {

@@ -262,10 +262,16 @@ enum Strings {
 impl Strings {
     #[inline]
     fn of(bytes: &[u8]) -> Self {
-        // Without an early end the compiler makes vector instructions of it.
-        let special = bytes.iter().fold(false, |found, &byte| {
-            found | (byte < 0x20) | (byte == b'\\')
-        });
+        // Whole blocks without an early end become vector instructions.
+        let is_special = |byte: u8| u8::from(byte < 0x20) | u8::from(byte == b'\\');
+        let (blocks, rest) = bytes.as_chunks::<32>();
+        let mut found = [0_u8; 32];
+        for block in blocks {
+            for (found, &byte) in found.iter_mut().zip(block) {
+                *found |= is_special(byte);
+            }
+        }
+        let special = found.contains(&1) || rest.iter().any(|&byte| is_special(byte) == 1);
         match special {
             true => Self::Any,
             false => Self::Plain,
