@@ -247,7 +247,7 @@ impl Partition {
         bytes: usize,
         taking: &Taking<'_>,
     ) -> RawBatch {
-        let mut builder = RawBatchBuilder::with_capacity(bytes);
+        let mut builder = RawBatchBuilder::with_capacity(records.len(), bytes);
         for record in records {
             let headers = record.headers();
             builder.push(

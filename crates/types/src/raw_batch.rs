@@ -180,10 +180,11 @@ impl RawBatchBuilder {
     /// The most bytes one batch may hold, so that spans fit into 32 bits.
     pub const MAX_BYTES: usize = u32::MAX as usize - 1;
 
-    /// An empty batch with room for `bytes`.
-    pub fn with_capacity(bytes: usize) -> Self {
+    /// An empty batch with room for so many records, of `bytes` in all.
+    pub fn with_capacity(records: usize, bytes: usize) -> Self {
         Self {
             buffer: Vec::with_capacity(bytes),
+            entries: Vec::with_capacity(records),
             ..Self::default()
         }
     }
