@@ -6,7 +6,10 @@
 //!
 //! Owns which files are kept and how much memory that takes, out of what queries have. Does not own reading them.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use alluvium_plan::CommittedFile;
 use datafusion::{
@@ -19,6 +22,8 @@ use lru::LruCache;
 const SMALL: u64 = 256 << 10;
 /// Of what queries have, the share that is kept at most.
 const SHARE: usize = 4;
+/// How many files are kept at most.
+const MOST_FILES: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not zero");
 /// A decoded file is rarely more than so many times as large as the file.
 const EXPANSION: u64 = 8;
 
@@ -41,7 +46,7 @@ impl ReadFiles {
         Self {
             most: memory / SHARE,
             kept: Mutex::new(Kept {
-                files: LruCache::unbounded(),
+                files: LruCache::new(MOST_FILES),
                 memory: MemoryConsumer::new("files read before").register(pool),
             }),
         }
@@ -57,7 +62,8 @@ impl ReadFiles {
             .into_iter()
             .partition(|file| file.size <= SMALL && file.missing_states.is_empty());
         let bytes: u64 = small.iter().map(|file| file.size).sum();
-        match bytes.saturating_mul(EXPANSION) <= self.most as u64 {
+        let fit = bytes.saturating_mul(EXPANSION) <= self.most as u64;
+        match fit && small.len() <= MOST_FILES.get() {
             true => (small, large),
             false => (Vec::new(), [small, large].concat()),
         }
@@ -83,8 +89,10 @@ impl ReadFiles {
             kept.memory.shrink(oldest.get_array_memory_size());
         }
         // A pool without room says that a query needs it more.
-        if kept.memory.try_grow(bytes).is_ok() {
-            kept.files.put(file.path.clone(), rows);
+        if kept.memory.try_grow(bytes).is_ok()
+            && let Some((_, oldest)) = kept.files.push(file.path.clone(), rows)
+        {
+            kept.memory.shrink(oldest.get_array_memory_size());
         }
     }
 
