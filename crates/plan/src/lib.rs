@@ -30,8 +30,8 @@ pub use inline_test::InlineTest;
 pub use json_schema::json_schemas;
 pub use load::{ReadFile, load_pipeline, load_pipelines};
 pub use plan::{
-    Accept, EpochUnit, EventColumn, EventTime, GroupColumn, KafkaSource, PartitionBy, Plan, Start,
-    StateFold, StopIf, TablePlan, UnknownFields,
+    Accept, Drain, EpochUnit, EventColumn, EventTime, GroupColumn, KafkaSource, PartitionBy, Plan,
+    Start, StateFold, StopIf, TablePlan, UnknownFields,
 };
 pub use published::{
     CommittedFile, CommittedTable, MemoryEpoch, Published, PublishedTable, Publisher,

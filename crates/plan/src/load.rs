@@ -22,7 +22,7 @@ use crate::{
     expression::{self, Expressions, Typed},
     hints,
     inline_test::{self, InlineTest},
-    plan::{Accept, EventColumn, EventTime, KafkaSource, Plan, Start, UnknownFields},
+    plan::{Accept, Drain, EventColumn, EventTime, KafkaSource, Plan, Start, UnknownFields},
     properties,
     reader::{FromNode, Keys as _, Reader},
     values::{self, Zero},
@@ -312,6 +312,13 @@ fn source(written: &Pipeline, reader: &mut Reader<'_>) -> Option<KafkaSource> {
             None
         }
     };
+    let drain = match &kafka.drain {
+        Some(text) => {
+            let choices = [("direct", Drain::Direct), ("portable", Drain::Portable)];
+            values::choice(text, &choices, reader)
+        }
+        None => Some(Drain::Automatic),
+    };
     let mut properties = BTreeMap::new();
     for (name, value) in kafka.properties.iter().flat_map(|named| &named.0) {
         if properties::check(name, reader) {
@@ -323,6 +330,7 @@ fn source(written: &Pipeline, reader: &mut Reader<'_>) -> Option<KafkaSource> {
         topics: topics?,
         start: start?,
         group: kafka.group.as_ref().map(|group| group.text.clone()),
+        drain: drain?,
         properties,
     })
 }

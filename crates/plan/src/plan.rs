@@ -60,8 +60,22 @@ pub struct KafkaSource {
     pub start: Start,
     /// The consumer group; `None`: `alluvium.<pipeline>`.
     pub group: Option<String>,
+    /// Who brings the bytes.
+    pub drain: Drain,
     /// Checked librdkafka properties of this pipeline.
     pub properties: BTreeMap<String, String>,
+}
+
+/// Who brings the bytes of a topic's partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Drain {
+    /// Our own fetch requests where they can serve the connection, else librdkafka.
+    #[default]
+    Automatic,
+    /// Our own fetch requests, or the pipeline does not start.
+    Direct,
+    /// librdkafka.
+    Portable,
 }
 
 /// Where tables begin on their very first run (P15).

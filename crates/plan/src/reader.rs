@@ -322,6 +322,10 @@ leaf!(
     UnknownFieldsText, "ignore or reject", {"enum": ["ignore", "reject"]}
 );
 leaf!(
+    /// `direct` or `portable`.
+    DrainText, "direct or portable", {"enum": ["direct", "portable"]}
+);
+leaf!(
     /// `none`, `day` or `month`.
     PartitionByText, "none, day or month", {"enum": ["none", "day", "month"]}
 );

@@ -13,7 +13,7 @@ use std::{
 use alluvium_plan::{PartitionStatus, Plan, StatusBoard};
 use alluvium_source::{KafkaDrain, Notice, SourceError};
 use alluvium_types::{
-    AssignmentGeneration, Epoch, ErrorClass, Generation, MemoryBudget, OffsetRange, RawBatch,
+    AssignmentGeneration, Epoch, ErrorClass, FetchedBatch, Generation, MemoryBudget, OffsetRange,
     TopicPartition,
 };
 use crossbeam_channel::{Sender, TrySendError};
@@ -57,7 +57,7 @@ struct Open {
     /// What the open epoch covers so far, for each table.
     ranges: Vec<Ranges>,
     /// A batch that found no room.
-    batch: VecDeque<(RawBatch, alluvium_types::TableSet)>,
+    batch: VecDeque<(FetchedBatch, alluvium_types::TableSet)>,
     /// Barriers that found no room, by worker; a worker with one gets nothing else first (P28).
     barriers: Vec<Option<Epoch>>,
     /// The epoch whose news the committer had no room for.
@@ -215,8 +215,8 @@ impl Intake {
                 break;
             }
             busy = true;
-            *events += batch.len() as u64;
-            *bytes += batch.size() as u64;
+            *events += batch.records() as u64;
+            *bytes += batch.bytes() as u64;
             cut_for_tables(&open.standings, batch, |batch, tables| {
                 for (position, ranges) in open.ranges.iter_mut().enumerate() {
                     if tables.contains(position) {
@@ -329,7 +329,13 @@ impl Intake {
                 }
             });
         }
-        if news.overtaken.is_some() {
+        let mut void = news.overtaken.is_some();
+        for unreadable in news.unreadable {
+            self.drain
+                .mark_damaged(&unreadable.partition, unreadable.damaged);
+            void |= self.generation.is_current(unreadable.generation);
+        }
+        if void {
             self.drain.assign_afresh();
         }
     }
@@ -396,8 +402,8 @@ impl Intake {
 /// wants is passed over.
 fn cut_for_tables(
     standings: &Standings,
-    mut batch: RawBatch,
-    mut each: impl FnMut(RawBatch, alluvium_types::TableSet),
+    mut batch: FetchedBatch,
+    mut each: impl FnMut(FetchedBatch, alluvium_types::TableSet),
 ) {
     loop {
         let (tables, cut) = standings.wanted(&batch.partition, batch.range.start());

@@ -10,7 +10,9 @@ use std::{
 };
 
 use alluvium_engine::EpochPart;
-use alluvium_types::{Epoch, Generation, OffsetRange, RawBatch, TableSet, TopicPartition};
+use alluvium_types::{
+    Damaged, Epoch, FetchedBatch, Generation, OffsetRange, TableSet, TopicPartition,
+};
 use crossbeam_channel::Sender;
 
 use crate::RuntimeError;
@@ -24,7 +26,10 @@ pub(crate) type Ranges = BTreeMap<TopicPartition, OffsetRange>;
 /// From intake to one worker.
 pub(crate) enum ToWorker {
     /// Fold these records into these tables.
-    Batch { batch: RawBatch, tables: TableSet },
+    Batch {
+        batch: FetchedBatch,
+        tables: TableSet,
+    },
     /// Hand over everything since the last barrier.
     Barrier {
         epoch: Epoch,
@@ -69,10 +74,18 @@ pub(crate) enum ToCommitter {
     Close,
 }
 
-/// What the committer tells intake: only the latest counts, so it is a cell and never blocks.
+/// What the committer and the workers tell intake: only the latest counts, so it is a cell and never blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     cell: Mutex<Committed>,
+}
+
+/// Bytes that a worker could not unpack, and the generation that is void for it.
+#[derive(Clone, Debug)]
+pub(crate) struct Unreadable {
+    pub(crate) partition: TopicPartition,
+    pub(crate) generation: Generation,
+    pub(crate) damaged: Damaged,
 }
 
 /// The latest news of the committer.
@@ -84,6 +97,8 @@ pub(crate) struct Committed {
     pub(crate) offsets: BTreeMap<TopicPartition, i64>,
     /// Everything in flight under this generation is void: assign afresh from the table (P7).
     pub(crate) overtaken: Option<Generation>,
+    /// What workers could not unpack since intake looked last.
+    pub(crate) unreadable: Vec<Unreadable>,
 }
 
 impl Progress {
@@ -94,13 +109,14 @@ impl Progress {
             .expect("nobody panics while holding the progress cell")
     }
 
-    /// Takes the news: offsets and the overtaken mark are handed out once.
+    /// Takes the news: everything but the epoch is handed out once.
     pub(crate) fn take(&self) -> Committed {
         let mut cell = self.lock();
         Committed {
             epoch: cell.epoch,
             offsets: std::mem::take(&mut cell.offsets),
             overtaken: cell.overtaken.take(),
+            unreadable: std::mem::take(&mut cell.unreadable),
         }
     }
 }

@@ -11,8 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium_plan::{PipelineState, Plan, Publisher, Start, StatusBoard};
-use alluvium_source::{Broker, KafkaDrain, Subscription, log_bounds, offsets_at, partition_counts};
+use alluvium_plan::{Drain, PipelineState, Plan, Publisher, Start, StatusBoard};
+use alluvium_source::{
+    Broker, DrainKind, KafkaDrain, Subscription, log_bounds, offsets_at, partition_counts,
+};
 use alluvium_store::{CommitKind, Store, TableSpec, TableWriter};
 use alluvium_types::{AssignmentGeneration, ErrorClass, MemoryBudget, TopicPartition};
 use crossbeam_channel::{SendTimeoutError, Sender, bounded};
@@ -180,6 +182,7 @@ impl Life {
                 budget: self.shared.budget.clone(),
                 generation: generation.clone(),
                 ending: self.ending.clone(),
+                progress: progress.clone(),
                 inbox: receiver,
                 committer: committer.clone(),
             };
@@ -191,6 +194,11 @@ impl Life {
         let drain = KafkaDrain::subscribe(
             Subscription {
                 broker: self.config.broker.clone(),
+                drain: match plan.source.drain {
+                    Drain::Automatic => DrainKind::Automatic,
+                    Drain::Direct => DrainKind::Direct,
+                    Drain::Portable => DrainKind::Portable,
+                },
                 topics: plan.source.topics.clone(),
                 group: plan
                     .source
@@ -212,6 +220,7 @@ impl Life {
             }),
         )
         .map_err(|source| self.kafka(source))?;
+        tracing::info!(pipeline = %plan.name, drain = drain.kind(), "reading");
         self.say(PipelineState::Running, None);
 
         let intake = Intake {

@@ -1,18 +1,20 @@
 //! One worker thread: folds raw batches into the open epoch and hands it over at the barrier.
 //!
-//! Owns its inbox and the fold of the open epoch. Does not own what a batch means (engine) or when an
-//! epoch ends (intake).
+//! Owns its inbox, the unpacking of what was fetched, and the fold of the open epoch. Does not own what a batch means
+//! (engine) or when an epoch ends (intake).
 
 use std::sync::Arc;
 
 use alluvium_engine::{EpochFold, EpochPart};
 use alluvium_plan::Plan;
-use alluvium_types::{AssignmentGeneration, Generation, MemoryBudget};
+use alluvium_types::{
+    AssignmentGeneration, FetchedBatch, Generation, MemoryBudget, ReadError, TableSet,
+};
 use crossbeam_channel::{Receiver, RecvTimeoutError, SendTimeoutError, Sender};
 
 use crate::{
     RuntimeError,
-    message::{Ending, ToCommitter, ToWorker, WAKE},
+    message::{Ending, Progress, ToCommitter, ToWorker, Unreadable, WAKE},
 };
 
 pub(crate) struct Worker {
@@ -20,6 +22,7 @@ pub(crate) struct Worker {
     pub(crate) budget: MemoryBudget,
     pub(crate) generation: AssignmentGeneration,
     pub(crate) ending: Arc<Ending>,
+    pub(crate) progress: Arc<Progress>,
     pub(crate) inbox: Receiver<ToWorker>,
     pub(crate) committer: Sender<ToCommitter>,
 }
@@ -28,6 +31,8 @@ impl Worker {
     /// Works until intake drops its end of the inbox, or the pipeline fails.
     pub(crate) fn run(self) {
         let mut open: Option<(Generation, EpochFold)> = None;
+        // Under it a batch could not be unpacked: nothing of it is handed over any more.
+        let mut void: Option<Generation> = None;
         while !self.ending.has_failed() {
             let message = match self.inbox.recv_timeout(WAKE) {
                 Ok(message) => message,
@@ -39,15 +44,26 @@ impl Worker {
             };
             open = open.filter(|(held, _)| self.generation.is_current(*held));
             let outcome = match message {
-                ToWorker::Batch { batch, .. } if !self.generation.is_current(batch.generation) => {
+                ToWorker::Batch { batch, .. }
+                    if !self.generation.is_current(batch.generation)
+                        || void == Some(batch.generation) =>
+                {
                     Ok(())
                 }
-                ToWorker::Batch { batch, tables } => {
-                    let generation = batch.generation;
-                    self.fold(&mut open, generation)
-                        .and_then(|fold| fold.push(&batch, tables))
-                }
-                ToWorker::Barrier { generation, .. } if !self.generation.is_current(generation) => {
+                ToWorker::Batch { batch, tables } => self
+                    .fold(&mut open, batch.generation)
+                    .and_then(|fold| match read(fold, batch, tables) {
+                        Ok(()) => Ok(()),
+                        Err(Unpacking::Engine(error)) => Err(error),
+                        Err(Unpacking::Unreadable(unreadable)) => {
+                            void = Some(unreadable.generation);
+                            self.progress.lock().unreadable.push(unreadable);
+                            Ok(())
+                        }
+                    }),
+                ToWorker::Barrier { generation, .. }
+                    if !self.generation.is_current(generation) || void == Some(generation) =>
+                {
                     Ok(())
                 }
                 ToWorker::Barrier { epoch, generation } => {
@@ -101,4 +117,25 @@ impl Worker {
             }
         }
     }
+}
+
+/// Unpacks a batch and folds its records.
+fn read(fold: &mut EpochFold, batch: FetchedBatch, tables: TableSet) -> Result<(), Unpacking> {
+    let (partition, generation) = (batch.partition.clone(), batch.generation);
+    batch
+        .read(|records| fold.push(&records, tables))
+        .map_err(|error| match error {
+            ReadError::Taker(error) => Unpacking::Engine(error),
+            ReadError::Damaged(damaged) => Unpacking::Unreadable(Unreadable {
+                partition,
+                generation,
+                damaged,
+            }),
+        })
+}
+
+/// Why a batch was not folded.
+enum Unpacking {
+    Engine(alluvium_engine::EngineError),
+    Unreadable(Unreadable),
 }

@@ -21,6 +21,7 @@ use rdkafka::{
 
 use crate::{
     Halt,
+    direct::{Fetcher, Settings},
     error::classify,
     native::PartitionQueue,
     partition::{LogEnds, Partition},
@@ -128,6 +129,8 @@ pub(crate) struct Context {
     generation: AssignmentGeneration,
     assignments: Arc<dyn Assignments>,
     patience: Duration,
+    /// Present when our own requests read the partitions; librdkafka's then stand still.
+    direct: Option<Settings>,
 }
 
 impl fmt::Debug for Context {
@@ -147,12 +150,14 @@ impl Context {
         generation: AssignmentGeneration,
         assignments: Arc<dyn Assignments>,
         patience: Duration,
+        direct: Option<Settings>,
     ) -> Self {
         Self {
             state: Mutex::default(),
             generation,
             assignments,
             patience,
+            direct,
         }
     }
 
@@ -281,8 +286,12 @@ impl Context {
             self.leave_for_later(generation, partitions);
             return;
         };
-        match split(consumer, &partitions, &starts) {
-            Ok((held, list)) => match assign(consumer, &list) {
+        let placed = match &self.direct {
+            None => split(consumer, &partitions, &starts),
+            Some(settings) => feeds(settings, &partitions, &starts),
+        };
+        match placed {
+            Ok((held, list)) => match self.assign(consumer, &list) {
                 Ok(()) => self.install(generation, partitions, held),
                 Err(cause) => {
                     self.complain(
@@ -353,9 +362,38 @@ impl Context {
         }
     }
 
+    fn assign(&self, consumer: &BaseConsumer<Self>, list: &TopicPartitionList) -> KafkaResult<()> {
+        assign(consumer, list)?;
+        if self.direct.is_some() && list.count() > 0 {
+            // Before this callback returns, so that librdkafka delivers nothing in between.
+            consumer.pause(list)?;
+        }
+        Ok(())
+    }
+
     fn complain(&self, class: ErrorClass, text: String) {
         self.state().notices.push(Notice::Error { class, text });
     }
+}
+
+/// Lists the offsets to start at, and feeds for our own requests.
+fn feeds(
+    settings: &Settings,
+    partitions: &[TopicPartition],
+    starts: &BTreeMap<TopicPartition, i64>,
+) -> KafkaResult<(Vec<Partition>, TopicPartitionList)> {
+    let mut held = Vec::with_capacity(partitions.len());
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for name in partitions {
+        let Some(&start) = starts.get(name) else {
+            held.push(Partition::unrecorded(name.clone()));
+            continue;
+        };
+        list.add_partition_offset(&name.topic, name.partition, Offset::Offset(start))?;
+        let feed = Fetcher::feed(settings, start);
+        held.push(Partition::fetched(name.clone(), feed, start));
+    }
+    Ok((held, list))
 }
 
 /// Splits the queues off and lists the offsets to start at. The queues come first: from the
@@ -379,7 +417,7 @@ fn split(
         // first fetch: `auto.offset.reset=error` turns that into a halt (P18). Asking for the
         // log's ends here would hold up the whole group and could only be older than that answer.
         list.add_partition_offset(&name.topic, name.partition, Offset::Offset(start))?;
-        held.push(Partition::starting_at(name.clone(), queue, start));
+        held.push(Partition::queued(name.clone(), queue, start));
     }
     Ok((held, list))
 }
@@ -442,11 +480,11 @@ impl ClientContext for Context {
                 .and_then(|topic| topic.partitions.get(&partition.name.partition));
             if let Some(seen) = seen {
                 let known = |offset: i64| (offset >= 0).then_some(offset);
-                partition.ends = LogEnds {
+                partition.learn_ends(LogEnds {
                     low: known(seen.lo_offset),
                     stable: known(seen.ls_offset),
                     high: known(seen.hi_offset),
-                };
+                });
             }
         }
     }

@@ -12,7 +12,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use crate::SourceError;
+use crate::{SourceError, direct::Settings};
 
 /// A connection: addresses, and librdkafka's properties for it (TLS, SASL, timeouts).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,11 +23,25 @@ pub struct Broker {
     pub properties: BTreeMap<String, String>,
 }
 
+/// Who brings the bytes of the assigned partitions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DrainKind {
+    /// Our own fetch requests where they can serve the connection, else librdkafka.
+    #[default]
+    Automatic,
+    /// Our own fetch requests, or not at all.
+    Direct,
+    /// librdkafka.
+    Portable,
+}
+
 /// What to read, as which member of which group, and with how much memory.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     /// The connection.
     pub broker: Broker,
+    /// Who brings the bytes.
+    pub drain: DrainKind,
     /// The topics.
     pub topics: Vec<Arc<str>>,
     /// The consumer group.
@@ -236,6 +250,29 @@ impl Subscription {
         Ok(config)
     }
 
+    /// How our own requests would be made; `None`: librdkafka reads.
+    ///
+    /// # Errors
+    /// [`SourceError::NotDirect`] when our own requests were asked for and cannot serve.
+    pub(crate) fn direct(&self) -> Result<Option<Settings>, SourceError> {
+        if self.drain == DrainKind::Portable {
+            return Ok(None);
+        }
+        let mut properties = self.broker.properties.clone();
+        properties.extend(self.properties.clone());
+        properties.insert("bootstrap.servers".to_owned(), self.broker.brokers.clone());
+        match Settings::read(&properties, self.queue_bytes, self.partition_count) {
+            Ok(settings) => Ok(Some(settings)),
+            Err(reason) if self.drain == DrainKind::Direct => {
+                Err(SourceError::NotDirect { reason })
+            }
+            Err(reason) => {
+                tracing::info!("records are fetched by librdkafka: {reason}");
+                Ok(None)
+            }
+        }
+    }
+
     /// How long a rebalance may be held up: min(session timeout / 3, 10 s) (P17, P27).
     ///
     /// # Errors
@@ -260,6 +297,7 @@ mod tests {
     fn subscription(properties: &[(&str, &str)]) -> Subscription {
         Subscription {
             broker: Broker::new("localhost:9092"),
+            drain: DrainKind::Automatic,
             topics: vec!["clicks".into()],
             group: "g".to_owned(),
             instance: None,

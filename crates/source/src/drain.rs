@@ -1,7 +1,8 @@
-//! The portable drain: a member of a consumer group that hands out raw batches.
+//! A member of a consumer group that hands out what its partitions hold.
 //!
 //! Owns the consumer, and with it the group's protocol, the round robin over partitions, and the
-//! farewell. Does not own progress, nor the decision when to stop taking.
+//! farewell. The bytes come from librdkafka's queues or from our own requests ([`direct`](crate::direct)).
+//! Does not own progress, nor the decision when to stop taking.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +13,8 @@ use std::{
 };
 
 use alluvium_types::{
-    AssignmentGeneration, Generation, MemoryBudget, RawBatch, Timestamp, TopicPartition,
+    AssignmentGeneration, BufferPool, Damaged, FetchedBatch, Generation, MemoryBudget, Timestamp,
+    TopicPartition,
 };
 use crossbeam_channel::bounded;
 use rdkafka::{
@@ -24,6 +26,7 @@ use rdkafka::{
 use crate::{
     Assignments, Halt, Notice, PartitionView, SourceError, Subscription,
     assignment::{Context, State},
+    direct::Fetcher,
     partition::Taking,
 };
 
@@ -37,6 +40,9 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long the log's ends are asked for when a partition halts.
 const ASK_ENDS: Duration = Duration::from_millis(250);
 
+/// Buffers that wait for their next use: about as many as are between brokers, intake and workers.
+const IDLE_BUFFERS: usize = 8;
+
 /// A member of a consumer group that starts where it is told and never skips in silence.
 ///
 /// One thread owns it and calls [`serve`](Self::serve) and [`take`](Self::take) in turn: records
@@ -45,6 +51,11 @@ pub struct KafkaDrain {
     /// Present until the drain is closed.
     consumer: Option<BaseConsumer<Context>>,
     memory: MemoryBudget,
+    buffers: BufferPool,
+    /// Present when our own requests bring the bytes.
+    fetcher: Option<Fetcher>,
+    /// Where bytes begin that a worker could not unpack.
+    damaged: BTreeMap<TopicPartition, Damaged>,
     paused: bool,
     /// The partition whose turn it is.
     turn: usize,
@@ -78,13 +89,23 @@ impl KafkaDrain {
     ) -> Result<Self, SourceError> {
         let config = subscription.config()?;
         let patience = Subscription::patience(&config)?;
-        let context = Context::new(generation, assignments, patience);
+        let direct = subscription.direct()?;
+        let buffers = BufferPool::new(IDLE_BUFFERS);
+        let fetcher = direct
+            .clone()
+            .map(|settings| Fetcher::new(settings, buffers.clone(), subscription.memory.clone()))
+            .transpose()
+            .map_err(SourceError::Sockets)?;
+        let context = Context::new(generation, assignments, patience, direct);
         let consumer: BaseConsumer<Context> = subscription.broker.create(&config, context)?;
         let topics: Vec<&str> = subscription.topics.iter().map(|topic| &**topic).collect();
         let subscribed = consumer.subscribe(&topics);
         let drain = Self {
             consumer: Some(consumer),
             memory: subscription.memory,
+            buffers,
+            fetcher,
+            damaged: BTreeMap::new(),
             paused: false,
             turn: 0,
             untold: BTreeMap::new(),
@@ -113,7 +134,12 @@ impl KafkaDrain {
     pub fn serve(&mut self, timeout: Duration) -> Result<Vec<Notice>, SourceError> {
         let consumer = self.consumer();
         consumer.context().assign_unstarted(consumer);
-        let fatal = match consumer.poll(timeout) {
+        let patience = match self.fetcher {
+            // Our own sockets are waited for below.
+            Some(_) => Duration::ZERO,
+            None => timeout,
+        };
+        let fatal = match consumer.poll(patience) {
             None => None,
             // The reason was noted by the context, with more words than the code has.
             Some(Err(_)) => consumer.client().fatal_error(),
@@ -135,7 +161,24 @@ impl KafkaDrain {
             Some((_, reason)) => return Err(SourceError::Fatal { reason }),
         }
         self.tell_when_due();
-        Ok(std::mem::take(&mut self.state().notices))
+        let Self {
+            consumer, fetcher, ..
+        } = self;
+        let consumer = consumer
+            .as_ref()
+            .expect("present until the drain is closed");
+        let mut state = consumer.context().state();
+        if let Some(fetcher) = fetcher {
+            let timeout = if state.notices.is_empty() {
+                timeout
+            } else {
+                Duration::ZERO
+            };
+            fetcher
+                .turn(&mut state, timeout)
+                .map_err(SourceError::Sockets)?;
+        }
+        Ok(std::mem::take(&mut state.notices))
     }
 
     /// Takes what one partition has, in turn: about `max_bytes` at most, in one contiguous buffer.
@@ -144,11 +187,12 @@ impl KafkaDrain {
     /// A partition's batches chain: each starts where the one before ended, the first at the
     /// recorded offset. A batch without records passes offsets that hold none (P2). One record
     /// larger than `max_bytes` comes alone and whole. `now` stamps the batch.
-    pub fn take(&mut self, max_bytes: usize, now: Timestamp) -> Option<RawBatch> {
+    pub fn take(&mut self, max_bytes: usize, now: Timestamp) -> Option<FetchedBatch> {
         if self.paused {
             return None;
         }
-        let mut state = self.state();
+        let consumer = self.consumer();
+        let mut state = consumer.context().state();
         let State {
             generation,
             partitions,
@@ -160,6 +204,9 @@ impl KafkaDrain {
             now,
             generation: *generation,
             memory: &self.memory,
+            buffers: &self.buffers,
+            fetcher: self.fetcher.as_ref(),
+            damaged: &self.damaged,
             notices,
         };
         let count = partitions.len();
@@ -206,6 +253,24 @@ impl KafkaDrain {
             .iter()
             .map(|partition| partition.view())
             .collect()
+    }
+
+    /// A worker could not unpack what was fetched there: from now on the partition halts in front of it (P18). Batches
+    /// that lie behind may be on their way already, so [`assign_afresh`](Self::assign_afresh) has to follow.
+    pub fn mark_damaged(&mut self, partition: &TopicPartition, damaged: Damaged) {
+        let first = self.damaged.entry(partition.clone());
+        let first = first.or_insert_with(|| damaged.clone());
+        if damaged.offset < first.offset {
+            *first = damaged;
+        }
+    }
+
+    /// Who brings the bytes: `direct` or `portable`.
+    pub fn kind(&self) -> &'static str {
+        match self.fetcher {
+            Some(_) => "direct",
+            None => "portable",
+        }
     }
 
     /// Takes nothing from `partition` until the next assignment (P18). Without effect on a

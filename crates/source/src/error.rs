@@ -21,6 +21,15 @@ pub enum SourceError {
         /// Why not.
         reason: String,
     },
+    /// Our own fetch requests were asked for, and cannot serve this connection.
+    #[error("`drain: direct` cannot serve this connection: {reason}; leave `drain` out")]
+    NotDirect {
+        /// Why not.
+        reason: String,
+    },
+    /// Our own connections cannot be waited for.
+    #[error("could not wait for brokers: {0}")]
+    Sockets(std::io::Error),
     /// librdkafka did not start.
     #[error("could not start a Kafka client for {brokers}: {cause}")]
     Client {
@@ -138,7 +147,7 @@ impl SourceError {
             Self::Property { .. } | Self::UnknownPartition(_) | Self::Port { .. } => {
                 ErrorClass::Config
             }
-            Self::Client { .. } => ErrorClass::Config,
+            Self::Client { .. } | Self::NotDirect { .. } => ErrorClass::Config,
             Self::Subscribe { cause, .. }
             | Self::Unanswered { cause, .. }
             | Self::Send { cause, .. } => cause
@@ -148,6 +157,7 @@ impl SourceError {
             | Self::NotClosed { .. }
             | Self::Undelivered { .. }
             | Self::Unflushed { .. }
+            | Self::Sockets(_)
             | Self::Thread(_) => ErrorClass::Transient,
             Self::Fatal { .. } | Self::Stray { .. } | Self::Embedded { .. } => ErrorClass::Bug,
         }

@@ -31,6 +31,18 @@ pub enum Halt {
         /// Where the log ends.
         high: i64,
     },
+    /// The topic was deleted and created again: its id is another one.
+    Recreated {
+        /// The offset to read next, of the former topic.
+        offset: i64,
+    },
+    /// The log was cut off before the offset to read next, and may have been written anew from there.
+    Truncated {
+        /// The offset to read next.
+        offset: i64,
+        /// Where the part of the log ends that is still what was read.
+        end: i64,
+    },
     /// Bytes that cannot be read: a checksum that does not hold, or an unknown compression.
     Unreadable {
         /// Where.
@@ -66,6 +78,17 @@ impl fmt::Display for Halt {
                 f,
                 "the table continues at offset {recorded}, but the log ends at {high}: it was \
                  truncated or the topic was created again; name a new table for the new topic"
+            ),
+            Self::Recreated { offset } => write!(
+                f,
+                "the topic was deleted and created again, so offset {offset} means another event \
+                 now; name a new table for the new topic"
+            ),
+            Self::Truncated { offset, end } => write!(
+                f,
+                "the table continues at offset {offset}, but the log was cut off at {end} by a \
+                 change of leader: what the table counted from there on is no longer in the topic; \
+                 start a new table or accept the difference by hand"
             ),
             Self::Unreadable { offset, text } => write!(
                 f,

@@ -14,6 +14,7 @@
 
 mod assignment;
 mod broker;
+mod direct;
 mod drain;
 mod embedded;
 mod error;
@@ -26,7 +27,7 @@ mod producer;
 mod replay;
 
 pub use assignment::{Assignments, Notice};
-pub use broker::{Broker, Subscription};
+pub use broker::{Broker, DrainKind, Subscription};
 pub use drain::KafkaDrain;
 pub use embedded::EmbeddedBroker;
 pub use error::SourceError;

@@ -3,15 +3,17 @@
 //! Owns the position, the only one that counts: librdkafka's own is never read. Does not own the
 //! assignment, nor what a halt leads to.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use alluvium_types::{
-    Generation, MemoryBudget, OffsetRange, RawBatch, RawBatchBuilder, Timestamp, TopicPartition,
+    BufferPool, Damaged, FetchedBatch, Generation, MemoryBudget, OffsetRange, RawBatchBuilder,
+    Timestamp, TopicPartition,
 };
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::{
     Halt, Notice,
+    direct::{Feed, Fetcher},
     error::classify,
     native::{Message, PartitionQueue},
 };
@@ -48,50 +50,78 @@ pub(crate) struct Taking<'a> {
     pub(crate) now: Timestamp,
     pub(crate) generation: Generation,
     pub(crate) memory: &'a MemoryBudget,
+    pub(crate) buffers: &'a BufferPool,
+    /// Present when the partitions have feeds.
+    pub(crate) fetcher: Option<&'a Fetcher>,
+    /// Where bytes begin that a worker could not unpack.
+    pub(crate) damaged: &'a BTreeMap<TopicPartition, Damaged>,
     pub(crate) notices: &'a mut Vec<Notice>,
+}
+
+/// Where a partition's records come from.
+#[derive(Debug)]
+enum Inflow {
+    /// Nowhere: nobody recorded a start for it.
+    None,
+    /// librdkafka's queue.
+    Queue(Queue),
+    /// Our own fetch requests.
+    Feed(Box<Feed>),
+}
+
+/// librdkafka's queue of one partition.
+#[derive(Debug)]
+struct Queue {
+    queue: PartitionQueue,
+    /// Consumed from the queue, not yet handed out. Never more than one call brings.
+    waiting: VecDeque<Message>,
+    /// Bytes of a record, as seen lately; how many to ask for follows from it.
+    usual_size: usize,
 }
 
 /// A partition of the current assignment.
 #[derive(Debug)]
 pub(crate) struct Partition {
     pub(crate) name: TopicPartition,
-    /// Absent for a partition that nobody recorded a start for.
-    queue: Option<PartitionQueue>,
-    /// Consumed from the queue, not yet handed out. Never more than one call brings.
-    waiting: VecDeque<Message>,
+    inflow: Inflow,
     position: i64,
     pub(crate) ends: LogEnds,
     halted: Option<Halt>,
     /// It halted out of range, and nobody was told yet: first the log's ends are asked for.
     unexplained: bool,
-    /// Bytes of a record, as seen lately; how many to ask for follows from it.
-    usual_size: usize,
 }
 
 impl Partition {
-    pub(crate) fn starting_at(name: TopicPartition, queue: PartitionQueue, start: i64) -> Self {
-        Self {
-            name,
-            queue: Some(queue),
+    /// A partition that is read from librdkafka's queue.
+    pub(crate) fn queued(name: TopicPartition, queue: PartitionQueue, start: i64) -> Self {
+        let queue = Queue {
+            queue,
             waiting: VecDeque::new(),
-            position: start,
-            ends: LogEnds::default(),
-            halted: None,
-            unexplained: false,
             usual_size: 512,
-        }
+        };
+        Self::new(name, Inflow::Queue(queue), start)
+    }
+
+    /// A partition that is read by our own requests.
+    pub(crate) fn fetched(name: TopicPartition, feed: Feed, start: i64) -> Self {
+        Self::new(name, Inflow::Feed(Box::new(feed)), start)
     }
 
     pub(crate) fn unrecorded(name: TopicPartition) -> Self {
         Self {
-            name,
-            queue: None,
-            waiting: VecDeque::new(),
-            position: 0,
-            ends: LogEnds::default(),
             halted: Some(Halt::Unrecorded),
+            ..Self::new(name, Inflow::None, 0)
+        }
+    }
+
+    fn new(name: TopicPartition, inflow: Inflow, start: i64) -> Self {
+        Self {
+            name,
+            inflow,
+            position: start,
+            ends: LogEnds::default(),
+            halted: None,
             unexplained: false,
-            usual_size: 512,
         }
     }
 
@@ -103,10 +133,37 @@ impl Partition {
         self.halted.as_ref()
     }
 
+    pub(crate) fn feed(&mut self) -> Option<&mut Feed> {
+        match &mut self.inflow {
+            Inflow::Feed(feed) => Some(feed),
+            Inflow::None | Inflow::Queue(_) => None,
+        }
+    }
+
+    /// librdkafka's statistics, for a partition that it reads.
+    pub(crate) fn learn_ends(&mut self, ends: LogEnds) {
+        if !matches!(self.inflow, Inflow::Feed(_)) {
+            self.ends = ends;
+        }
+    }
+
     /// Nothing is taken from it until the next assignment.
     pub(crate) fn halt(&mut self, halt: Halt) {
-        self.waiting.clear();
+        match &mut self.inflow {
+            // The queue stays: what still comes must not land in the consumer's own.
+            Inflow::Queue(queue) => queue.waiting.clear(),
+            Inflow::Feed(_) | Inflow::None => self.inflow = Inflow::None,
+        }
         self.halted = Some(halt);
+    }
+
+    /// The broker refuses the next offset; why is found out before anybody is told.
+    pub(crate) fn halt_out_of_range(&mut self, text: String) {
+        self.halt(Halt::OutOfRange {
+            offset: self.position,
+            text,
+        });
+        self.unexplained = true;
     }
 
     pub(crate) fn is_unexplained(&self) -> bool {
@@ -135,24 +192,70 @@ impl Partition {
         }
     }
 
-    /// What the queue holds now, up to about `max_bytes`; `None` when the position does not move.
+    /// What is there now, up to about `max_bytes`; `None` when the position does not move.
     ///
     /// The batch starts at the position, whatever the first record's offset is, and ends behind
     /// the last record, or where the partition's end was seen (P1, P2). A record larger than
     /// `max_bytes` comes alone and whole.
-    pub(crate) fn take(&mut self, taking: &mut Taking<'_>) -> Option<RawBatch> {
-        if self.halted.is_some() {
-            return None;
+    pub(crate) fn take(&mut self, taking: &mut Taking<'_>) -> Option<FetchedBatch> {
+        match &self.inflow {
+            _ if self.halted.is_some() => None,
+            Inflow::None => None,
+            Inflow::Queue(_) => self.take_queued(taking),
+            Inflow::Feed(_) => self.take_fetched(taking),
         }
+    }
+
+    fn take_fetched(&mut self, taking: &mut Taking<'_>) -> Option<FetchedBatch> {
+        let Inflow::Feed(feed) = &mut self.inflow else {
+            return None;
+        };
+        let damaged = taking.damaged.get(&self.name);
+        let stop = damaged.map(|damaged| damaged.offset);
+        let taken = feed.take(self.position, taking.max_bytes, stop);
+        let Some(mut taken) = taken else {
+            let unreadable = match damaged {
+                Some(damaged) if feed.waits_from(damaged.offset) => {
+                    Some((damaged.offset, damaged.text.clone()))
+                }
+                _ => feed.damage().cloned(),
+            };
+            let (offset, text) = unreadable?;
+            self.halt_unreadable(offset, text, taking.notices);
+            return None;
+        };
+        let fetcher = taking.fetcher?;
+        self.position = taken.range.end();
+        let packed = fetcher.pack(&mut taken, taking.max_bytes);
+        Some(FetchedBatch::packed(
+            self.name.clone(),
+            taken.range,
+            taking.generation,
+            taking.now,
+            (taken.records, taken.bytes),
+            packed,
+        ))
+    }
+
+    fn halt_unreadable(&mut self, offset: i64, text: String, notices: &mut Vec<Notice>) {
+        let halt = Halt::Unreadable { offset, text };
+        self.halt(halt.clone());
+        notices.push(Notice::Halted {
+            partition: self.name.clone(),
+            halt,
+        });
+    }
+
+    fn take_queued(&mut self, taking: &mut Taking<'_>) -> Option<FetchedBatch> {
         let mut records = Vec::new();
         let mut bytes = 0;
         let mut end = self.position;
         while bytes < taking.max_bytes {
-            let Some(message) = self.waiting.pop_front() else {
-                if self.refill(taking.max_bytes - bytes) == 0 {
-                    break;
-                }
-                continue;
+            let Inflow::Queue(queue) = &mut self.inflow else {
+                break;
+            };
+            let Some(message) = queue.next(taking.max_bytes - bytes) else {
+                break;
             };
             if let Some(code) = message.error() {
                 if code == RDKafkaErrorCode::PartitionEOF {
@@ -173,15 +276,17 @@ impl Partition {
             }
             let size = message.size();
             if !records.is_empty() && bytes + size > taking.max_bytes {
-                self.waiting.push_front(message);
+                queue.waiting.push_front(message);
                 break;
             }
             bytes += size;
             end = message.offset() + 1;
             records.push(message);
         }
-        if !records.is_empty() {
-            self.usual_size = (bytes / records.len()).max(1);
+        if let Inflow::Queue(queue) = &mut self.inflow
+            && !records.is_empty()
+        {
+            queue.usual_size = (bytes / records.len()).max(1);
         }
         if end == self.position {
             return None;
@@ -189,14 +294,6 @@ impl Partition {
         let range = OffsetRange::new(self.position, end).expect("the end only grew");
         self.position = end;
         Some(self.pack(range, &records, bytes, taking))
-    }
-
-    fn refill(&mut self, bytes: usize) -> usize {
-        let Some(queue) = &self.queue else {
-            return 0;
-        };
-        let count = (bytes / self.usual_size).clamp(16, PartitionQueue::BATCH);
-        queue.consume(count, &mut self.waiting)
     }
 
     /// Answers an error in the queue; `true`: the partition halts here.
@@ -210,34 +307,29 @@ impl Partition {
         use RDKafkaErrorCode as Code;
         let offset = message.offset();
         let text = message.error_text();
-        let halt = match code {
+        match code {
             // Carries no assignment version: one about an offset that is already passed belongs
             // to an older assignment.
             Code::AutoOffsetReset | Code::OffsetOutOfRange if offset >= end || offset < 0 => {
                 self.halt(Halt::OutOfRange { offset: end, text });
                 self.unexplained = true;
-                return true;
+                true
             }
-            Code::AutoOffsetReset | Code::OffsetOutOfRange => return false,
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => false,
             // librdkafka goes on behind what it cannot read; that would be a gap in silence. Every
             // other error it tries again at the same offset.
             Code::BadMessage | Code::BadCompression | Code::NotImplemented => {
-                Halt::Unreadable { offset, text }
+                self.halt_unreadable(offset, text, notices);
+                true
             }
             code => {
                 notices.push(Notice::Error {
                     class: classify(code),
                     text: format!("partition {}: {text}", self.name),
                 });
-                return false;
+                false
             }
-        };
-        self.halt(halt.clone());
-        notices.push(Notice::Halted {
-            partition: self.name.clone(),
-            halt,
-        });
-        true
+        }
     }
 
     fn pack(
@@ -246,8 +338,8 @@ impl Partition {
         records: &[Message],
         bytes: usize,
         taking: &Taking<'_>,
-    ) -> RawBatch {
-        let mut builder = RawBatchBuilder::with_capacity(records.len(), bytes);
+    ) -> FetchedBatch {
+        let mut builder = RawBatchBuilder::from_pool(taking.buffers, records.len(), bytes);
         for record in records {
             let headers = record.headers();
             builder.push(
@@ -259,12 +351,25 @@ impl Partition {
             );
         }
         let reservation = taking.memory.reserve(builder.size());
-        builder.finish(
-            self.name.clone(),
-            range,
-            taking.generation,
-            taking.now,
-            Some(reservation),
-        )
+        builder
+            .finish(
+                self.name.clone(),
+                range,
+                taking.generation,
+                taking.now,
+                Some(reservation),
+            )
+            .into()
+    }
+}
+
+impl Queue {
+    /// The next message; when none waits, as many as about `bytes` hold are asked for.
+    fn next(&mut self, bytes: usize) -> Option<Message> {
+        if self.waiting.is_empty() {
+            let count = (bytes / self.usual_size).clamp(16, PartitionQueue::BATCH);
+            self.queue.consume(count, &mut self.waiting);
+        }
+        self.waiting.pop_front()
     }
 }

@@ -10,8 +10,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use alluvium_source::{Assignments, Broker, KafkaDrain, Subscription, log_bounds, offsets_at};
-use alluvium_types::{AssignmentGeneration, MemoryBudget, Timestamp, TopicPartition};
+use alluvium_source::{
+    Assignments, Broker, DrainKind, KafkaDrain, Subscription, log_bounds, offsets_at,
+};
+use alluvium_types::{AssignmentGeneration, MemoryBudget, RawBatch, Timestamp, TopicPartition};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -102,6 +104,7 @@ fn a_log_that_ends_in_markers_is_read_to_its_end() {
 
     let subscription = Subscription {
         broker: broker.clone(),
+        drain: DrainKind::Direct,
         topics: vec![(*topic).into()],
         group: unique("g"),
         instance: None,
@@ -121,11 +124,14 @@ fn a_log_that_ends_in_markers_is_read_to_its_end() {
         while let Some(batch) = drain.take(50, Timestamp::default()) {
             assert_eq!(batch.range.start(), next, "ranges chain");
             next = batch.range.end();
-            read.extend(
-                batch
-                    .records()
-                    .map(|record| String::from_utf8(record.value().unwrap().to_vec()).unwrap()),
-            );
+            let records =
+                |records: RawBatch| {
+                    read.extend(records.records().map(|record| {
+                        String::from_utf8(record.value().unwrap().to_vec()).unwrap()
+                    }));
+                    Ok::<(), ()>(())
+                };
+            batch.read(records).unwrap();
         }
         assert!(Instant::now() < deadline, "stands at {next} of {high}");
     }
@@ -147,7 +153,11 @@ fn a_log_that_ends_in_markers_is_read_to_its_end() {
         if let Some(batch) = drain.take(1000, Timestamp::default()) {
             assert_eq!(batch.range.start(), next);
             next = batch.range.end();
-            read.extend(batch.records().map(|_| "more".to_owned()));
+            let records = |records: RawBatch| {
+                read.extend(records.records().map(|_| "more".to_owned()));
+                Ok::<(), ()>(())
+            };
+            batch.read(records).unwrap();
         }
         assert!(Instant::now() < deadline, "stands at {next}");
     }

@@ -6,8 +6,10 @@
 //! depends on more than `bytes`, `serde` and `thiserror`.
 
 mod balance;
+mod buffer_pool;
 mod class;
 mod epoch;
+mod fetched;
 mod memory;
 mod offset;
 mod raw_batch;
@@ -16,8 +18,10 @@ mod table_set;
 mod time;
 
 pub use balance::{Balance, BalanceError};
+pub use buffer_pool::BufferPool;
 pub use class::ErrorClass;
 pub use epoch::{AssignmentGeneration, Epoch, Generation};
+pub use fetched::{Damaged, FetchedBatch, Packed, Piece, ReadError};
 pub use memory::{MemoryBudget, Reservation};
 pub use offset::{OffsetRange, RangeError, TopicPartition};
 pub use raw_batch::{RawBatch, RawBatchBuilder, RawRecord};

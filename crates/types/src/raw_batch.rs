@@ -7,7 +7,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
-use crate::{Generation, Header, OffsetRange, Reservation, Timestamp, TopicPartition};
+use crate::{BufferPool, Generation, Header, OffsetRange, Reservation, Timestamp, TopicPartition};
 
 #[derive(Clone, Copy, Debug)]
 struct Span {
@@ -174,24 +174,36 @@ pub struct RawBatchBuilder {
     buffer: Vec<u8>,
     entries: Vec<Entry>,
     headers: Vec<(Box<str>, Span)>,
+    /// Where the buffer goes afterwards.
+    pool: Option<BufferPool>,
 }
 
 impl RawBatchBuilder {
     /// The most bytes one batch may hold, so that spans fit into 32 bits.
     pub const MAX_BYTES: usize = u32::MAX as usize - 1;
 
-    /// An empty batch with room for so many records, of `bytes` in all.
-    pub fn with_capacity(records: usize, bytes: usize) -> Self {
+    /// An empty batch with room for so many records of `bytes` in all, in a buffer of `pool`.
+    pub fn from_pool(pool: &BufferPool, records: usize, bytes: usize) -> Self {
         Self {
-            buffer: Vec::with_capacity(bytes),
+            buffer: pool.take(bytes),
             entries: Vec::with_capacity(records),
-            ..Self::default()
+            headers: Vec::new(),
+            pool: Some(pool.clone()),
         }
     }
 
-    /// Bytes gathered so far.
+    /// Bytes that it takes: room in a buffer of a pool counts whole, used or not.
     pub fn size(&self) -> usize {
-        self.buffer.len() + self.entries.len() * size_of::<Entry>()
+        let buffer = match self.pool {
+            Some(_) => self.buffer.capacity(),
+            None => self.buffer.len(),
+        };
+        buffer + self.entries.len() * size_of::<Entry>()
+    }
+
+    /// The bytes gathered so far.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer
     }
 
     /// Records gathered so far.
@@ -236,6 +248,69 @@ impl RawBatchBuilder {
         self.entries.push(entry);
     }
 
+    /// A batch over bytes that stand in `buffer` already, a buffer of `pool`; [`index`](Self::index) says what is a
+    /// record.
+    ///
+    /// # Panics
+    /// When the buffer is larger than [`Self::MAX_BYTES`].
+    pub fn over(buffer: Vec<u8>, pool: &BufferPool, records: usize) -> Self {
+        assert!(
+            buffer.len() <= Self::MAX_BYTES,
+            "a raw batch stays far below 4 GiB"
+        );
+        Self {
+            buffer,
+            entries: Vec::with_capacity(records),
+            headers: Vec::new(),
+            pool: Some(pool.clone()),
+        }
+    }
+
+    /// Appends a record whose bytes stand in the buffer at these places. Offsets must grow.
+    ///
+    /// # Panics
+    /// When `offset` does not lie beyond the last one, or a place beyond the buffer.
+    pub fn index(
+        &mut self,
+        offset: i64,
+        timestamp: Option<Timestamp>,
+        key: Option<Range<usize>>,
+        value: Option<Range<usize>>,
+        headers: impl IntoIterator<Item = (Box<str>, Option<Range<usize>>)>,
+    ) {
+        assert!(
+            self.entries.last().is_none_or(|last| last.offset < offset),
+            "records arrive in offset order"
+        );
+        let first_header = self.headers.len() as u32;
+        for (name, place) in headers {
+            let span = self.span(place);
+            self.headers.push((name, span));
+        }
+        let entry = Entry {
+            offset,
+            timestamp,
+            key: self.span(key),
+            value: self.span(value),
+            headers: first_header..self.headers.len() as u32,
+        };
+        self.entries.push(entry);
+    }
+
+    fn span(&self, place: Option<Range<usize>>) -> Span {
+        let Some(place) = place else {
+            return Span::ABSENT;
+        };
+        assert!(
+            place.start <= place.end && place.end <= self.buffer.len(),
+            "a record lies in its batch's buffer"
+        );
+        Span {
+            start: place.start as u32,
+            end: place.end as u32,
+        }
+    }
+
     fn append(&mut self, bytes: Option<&[u8]>) -> Span {
         let Some(bytes) = bytes else {
             return Span::ABSENT;
@@ -275,6 +350,10 @@ impl RawBatchBuilder {
                     .is_none_or(|last| range.contains(last.offset)),
             "every record lies in its batch's range"
         );
+        let buffer = match self.pool {
+            Some(pool) => pool.share(self.buffer, None),
+            None => self.buffer.into(),
+        };
         RawBatch {
             partition,
             range,
@@ -282,7 +361,7 @@ impl RawBatchBuilder {
             received,
             visible: 0..self.entries.len(),
             shared: Arc::new(Shared {
-                buffer: self.buffer.into(),
+                buffer,
                 entries: self.entries,
                 headers: self.headers,
                 _reservation: reservation,

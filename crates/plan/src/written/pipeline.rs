@@ -6,8 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::{
     reader::{
-        FromNode, Json, Later, Named, PartitionByText, Property, Reader, Span, Sql, StartText,
-        StopIfText, Text, UnknownFieldsText, Version, written,
+        DrainText, FromNode, Json, Later, Named, PartitionByText, Property, Reader, Span, Sql,
+        StartText, StopIfText, Text, UnknownFieldsText, Version, written,
     },
     yaml::{Node, Scalar, Value},
 };
@@ -76,6 +76,8 @@ written! {
         start: StartText,
         /// The consumer group (default: alluvium.PIPELINE).
         group: Text,
+        /// Who fetches the records: direct (requests of our own, the faster way) or portable (librdkafka). Default: direct where it can serve the connection's TLS and SASL, else portable.
+        drain: DrainText,
         /// Checked librdkafka properties.
         properties: Named<Property>,
     }

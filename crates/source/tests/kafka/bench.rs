@@ -12,7 +12,11 @@ use std::{
 use alluvium_source::{
     Assignments, Broker, EmbeddedBroker, EventProducer, KafkaDrain, Notice, Subscription,
 };
-use alluvium_types::{AssignmentGeneration, MemoryBudget, RawBatch, Timestamp, TopicPartition};
+use alluvium_types::{
+    AssignmentGeneration, FetchedBatch, MemoryBudget, RawBatch, Timestamp, TopicPartition,
+};
+
+use super::DRAIN;
 
 pub(crate) const TOPIC: &str = "clicks";
 
@@ -77,7 +81,7 @@ impl Table {
     }
 
     /// Commits the batch's range as P7 does: only onto its start.
-    pub(crate) fn commit(&self, batch: &RawBatch) -> bool {
+    pub(crate) fn commit(&self, batch: &FetchedBatch) -> bool {
         let mut recorded = self.recorded.lock().unwrap();
         let Some(next) = recorded.get_mut(&batch.partition) else {
             return false;
@@ -124,6 +128,7 @@ pub(crate) fn subscription(broker: &Broker, partitions: usize) -> Subscription {
     ];
     Subscription {
         broker: broker.clone(),
+        drain: DRAIN,
         topics: vec![TOPIC.into()],
         group: "alluvium.clicks".to_owned(),
         instance: None,
@@ -188,13 +193,30 @@ pub(crate) fn take_records(drain: &mut KafkaDrain, count: usize) -> Vec<RawBatch
     let mut records = 0;
     serve_until(drain, |drain, _| {
         while let Some(batch) = drain.take(1 << 20, Timestamp::from_micros(7)) {
-            records += batch.len();
-            batches.push(batch);
+            let read = raw(batch);
+            records += read.iter().map(RawBatch::len).sum::<usize>();
+            batches.extend(read);
         }
         records >= count
     });
     assert_eq!(records, count, "no record comes twice");
     batches
+}
+
+/// What was fetched, unpacked as a worker does it.
+pub(crate) fn raw(batch: FetchedBatch) -> Vec<RawBatch> {
+    let (range, mut next) = (batch.range, batch.range.start());
+    let mut read: Vec<RawBatch> = Vec::new();
+    batch
+        .read(|records| {
+            assert_eq!(records.range.start(), next, "pieces chain");
+            next = records.range.end();
+            read.push(records);
+            Ok::<(), ()>(())
+        })
+        .unwrap();
+    assert_eq!(next, range.end(), "pieces cover the range");
+    read
 }
 
 /// The values of a partition's batches, after checking that its ranges chain from `start`.

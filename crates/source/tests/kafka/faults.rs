@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use alluvium_source::{EmbeddedBroker, EventProducer, Halt, KafkaDrain, Notice};
+use alluvium_source::{DrainKind, EmbeddedBroker, EventProducer, Halt, KafkaDrain, Notice};
 use alluvium_types::{RawBatch, Timestamp, TopicPartition};
 
-use crate::bench::{
-    PATIENCE, TOPIC, Table, join, join_briefly, numbered, partition, produce, produce_by,
+use super::DRAIN;
+use super::bench::{
+    PATIENCE, TOPIC, Table, join, join_briefly, numbered, partition, produce, produce_by, raw,
     serve_until, serve_until_assigned, start, take_records, values,
 };
 
@@ -95,7 +96,8 @@ fn a_partition_halted_from_outside_gives_nothing() {
     assert_eq!(halt_of(&mut drain, &partition(0)), reason);
     serve_until(&mut drain, |drain, _| {
         assert!(drain.take(1000, Timestamp::default()).is_none());
-        drain.partitions()[0].log_end == Some(10)
+        // Nobody asks for what stands still, except librdkafka for its statistics.
+        DRAIN == DrainKind::Direct || drain.partitions()[0].log_end == Some(10)
     });
     // The next assignment starts with a clean slate.
     drain.assign_afresh();
@@ -119,8 +121,13 @@ fn holding_still_under_load_loses_nothing() {
         }
         drain.resume();
         serve_until(&mut drain, |drain, _| {
-            batches.extend(drain.take(500, Timestamp::default()));
-            batches.len() >= 5 * (round as usize + 1)
+            batches.extend(
+                drain
+                    .take(500, Timestamp::default())
+                    .into_iter()
+                    .flat_map(raw),
+            );
+            batches.len() > round as usize
         });
         drain.pause();
         assert!(drain.is_paused());
@@ -188,7 +195,12 @@ fn a_broker_that_goes_and_comes_back_loses_nothing() {
     // Whether the group dealt anew or not, reading goes on where it stood or at the table's offset.
     let generation = drain.generation();
     serve_until(&mut drain, |drain, _| {
-        batches.extend(drain.take(1 << 20, Timestamp::default()));
+        batches.extend(
+            drain
+                .take(1 << 20, Timestamp::default())
+                .into_iter()
+                .flat_map(raw),
+        );
         drain.generation() != generation || drain.partitions()[0].position == 20
     });
     if drain.generation() == generation {

@@ -7,7 +7,7 @@ use alluvium_source::{
 };
 use alluvium_types::{ErrorClass, Timestamp, TopicPartition};
 
-use crate::bench::{
+use super::bench::{
     PATIENCE, TOPIC, Table, join, numbered, partition, produce, start, take_records, values,
 };
 

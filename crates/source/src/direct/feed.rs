@@ -1,0 +1,194 @@
+//! One partition's record batches between the broker's answers and the takers.
+//!
+//! Owns what to ask next, what waits, and where the partition's leader is. Does not own the position that counts: that is
+//! the partition's.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use alluvium_types::OffsetRange;
+use bytes::Bytes;
+use kafka_protocol::messages::fetch_response::PartitionData;
+use uuid::Uuid;
+
+use super::record_batch::{self, RecordBatch};
+
+/// Who leads a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Placement {
+    pub(super) leader: i32,
+    pub(super) epoch: i32,
+}
+
+/// The wait after an answer that did not help.
+const REST: Duration = Duration::from_millis(100);
+
+/// What is known and what waits of one partition.
+#[derive(Debug)]
+pub(crate) struct Feed {
+    pub(super) placement: Option<Placement>,
+    /// The topic's id as first seen under this assignment; nil where the broker has none.
+    pub(super) topic: Uuid,
+    /// The next offset to ask for.
+    next: i64,
+    /// The leader's epoch of the last batch that was read; -1: none.
+    last_epoch: i32,
+    /// How many bytes to ask for.
+    max_bytes: i32,
+    waiting: VecDeque<RecordBatch>,
+    bytes: usize,
+    damage: Option<(i64, String)>,
+    rest_until: Option<Instant>,
+}
+
+/// Batches that were taken, and the stretch they cover.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(super) batches: Vec<RecordBatch>,
+    pub(crate) range: OffsetRange,
+    pub(crate) records: usize,
+    pub(crate) bytes: usize,
+}
+
+impl Feed {
+    pub(super) fn starting_at(offset: i64, max_bytes: i32) -> Self {
+        Self {
+            placement: None,
+            topic: Uuid::nil(),
+            next: offset,
+            last_epoch: -1,
+            max_bytes,
+            waiting: VecDeque::new(),
+            bytes: 0,
+            damage: None,
+            rest_until: None,
+        }
+    }
+
+    /// Bytes that wait to be taken.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The next offset that will be asked for.
+    pub(super) fn next(&self) -> i64 {
+        self.next
+    }
+
+    pub(super) fn ask(&self, placement: Placement) -> super::session::Ask {
+        super::session::Ask {
+            offset: self.next,
+            max_bytes: self.max_bytes,
+            leader_epoch: placement.epoch,
+            last_epoch: self.last_epoch,
+        }
+    }
+
+    /// Whether there is anything to ask for now.
+    pub(super) fn asks(&self, now: Instant) -> bool {
+        self.damage.is_none() && self.rest_until.is_none_or(|until| now >= until)
+    }
+
+    pub(super) fn rest(&mut self, now: Instant) {
+        self.rest_until = Some(now + REST);
+    }
+
+    /// The leader has to be looked up again.
+    pub(super) fn lost(&mut self, now: Instant) {
+        self.placement = None;
+        self.rest(now);
+    }
+
+    /// Takes in what a broker sent without an error. `false`: bytes came that do not hold one whole batch.
+    pub(super) fn receive(&mut self, data: &mut PartitionData) -> bool {
+        let bytes = data.records.take().unwrap_or_default();
+        let size = bytes.len();
+        let aborted: Vec<(i64, i64)> = data
+            .aborted_transactions
+            .iter()
+            .flatten()
+            .map(|transaction| (transaction.producer_id.0, transaction.first_offset))
+            .collect();
+        self.read(bytes, &aborted) || size == 0
+    }
+
+    fn read(&mut self, bytes: Bytes, aborted: &[(i64, i64)]) -> bool {
+        let contents = record_batch::read(bytes, aborted, self.next);
+        let mut moved = false;
+        for batch in contents.batches {
+            if batch.header.last_offset < self.next {
+                continue;
+            }
+            moved = true;
+            self.next = batch.header.last_offset + 1;
+            self.last_epoch = self.last_epoch.max(batch.header.leader_epoch);
+            self.bytes += batch.bytes.len();
+            self.waiting.push_back(batch);
+        }
+        if let Some((offset, reason)) = contents.damage {
+            self.damage = Some((offset.max(self.next), reason.0));
+            return true;
+        }
+        if !moved {
+            // One batch is larger than what was asked for, and the broker does not send it whole by itself.
+            self.max_bytes = self.max_bytes.saturating_mul(2);
+        }
+        moved
+    }
+
+    /// What cannot be read, once everything before it is taken.
+    pub(crate) fn damage(&self) -> Option<&(i64, String)> {
+        self.damage.as_ref().filter(|_| self.waiting.is_empty())
+    }
+
+    /// Whether what waits begins at or behind `offset`.
+    pub(crate) fn waits_from(&self, offset: i64) -> bool {
+        self.waiting
+            .front()
+            .is_some_and(|batch| batch.header.base_offset >= offset)
+    }
+
+    /// Takes batches from `position` on, of about `max_bytes`, none of them at or behind `stop`; `None` when the
+    /// position does not move.
+    pub(crate) fn take(
+        &mut self,
+        position: i64,
+        max_bytes: usize,
+        stop: Option<i64>,
+    ) -> Option<Taken> {
+        let mut batches = Vec::new();
+        let (mut end, mut records, mut bytes) = (position, 0, 0);
+        while let Some(batch) = self.waiting.front() {
+            let header = &batch.header;
+            let size = batch.bytes.len();
+            if stop.is_some_and(|stop| header.base_offset >= stop)
+                || !batches.is_empty() && bytes + size > max_bytes
+            {
+                break;
+            }
+            let (base, last, count) = (header.base_offset, header.last_offset, header.records);
+            let batch = self.waiting.pop_front().expect("it is at the front");
+            self.bytes -= size;
+            if last < end {
+                continue;
+            }
+            if batch.delivered {
+                let span = usize::try_from(last + 1 - base.max(end)).unwrap_or(usize::MAX);
+                records += count.min(span);
+                bytes += size;
+                batches.push(batch);
+            }
+            // Also over what is not delivered: markers, aborted records, holes of compaction (P2).
+            end = last + 1;
+        }
+        let range = OffsetRange::new(position, end).expect("the end only grew");
+        (!range.is_empty()).then_some(Taken {
+            batches,
+            range,
+            records,
+            bytes,
+        })
+    }
+}
