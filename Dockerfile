@@ -16,7 +16,7 @@ COPY . .
 # The caches live beside the layers, so a change of code builds our crates only.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
   --mount=type=cache,target=/src/target \
-  cargo build --release --locked --bin alluvium \
+  cargo build --release --locked --features vendored-openssl --bin alluvium \
   && install -D --strip target/release/alluvium /out/usr/local/bin/alluvium \
   && install -d /out/var/lib/alluvium /out/etc/alluvium/pipelines
 

@@ -1,7 +1,8 @@
 //! Brings raw batches and holds still when asked.
 //!
 //! [`KafkaDrain`] is a member of a consumer group that starts every partition where the table says
-//! (P17) and hands out half-open ranges with their bytes. [`Replay`] brings the same batches from
+//! (P17) and hands out half-open ranges with their bytes: fetched by requests of our own where they
+//! can serve the connection, else by librdkafka. [`Replay`] brings raw batches from
 //! text, for tests. Beside them: questions to a broker outside any group, a producer, and a broker
 //! inside this process for demonstrations and tests.
 //!
@@ -9,8 +10,9 @@
 //! come from whoever implements [`Assignments`], and Kafka's own committed offsets are written as
 //! a courtesy and never read back (P14).
 //!
-//! A topic that is deleted and created again is noticed only when the recorded offset lies outside
-//! the new log: librdkafka shows a topic's id nowhere on the consuming path (P18).
+//! A topic that is deleted and created again while it is read is noticed by its id where our own
+//! requests read. Where librdkafka does, and across restarts, it is noticed only when the recorded
+//! offset lies outside the new log (P18).
 
 mod assignment;
 mod broker;

@@ -231,3 +231,6 @@ impl Cursor<'_> {
         Some(Some(place))
     }
 }
+
+#[cfg(test)]
+mod tests;
