@@ -1,5 +1,5 @@
-//! The whole way of an event, from a Kafka topic to a committed table, beside two loops that do less. Run with
-//! `cargo bench --bench end_to_end -- [--events N] [--rounds N]`.
+//! The whole way of an event, from a Kafka topic to a committed table, beside loops that do less. Run with
+//! `cargo bench --bench end_to_end -- [--events N] [--rounds N] [--only NAME,NAME]`.
 //!
 //! The topic is filled before any clock starts. Each contestant is a process of its own that reads the whole topic;
 //! their turns alternate. Compared are events a second, events per CPU second of the process (user and system), its
@@ -9,14 +9,17 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     thread,
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
+use alluvium_source::{Assignments, Broker, DrainKind, KafkaDrain, Subscription};
+use alluvium_types::{AssignmentGeneration, MemoryBudget, Timestamp, TopicPartition};
 use rand::{SeedableRng, rngs::StdRng};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -38,7 +41,7 @@ const TICKS: f64 = 100.0;
 const PIPELINE: &str = "\
 version: 1
 source:
-  kafka: {connection: main, topics: [TOPIC], start: earliest, group: GROUP}
+  kafka: {connection: main, topics: [TOPIC], start: earliest, group: GROUP, drain: DRAIN}
 decode:
   json: {schema: ../schemas/click.yaml}
 event_time: {column: ts, max_delay: 2m, idle_after: 1m}
@@ -68,6 +71,65 @@ struct Outcome {
     peak_mib: f64,
 }
 
+/// One way to read the topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contestant {
+    Poll,
+    ByHand,
+    PortableDrain,
+    DirectDrain,
+    Portable,
+    Direct,
+}
+
+impl Contestant {
+    const ALL: [Self; 6] = [
+        Self::Poll,
+        Self::ByHand,
+        Self::PortableDrain,
+        Self::DirectDrain,
+        Self::Portable,
+        Self::Direct,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Poll => "poll",
+            Self::ByHand => "by-hand",
+            Self::PortableDrain => "portable-drain",
+            Self::DirectDrain => "direct-drain",
+            Self::Portable => "portable",
+            Self::Direct => "direct",
+        }
+    }
+
+    fn title(self) -> &'static str {
+        match self {
+            Self::Poll => "bare drain, `BaseConsumer::poll`",
+            Self::ByHand => "by hand: poll, serde_json into a struct, HashMap",
+            Self::PortableDrain => {
+                "our portable drain alone: batches of partition queues, one copy"
+            }
+            Self::DirectDrain => "our direct drain alone: fetched, checked, unpacked",
+            Self::Portable => "`alluvium run`, `drain: portable`, to a committed table",
+            Self::Direct => "`alluvium run`, to a committed table",
+        }
+    }
+
+    /// Whether it counts groups and bytes.
+    fn counts(self) -> bool {
+        matches!(self, Self::ByHand | Self::Portable | Self::Direct)
+    }
+
+    fn run(self, brokers: &str, topic: &str, events: usize) -> Outcome {
+        match self {
+            Self::Portable => alluvium(brokers, topic, events, "portable"),
+            Self::Direct => alluvium(brokers, topic, events, "direct"),
+            _ => child(self.name(), brokers, topic, events),
+        }
+    }
+}
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     let option = |name: &str| {
@@ -80,12 +142,15 @@ fn main() {
             .unwrap_or_else(|_| panic!("{name} takes a number, not {text}")),
         None => default,
     };
-    let events = number("--events", 2_000_000);
+    let events = number("--events", 6_000_000);
     if let Some(contestant) = option("--contestant") {
         let (brokers, topic) = (option("--brokers").unwrap(), option("--topic").unwrap());
         let outcome = match contestant.as_str() {
             "poll" => poll(&brokers, &topic, events),
-            _ => by_hand(&brokers, &topic, events),
+            "by-hand" => by_hand(&brokers, &topic, events),
+            "portable-drain" => drain(DrainKind::Portable, &brokers, &topic, events),
+            "direct-drain" => drain(DrainKind::Direct, &brokers, &topic, events),
+            other => panic!("there is no contestant {other}"),
         };
         println!("{}", serde_json::to_string(&outcome).unwrap());
         return;
@@ -94,53 +159,71 @@ fn main() {
     let kafka = Kafka::find();
     let topic = format!("bench-{SEED}-{events}");
     fill(&kafka.brokers, &topic, events);
-    let mut outcomes: Vec<[Outcome; 3]> = Vec::new();
+    let only = option("--only");
+    let chosen: Vec<Contestant> = Contestant::ALL
+        .into_iter()
+        .filter(|contestant| {
+            only.as_ref()
+                .is_none_or(|only| only.split(',').any(|name| name == contestant.name()))
+        })
+        .collect();
+    let mut outcomes: Vec<Vec<Outcome>> = Vec::new();
     for round in 1..=rounds {
         eprintln!("round {round} of {rounds}");
-        outcomes.push([
-            child("poll", &kafka.brokers, &topic, events),
-            child("by hand", &kafka.brokers, &topic, events),
-            alluvium(&kafka.brokers, &topic, events),
-        ]);
+        let run = |contestant: &Contestant| contestant.run(&kafka.brokers, &topic, events);
+        outcomes.push(chosen.iter().map(run).collect());
     }
-    report(&outcomes, events);
+    report(&chosen, &outcomes, events);
 }
 
-fn report(outcomes: &[[Outcome; 3]], events: usize) {
+fn report(chosen: &[Contestant], outcomes: &[Vec<Outcome>], events: usize) {
     for round in outcomes {
-        let [poll, by_hand, alluvium] = round;
-        assert_eq!(
-            poll.clicks as usize, events,
-            "the bare drain reads every event"
-        );
-        let all = |outcome: &Outcome| (outcome.groups, outcome.clicks, outcome.bytes);
-        assert_eq!(all(by_hand), all(alluvium), "both count the same");
+        let mut counted = None;
+        for (contestant, outcome) in chosen.iter().zip(round) {
+            let all = (outcome.groups, outcome.clicks, outcome.bytes);
+            if contestant.counts() {
+                assert_eq!(
+                    *counted.get_or_insert(all),
+                    all,
+                    "{contestant:?} counts the same"
+                );
+            } else {
+                assert_eq!(
+                    outcome.clicks as usize, events,
+                    "{contestant:?} reads every event"
+                );
+            }
+        }
     }
-    let median = |contestant: usize, figure: &dyn Fn(&Outcome) -> f64| {
+    let median = |position: usize, figure: &dyn Fn(&Outcome) -> f64| {
         let mut figures: Vec<f64> = outcomes
             .iter()
-            .map(|round| figure(&round[contestant]))
+            .map(|round| figure(&round[position]))
             .collect();
         figures.sort_by(f64::total_cmp);
         figures[figures.len() / 2]
     };
-    let names = [
-        "bare drain, `BaseConsumer::poll`",
-        "by hand: poll, serde_json, HashMap",
-        "`alluvium run` to a committed table",
-    ];
     let count = events as f64;
-    let per_cpu = |contestant| median(contestant, &|outcome| count / outcome.cpu);
+    let per_cpu = |position| median(position, &|outcome| count / outcome.cpu);
+    let of = |position: usize, baseline: Contestant| {
+        let found = chosen.iter().position(|contestant| *contestant == baseline);
+        found.map_or_else(
+            || "–".to_owned(),
+            |baseline| format!("{:.2}", per_cpu(position) / per_cpu(baseline)),
+        )
+    };
     println!("\n{events} events, medians of {} runs\n", outcomes.len());
-    println!("| | thousand events per CPU second | of by hand | wall s | peak MiB |");
-    println!("|---|---|---|---|---|");
-    for (contestant, name) in names.iter().enumerate() {
+    println!("| | thousand events per CPU second | of poll | of by hand | wall s | peak MiB |");
+    println!("|---|---|---|---|---|---|");
+    for (position, contestant) in chosen.iter().enumerate() {
         println!(
-            "| {name} | {:.0} | {:.2} | {:.1} | {:.0} |",
-            per_cpu(contestant) / 1e3,
-            per_cpu(contestant) / per_cpu(1),
-            median(contestant, &|outcome| outcome.wall),
-            median(contestant, &|outcome| outcome.peak_mib),
+            "| {} | {:.0} | {} | {} | {:.1} | {:.0} |",
+            contestant.title(),
+            per_cpu(position) / 1e3,
+            of(position, Contestant::Poll),
+            of(position, Contestant::ByHand),
+            median(position, &|outcome| outcome.wall),
+            median(position, &|outcome| outcome.peak_mib),
         );
     }
 }
@@ -318,6 +401,65 @@ fn poll(brokers: &str, topic: &str, events: usize) -> Outcome {
     outcome(begin, 0, read as u64, 0)
 }
 
+/// Recorded offsets of a run that records none.
+struct FromTheBeginning;
+
+impl Assignments for FromTheBeginning {
+    fn revoked(&self, _deadline: Instant) {}
+
+    fn starts(
+        &self,
+        partitions: &[TopicPartition],
+        _deadline: Instant,
+    ) -> Option<BTreeMap<TopicPartition, i64>> {
+        Some(partitions.iter().map(|name| (name.clone(), 0)).collect())
+    }
+}
+
+/// Our own drain with nothing behind it but the unpacking, which workers would do, on the one thread.
+fn drain(kind: DrainKind, brokers: &str, topic: &str, events: usize) -> Outcome {
+    let begin = Instant::now();
+    let subscription = Subscription {
+        broker: Broker::new(brokers),
+        drain: kind,
+        topics: vec![topic.into()],
+        group: format!("bench-drain-{}", UNIX_EPOCH.elapsed().unwrap().as_millis()),
+        instance: None,
+        properties: BTreeMap::new(),
+        memory: MemoryBudget::new(256 << 20),
+        queue_bytes: 32 << 20,
+        partition_count: PARTITIONS as usize,
+    };
+    let mut drain = KafkaDrain::subscribe(
+        subscription,
+        AssignmentGeneration::default(),
+        Arc::new(FromTheBeginning),
+    )
+    .unwrap();
+    let mut read = 0;
+    let mut busy = false;
+    while read < events {
+        let patience = if busy { 0 } else { 5 };
+        drain.serve(Duration::from_millis(patience)).unwrap();
+        busy = false;
+        while let Some(batch) = drain.take(1 << 20, Timestamp::default()) {
+            busy = true;
+            batch
+                .read(|records| {
+                    read += records
+                        .records()
+                        .filter(|record| record.value().is_some())
+                        .count();
+                    Ok::<(), ()>(())
+                })
+                .unwrap();
+        }
+    }
+    let outcome = outcome(begin, 0, read as u64, 0);
+    drain.close(Duration::from_secs(10)).unwrap();
+    outcome
+}
+
 #[derive(Deserialize)]
 struct Click<'a> {
     ts: &'a str,
@@ -396,7 +538,7 @@ impl Drop for Running {
 }
 
 /// From the start of the process to the version of the table that covers every event.
-fn alluvium(brokers: &str, topic: &str, events: usize) -> Outcome {
+fn alluvium(brokers: &str, topic: &str, events: usize, drain: &str) -> Outcome {
     let folder = tempfile::tempdir().unwrap();
     let write = |name: &str, text: &str| {
         let path = folder.path().join(name);
@@ -408,7 +550,10 @@ fn alluvium(brokers: &str, topic: &str, events: usize) -> Outcome {
     // A group of its own: in one that a killed member has not left yet, partitions wait for its session to end.
     let group = format!("bench-{}", std::process::id());
     let group = format!("{group}-{}", UNIX_EPOCH.elapsed().unwrap().as_millis());
-    let pipeline = PIPELINE.replace("TOPIC", topic).replace("GROUP", &group);
+    let pipeline = PIPELINE
+        .replace("TOPIC", topic)
+        .replace("GROUP", &group)
+        .replace("DRAIN", drain);
     write("pipelines/bench.yaml", &pipeline);
     write(
         "alluvium.yaml",
