@@ -9,6 +9,7 @@
 
 mod columns;
 mod layout;
+mod marks;
 mod moment;
 mod number;
 mod syntax;
@@ -26,6 +27,7 @@ use datafusion::arrow::{
 use crate::EngineError;
 use columns::ColumnBuilder;
 use layout::Layouts;
+use marks::Marks;
 use syntax::{Cursor, NumberForm, SyntaxError, SyntaxKind, TextForm, TextSpan, unescape};
 
 /// A payload beyond this many bytes is refused, so that a column of strings stays within 2 GiB.
@@ -154,6 +156,8 @@ pub struct JsonDecoder {
     unescaped: String,
     /// What events looked like before.
     layouts: Layouts,
+    /// What the event at hand looks like.
+    marks: Marks,
     /// Which of the columns are built.
     wanted: Arc<[bool]>,
 }
@@ -223,7 +227,8 @@ impl JsonDecoder {
             by_length[column.name.len()].push(position);
         }
         Ok(Self {
-            layouts: Layouts::default(),
+            layouts: Layouts::new(checked.len()),
+            marks: Marks::default(),
             wanted: layout::wanted(
                 checked.len(),
                 builders.iter().map(|(position, _)| *position),
@@ -258,19 +263,36 @@ impl JsonDecoder {
                 payload.len()
             )));
         }
-        let Ok(text) = simdutf8::basic::from_utf8(payload) else {
-            return Err(not_utf8(payload));
+        self.marks.look(payload);
+        // What is ASCII need not be validated before somebody wants it as text.
+        let known = if self.marks.ascii() {
+            None
+        } else {
+            Some(valid(payload)?)
         };
-        if !self.layouts.walk(&self.columns, text, &mut self.slots) {
-            let unknown = self.parse(text)?;
-            self.check(text, unknown)?;
-            let (columns, by_length) = (&self.columns, &self.by_length);
-            self.layouts.learn(columns, &self.wanted, text, |name| {
-                find(columns, by_length, name)
-            });
+        let walked = self
+            .layouts
+            .walk(&self.columns, payload, known, &self.marks, &mut self.slots);
+        if let Some(walked) = walked {
+            for (position, builder) in &mut self.builders {
+                let slot = walked.slot(*position, &self.columns, &self.slots);
+                builder.append(slot, payload, &mut self.unescaped);
+            }
+            self.rows += 1;
+            return Ok(());
         }
+        let text = match known {
+            Some(text) => text,
+            None => valid(payload)?,
+        };
+        let unknown = self.parse(text)?;
+        self.check(text, unknown)?;
+        let (columns, by_length) = (&self.columns, &self.by_length);
+        self.layouts.learn(columns, &self.wanted, text, |name| {
+            find(columns, by_length, name)
+        });
         for (position, builder) in &mut self.builders {
-            builder.append(self.slots[*position], text, &mut self.unescaped);
+            builder.append(self.slots[*position], payload, &mut self.unescaped);
         }
         self.rows += 1;
         Ok(())
@@ -286,7 +308,7 @@ impl JsonDecoder {
             .builders
             .iter_mut()
             .map(|(_, builder)| builder.finish())
-            .collect();
+            .collect::<Result<_, _>>()?;
         Ok(RecordBatch::try_new(self.schema.clone(), arrays)?)
     }
 
@@ -496,6 +518,11 @@ fn said(text: &str, span: TextSpan) -> Cow<'_, str> {
     }
 }
 
+fn valid(payload: &[u8]) -> Result<&str, DecodeError> {
+    simdutf8::basic::from_utf8(payload).map_err(|_| not_utf8(payload))
+}
+
+#[cold]
 fn not_utf8(payload: &[u8]) -> DecodeError {
     let valid = match std::str::from_utf8(payload) {
         Ok(_) => payload.len(),

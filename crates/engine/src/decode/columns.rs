@@ -8,9 +8,11 @@ use std::sync::Arc;
 use datafusion::arrow::{
     array::{
         ArrayRef, BooleanBuilder, Date32Builder, Decimal128Builder, Float64Builder, Int32Builder,
-        Int64Builder, StringBuilder, TimestampMicrosecondBuilder,
+        Int64Builder, NullBufferBuilder, StringArray, TimestampMicrosecondBuilder,
     },
+    buffer::{OffsetBuffer, ScalarBuffer},
     datatypes::{DataType, TimeUnit},
+    error::ArrowError,
 };
 
 use super::{
@@ -27,7 +29,59 @@ pub(crate) enum ColumnBuilder {
     Decimal(Decimal128Builder),
     Date(Date32Builder),
     Timestamp(TimestampMicrosecondBuilder),
-    Text(StringBuilder),
+    Text(TextBuilder),
+}
+
+/// Strings under construction, as bytes: that they are text is known of each event as a whole, and is checked once more
+/// for all of them together when they are taken out.
+pub(crate) struct TextBuilder {
+    bytes: Vec<u8>,
+    ends: Vec<i32>,
+    nulls: NullBufferBuilder,
+}
+
+impl TextBuilder {
+    fn new() -> Self {
+        Self {
+            bytes: Vec::new(),
+            ends: vec![0],
+            nulls: NullBufferBuilder::new(0),
+        }
+    }
+
+    #[inline]
+    fn append_value(&mut self, text: &[u8]) {
+        self.bytes.extend_from_slice(text);
+        self.nulls.append_non_null();
+        self.end();
+    }
+
+    fn append_null(&mut self) {
+        self.nulls.append_null();
+        self.end();
+    }
+
+    #[inline]
+    fn end(&mut self) {
+        let end = i32::try_from(self.bytes.len()).expect("a batch of strings stays below 2 GiB");
+        self.ends.push(end);
+    }
+
+    fn finish(&mut self) -> Result<StringArray, ArrowError> {
+        let (bytes, ends) = (self.bytes.len(), self.ends.len());
+        let full = std::mem::replace(
+            self,
+            Self {
+                bytes: Vec::with_capacity(bytes),
+                ends: Vec::with_capacity(ends),
+                nulls: NullBufferBuilder::new(0),
+            },
+        );
+        self.ends.push(0);
+        let mut nulls = full.nulls;
+        let offsets = OffsetBuffer::new(ScalarBuffer::from(full.ends));
+        StringArray::try_new(offsets, full.bytes.into(), nulls.finish())
+    }
 }
 
 impl ColumnBuilder {
@@ -45,7 +99,7 @@ impl ColumnBuilder {
             DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => Self::Timestamp(
                 TimestampMicrosecondBuilder::new().with_data_type(data_type.clone()),
             ),
-            DataType::Utf8 => Self::Text(StringBuilder::new()),
+            DataType::Utf8 => Self::Text(TextBuilder::new()),
             _ => return None,
         })
     }
@@ -53,7 +107,7 @@ impl ColumnBuilder {
     /// Appends one value. `slot` holds a value of this column's type, or none; `payload` is the event
     /// it was read from.
     #[inline]
-    pub(crate) fn append(&mut self, slot: Slot, payload: &str, unescaped: &mut String) {
+    pub(crate) fn append(&mut self, slot: Slot, payload: &[u8], unescaped: &mut String) {
         match (self, slot) {
             (Self::Int(column), Slot::Int(value)) => {
                 column.append_value(i32::try_from(value).expect("the range was checked"));
@@ -72,8 +126,9 @@ impl ColumnBuilder {
                     TextForm::Plain => column.append_value(text),
                     TextForm::Escaped => {
                         unescaped.clear();
+                        let text = std::str::from_utf8(text).expect("the event was validated");
                         unescape(text, unescaped);
-                        column.append_value(&*unescaped);
+                        column.append_value(unescaped.as_bytes());
                     }
                 }
             }
@@ -96,8 +151,11 @@ impl ColumnBuilder {
     }
 
     /// Takes what was appended since the last time.
-    pub(crate) fn finish(&mut self) -> ArrayRef {
-        match self {
+    ///
+    /// # Errors
+    /// When the strings are no text, which is a bug.
+    pub(crate) fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        Ok(match self {
             Self::Int(column) => Arc::new(column.finish()),
             Self::BigInt(column) => Arc::new(column.finish()),
             Self::Double(column) => Arc::new(column.finish()),
@@ -105,7 +163,7 @@ impl ColumnBuilder {
             Self::Decimal(column) => Arc::new(column.finish()),
             Self::Date(column) => Arc::new(column.finish()),
             Self::Timestamp(column) => Arc::new(column.finish()),
-            Self::Text(column) => Arc::new(column.finish()),
-        }
+            Self::Text(column) => Arc::new(column.finish()?),
+        })
     }
 }

@@ -11,8 +11,12 @@
 
 use std::sync::Arc;
 
+use wide::u8x16;
+
 use super::{
-    Column, Kind, Slot, moment,
+    Column, Kind, Slot,
+    marks::Marks,
+    moment,
     number::{self, Scanned},
     read,
     syntax::{Cursor, TextForm, TextSpan},
@@ -44,8 +48,8 @@ enum Value {
     BigInt(usize),
     Double(usize),
     Boolean(usize),
-    /// Nothing more: the bytes before it say that the column is null, or that a field without a column is.
-    Null(Option<usize>),
+    /// Nothing more: the bytes before it say that it is null, the layout which column that is.
+    Null,
     /// A value of a column, read as the general decoder reads it.
     Column(usize),
     /// A value without a column.
@@ -56,9 +60,77 @@ enum Value {
 
 #[derive(Debug)]
 struct Edge {
-    before: Box<[u8]>,
+    before: Gap,
     value: Value,
     to: usize,
+}
+
+/// The bytes before a value, the first of them ready to be compared at once.
+#[derive(Debug)]
+struct Gap {
+    bytes: Box<[u8]>,
+    first: u8x16,
+    /// A bit for each byte of `first` that counts.
+    counts: u32,
+}
+
+/// What a walk leaves for one column: a number's bits, a truth, or where a string stands. Which of them it is, the
+/// column's type says.
+#[derive(Clone, Copy, Debug, Default)]
+struct Raw(u64);
+
+/// An event that was walked through.
+pub(crate) struct Walked<'l> {
+    present: &'l [bool],
+    raw: &'l [Raw],
+}
+
+impl Walked<'_> {
+    /// What the general decoder would have left in a column's slot.
+    #[inline]
+    pub(crate) fn slot(&self, column: usize, columns: &[Column], slots: &[Slot]) -> Slot {
+        if !self.present[column] {
+            return Slot::Null;
+        }
+        match columns[column].kind {
+            Kind::Decimal(..) => slots[column],
+            ref kind => self.raw[column].slot(kind),
+        }
+    }
+}
+
+impl Raw {
+    const ESCAPED: u64 = 1 << 63;
+
+    #[inline]
+    fn text(span: TextSpan) -> Self {
+        let form = match span.form {
+            TextForm::Plain => 0,
+            TextForm::Escaped => Self::ESCAPED,
+        };
+        // Payloads end below a gibibyte, so the highest bit of a start is free.
+        Self(form | u64::from(span.start) << 32 | u64::from(span.end))
+    }
+
+    /// The slot that the general decoder would have filled.
+    #[inline]
+    fn slot(self, kind: &Kind) -> Slot {
+        match kind {
+            Kind::Int | Kind::BigInt | Kind::Timestamp(_) | Kind::Date => Slot::Int(self.0 as i64),
+            Kind::Double => Slot::Double(f64::from_bits(self.0)),
+            Kind::Boolean => Slot::Boolean(self.0 != 0),
+            Kind::Text => Slot::Text(TextSpan {
+                start: (self.0 >> 32) as u32 & (u32::MAX >> 1),
+                end: self.0 as u32,
+                form: if self.0 & Self::ESCAPED == 0 {
+                    TextForm::Plain
+                } else {
+                    TextForm::Escaped
+                },
+            }),
+            Kind::Decimal(..) => unreachable!("its values stay in their slots"),
+        }
+    }
 }
 
 /// The tree of layouts.
@@ -66,17 +138,20 @@ struct Edge {
 pub(crate) struct Layouts {
     /// The edges from each place; the root comes first.
     nodes: Vec<Vec<Edge>>,
-    /// Columns that a layout does not have.
-    absent: Vec<Box<[usize]>>,
+    /// For each layout, which columns have a value.
+    present: Vec<Box<[bool]>>,
+    raw: Vec<Raw>,
     coins: u32,
     days: moment::Days,
 }
 
-impl Default for Layouts {
-    fn default() -> Self {
+impl Layouts {
+    /// No layouts, for so many columns.
+    pub(crate) fn new(columns: usize) -> Self {
         Self {
             nodes: vec![Vec::new()],
-            absent: Vec::new(),
+            present: Vec::new(),
+            raw: vec![Raw::default(); columns],
             coins: FIRST_COINS,
             days: moment::Days::default(),
         }
@@ -84,40 +159,49 @@ impl Default for Layouts {
 }
 
 impl Layouts {
-    /// Reads an event along a layout into the slots. `false`: no layout fits, and what is in the slots means nothing.
+    /// Reads an event along a layout; nothing when none fits. `text` is the event as text where it had to be validated,
+    /// that is, where it is not ASCII. Values that take more than 64 bits are left in `slots`.
     #[inline]
-    pub(crate) fn walk(&mut self, columns: &[Column], text: &str, slots: &mut [Slot]) -> bool {
-        let bytes = text.as_bytes();
-        let strings = Strings::of(bytes);
+    pub(crate) fn walk(
+        &mut self,
+        columns: &[Column],
+        bytes: &[u8],
+        text: Option<&str>,
+        marks: &Marks,
+        slots: &mut [Slot],
+    ) -> Option<Walked<'_>> {
+        let mut reading = Reading {
+            columns,
+            bytes,
+            text,
+            marks,
+            slots,
+            raw: &mut self.raw,
+            days: &mut self.days,
+        };
         let (mut node, mut at) = (0, 0);
+        self.coins = (self.coins + 1).min(MOST_COINS);
         'node: loop {
             for edge in &self.nodes[node] {
-                if !begins_with(&bytes[at..], &edge.before) {
+                if !edge.before.stands(bytes, at) {
                     continue;
                 }
-                let start = at + edge.before.len();
+                let start = at + edge.before.bytes.len();
                 if let Value::End(layout) = edge.value {
                     if start != bytes.len() {
                         continue;
                     }
-                    for &column in &self.absent[layout] {
-                        slots[column] = Slot::Absent;
-                    }
-                    self.coins = (self.coins + 1).min(MOST_COINS);
-                    return true;
+                    return Some(Walked {
+                        present: &self.present[layout],
+                        raw: &self.raw,
+                    });
                 }
-                let place = Place {
-                    text,
-                    start,
-                    strings,
-                };
-                if let Some(end) = place.read(edge.value, columns, slots, &mut self.days) {
+                if let Some(end) = reading.value(edge.value, start) {
                     (node, at) = (edge.to, end);
                     continue 'node;
                 }
             }
-            self.coins = (self.coins + 1).min(MOST_COINS);
-            return false;
+            return None;
         }
     }
 
@@ -126,7 +210,7 @@ impl Layouts {
     pub(crate) fn forget(&mut self) {
         *self = Self {
             coins: 0,
-            ..Self::default()
+            ..Self::new(self.raw.len())
         };
     }
 
@@ -147,7 +231,7 @@ impl Layouts {
         };
         if self.nodes.len() + steps.len() > MOST_NODES {
             self.nodes = vec![Vec::new()];
-            self.absent.clear();
+            self.present.clear();
         }
         let mut node = 0;
         for (before, step) in steps {
@@ -157,7 +241,7 @@ impl Layouts {
                     // Along one path the same columns are absent.
                     Step::End(_) => matches!(edge.value, Value::End(_)),
                 };
-                same && *edge.before == *before
+                same && *edge.before.bytes == *before
             });
             if let Some(edge) = known {
                 node = edge.to;
@@ -165,9 +249,9 @@ impl Layouts {
             }
             let value = match step {
                 Step::Value(value) => value,
-                Step::End(absent) => {
-                    self.absent.push(absent);
-                    Value::End(self.absent.len() - 1)
+                Step::End(present) => {
+                    self.present.push(present);
+                    Value::End(self.present.len() - 1)
                 }
             };
             node = match self.nodes[node].len() {
@@ -175,7 +259,11 @@ impl Layouts {
                 _ => {
                     let to = self.nodes.len();
                     self.nodes.push(Vec::new());
-                    self.nodes[node].push(Edge { before, value, to });
+                    self.nodes[node].push(Edge {
+                        before: Gap::new(before),
+                        value,
+                        to,
+                    });
                     to
                 }
             };
@@ -185,7 +273,8 @@ impl Layouts {
 
 enum Step {
     Value(Value),
-    End(Box<[usize]>),
+    /// Which columns have a value.
+    End(Box<[bool]>),
 }
 
 /// The bytes before each value of a valid event and how the value is read. `None` for an event that names a column twice,
@@ -199,6 +288,7 @@ fn steps(
     let bytes = text.as_bytes();
     let mut cursor = Cursor::new(bytes);
     let mut seen = vec![false; columns.len()];
+    let mut present = vec![false; columns.len()];
     let mut steps = Vec::new();
     let mut from = 0;
     cursor.take(b'{', "an object").ok()?;
@@ -214,12 +304,15 @@ fn steps(
                 return None;
             }
             let token = cursor.next_token()?;
+            if let Some(column) = column {
+                present[column] = token != b'n';
+            }
             let start = cursor.at;
             cursor.skip_value().ok()?;
             let kind = column.map(|column| (column, &columns[column].kind));
             // The quote before a string, and a null itself, belong to what stands before.
             let (value, end) = match (token, kind) {
-                (b'n', _) => (Value::Null(column), start + 4),
+                (b'n', _) => (Value::Null, start + 4),
                 (b'"', None) => (Value::Passed, start + 1),
                 (b'"', Some((column, Kind::Text))) if wanted[column] => {
                     (Value::Text(column), start + 1)
@@ -245,195 +338,140 @@ fn steps(
             cursor.next_token();
         }
     }
-    let absent = seen.iter().enumerate();
-    let absent = absent.filter_map(|(column, seen)| (!seen).then_some(column));
-    steps.push((bytes[from..].into(), Step::End(absent.collect())));
+    steps.push((bytes[from..].into(), Step::End(present.into())));
     Some(steps)
 }
 
-/// Whether a search for the closing quote is enough to pass over a string of this event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Strings {
-    /// There is no backslash and no control character anywhere.
-    Plain,
-    Any,
-}
+impl Gap {
+    fn new(bytes: Box<[u8]>) -> Self {
+        let mut first = [0; 16];
+        let length = bytes.len().min(16);
+        first[..length].copy_from_slice(&bytes[..length]);
+        Self {
+            bytes,
+            first: u8x16::new(first),
+            counts: ((1_u64 << length) - 1) as u32,
+        }
+    }
 
-impl Strings {
+    /// Whether these bytes stand at `at`.
     #[inline]
-    fn of(bytes: &[u8]) -> Self {
-        // Whole blocks without an early end become vector instructions.
-        let is_special = |byte: u8| u8::from(byte < 0x20) | u8::from(byte == b'\\');
-        let (blocks, rest) = bytes.as_chunks::<32>();
-        let mut found = [0_u8; 32];
-        for block in blocks {
-            for (found, &byte) in found.iter_mut().zip(block) {
-                *found |= is_special(byte);
-            }
-        }
-        let special = found.contains(&1) || rest.iter().any(|&byte| is_special(byte) == 1);
-        match special {
-            true => Self::Any,
-            false => Self::Plain,
-        }
+    fn stands(&self, bytes: &[u8], at: usize) -> bool {
+        let Some(rest) = bytes.get(at..) else {
+            return false;
+        };
+        let Some(chunk) = rest.first_chunk::<16>() else {
+            return rest.starts_with(&self.bytes);
+        };
+        let equal = u8x16::new(*chunk).simd_eq(self.first).to_bitmask();
+        equal & self.counts == self.counts
+            && (self.bytes.len() <= 16 || rest[16..].starts_with(&self.bytes[16..]))
     }
 }
 
-/// Where a value begins.
-struct Place<'a> {
-    text: &'a str,
-    start: usize,
-    strings: Strings,
+/// One event while it is walked through.
+struct Reading<'a> {
+    columns: &'a [Column],
+    bytes: &'a [u8],
+    text: Option<&'a str>,
+    marks: &'a Marks,
+    slots: &'a mut [Slot],
+    raw: &'a mut [Raw],
+    days: &'a mut moment::Days,
 }
 
-impl Place<'_> {
-    /// Reads a value into its slot and returns where it ends.
+impl Reading<'_> {
+    /// Reads the value that begins at `start` and returns where it ends.
     #[inline]
-    fn read(
-        &self,
-        value: Value,
-        columns: &[Column],
-        slots: &mut [Slot],
-        days: &mut moment::Days,
-    ) -> Option<usize> {
-        let bytes = self.text.as_bytes();
-        let (column, slot, end) = match value {
-            Value::Passed => return self.string().map(|span| span.end as usize + 1),
+    fn value(&mut self, value: Value, start: usize) -> Option<usize> {
+        let (column, raw, end) = match value {
+            Value::Passed => return self.string(start).map(|span| span.end as usize + 1),
             Value::Text(column) => {
-                let span = self.string()?;
-                (column, Slot::Text(span), span.end as usize + 1)
+                let span = self.string(start)?;
+                (column, Raw::text(span), span.end as usize + 1)
             }
             Value::Timestamp(column) => {
-                let span = self.string()?;
+                let span = self.string(start)?;
                 if span.form == TextForm::Escaped {
                     return None;
                 }
-                let written = &bytes[span.start as usize..span.end as usize];
-                let micros = moment::timestamp_with(written, days).ok()?;
-                (column, Slot::Int(micros), span.end as usize + 1)
+                let written = &self.bytes[start..span.end as usize];
+                let micros = moment::timestamp_with(written, self.days).ok()?;
+                (column, Raw(micros as u64), span.end as usize + 1)
             }
             Value::Int(column) => {
-                let (value, end) = number::scan_integer(bytes, self.start)?;
+                let (value, end) = number::scan_integer(self.bytes, start)?;
                 i32::try_from(value).ok()?;
-                (column, Slot::Int(value), end)
+                (column, Raw(value as u64), end)
             }
-            Value::BigInt(column) => match number::scan_integer(bytes, self.start) {
-                Some((value, end)) => (column, Slot::Int(value), end),
+            Value::BigInt(column) => match number::scan_integer(self.bytes, start) {
+                Some((value, end)) => (column, Raw(value as u64), end),
                 // It may have 19 digits, as the numbers of some producers always do.
-                None => return self.column(column, columns, slots),
+                None => return self.column(column, start),
             },
-            Value::Double(column) => match number::scan_double(bytes, self.start)? {
-                Scanned::Value(value, end) => (column, Slot::Double(value), end),
-                Scanned::Unusual => return self.column(column, columns, slots),
+            Value::Double(column) => match number::scan_double(self.bytes, start)? {
+                Scanned::Value(value, end) => (column, Raw(value.to_bits()), end),
+                Scanned::Unusual => return self.column(column, start),
             },
             Value::Boolean(column) => {
-                let rest = &bytes[self.start..];
+                let rest = &self.bytes[start..];
                 let value = rest.starts_with(b"true");
                 if !value && !rest.starts_with(b"false") {
                     return None;
                 }
-                let end = self.start + if value { 4 } else { 5 };
-                (column, Slot::Boolean(value), end)
+                (column, Raw(value.into()), start + if value { 4 } else { 5 })
             }
-            Value::Null(column) => {
-                if let Some(column) = column {
-                    slots[column] = Slot::Null;
-                }
-                return Some(self.start);
-            }
-            Value::Column(column) => return self.column(column, columns, slots),
+            Value::Null => return Some(start),
+            Value::Column(column) => return self.column(column, start),
             Value::Skipped => {
-                let mut cursor = Cursor::new(bytes);
-                cursor.at = self.start;
+                let mut cursor = Cursor::new(self.bytes);
+                cursor.at = start;
                 cursor.skip_value().ok()?;
                 return Some(cursor.at);
             }
             Value::End(_) => return None,
         };
-        slots[column] = slot;
+        self.raw[column] = raw;
         Some(end)
     }
 
     /// Reads a value of a column the general way.
-    fn column(&self, column: usize, columns: &[Column], slots: &mut [Slot]) -> Option<usize> {
-        let mut cursor = Cursor::new(self.text.as_bytes());
-        cursor.at = self.start;
-        let slot = read(&columns[column].kind, &mut cursor, self.text).ok()?;
+    fn column(&mut self, column: usize, start: usize) -> Option<usize> {
+        let mut cursor = Cursor::new(self.bytes);
+        cursor.at = start;
+        let text = match self.text {
+            Some(text) => text,
+            None => simdutf8::basic::from_utf8(self.bytes).ok()?,
+        };
+        self.text = Some(text);
+        let slot = read(&self.columns[column].kind, &mut cursor, text).ok()?;
         match slot {
-            Slot::Fault(_) => return None,
-            // Whether it may be null was not asked here.
-            Slot::Null if !columns[column].optional => return None,
-            slot => slots[column] = slot,
+            // The layout says that there is a value.
+            Slot::Fault(_) | Slot::Null | Slot::Absent => return None,
+            Slot::Int(value) => self.raw[column] = Raw(value as u64),
+            Slot::Double(value) => self.raw[column] = Raw(value.to_bits()),
+            Slot::Boolean(value) => self.raw[column] = Raw(value.into()),
+            Slot::Text(span) => self.raw[column] = Raw::text(span),
+            Slot::Decimal(_) => {}
         }
+        self.slots[column] = slot;
         Some(cursor.at)
     }
 
     /// The rest of a string whose opening quote has been passed.
     #[inline]
-    fn string(&self) -> Option<TextSpan> {
-        let bytes = self.text.as_bytes();
-        match self.strings {
-            Strings::Plain => Some(TextSpan {
-                start: self.start as u32,
-                end: closing_quote(bytes, self.start)? as u32,
+    fn string(&self, start: usize) -> Option<TextSpan> {
+        if self.marks.plain() {
+            return Some(TextSpan {
+                start: start as u32,
+                end: self.marks.quote(start)? as u32,
                 form: TextForm::Plain,
-            }),
-            Strings::Any => {
-                let mut cursor = Cursor::new(bytes);
-                cursor.at = self.start;
-                cursor.string().ok()
-            }
+            });
         }
+        let mut cursor = Cursor::new(self.bytes);
+        cursor.at = start;
+        cursor.string().ok()
     }
-}
-
-/// The first quote from `at` on: by words where most strings end, then by vectors.
-#[inline]
-fn closing_quote(bytes: &[u8], at: usize) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    const HIGHS: u64 = 0x8080_8080_8080_8080;
-    const WORDS: usize = 3;
-    let mut from = at;
-    for _ in 0..WORDS {
-        let Some(chunk) = bytes[from..].first_chunk::<8>() else {
-            break;
-        };
-        let quote = u64::from_le_bytes(*chunk) ^ (ONES * b'"' as u64);
-        // The lowest high bit that is set stands for a quote; a borrow only spoils those above it.
-        let hits = quote.wrapping_sub(ONES) & !quote & HIGHS;
-        if hits != 0 {
-            return Some(from + hits.trailing_zeros() as usize / 8);
-        }
-        from += 8;
-    }
-    memchr::memchr(b'"', &bytes[from..]).map(|found| from + found)
-}
-
-/// `starts_with` for the lengths that keys have, without a call.
-#[inline]
-fn begins_with(bytes: &[u8], before: &[u8]) -> bool {
-    let length = before.len();
-    if bytes.len() < length {
-        return false;
-    }
-    let word = |bytes: &[u8], at: usize| -> Option<u64> {
-        bytes
-            .get(at..)?
-            .first_chunk()
-            .map(|chunk| u64::from_le_bytes(*chunk))
-    };
-    if length < 8 {
-        return bytes[..length] == *before;
-    }
-    let mut at = 0;
-    while at + 8 < length {
-        if word(bytes, at) != word(before, at) {
-            return false;
-        }
-        at += 8;
-    }
-    // The last word overlaps the one before it.
-    word(bytes, length - 8) == word(before, length - 8)
 }
 
 /// Which of the columns are built.
@@ -450,30 +488,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_quote_is_found_wherever_it_stands() {
-        for length in 0..70 {
-            let mut text = vec![b'a'; 80];
-            text[length] = b'"';
-            text[length + 1] = b'"';
-            for at in 0..=length {
-                assert_eq!(closing_quote(&text, at), Some(length));
-            }
-        }
-        assert_eq!(closing_quote(&[0xA2; 40], 0), None);
-        assert_eq!(closing_quote(b"#!#!#!#!\"", 0), Some(8));
-    }
-
-    #[test]
     fn beginnings_are_compared_to_the_last_byte() {
-        let text: Vec<u8> = (0..40).collect();
-        for length in 0..40 {
-            assert!(begins_with(&text, &text[..length]));
-            for wrong in 0..length {
-                let mut other = text[..length].to_vec();
-                other[wrong] ^= 0x80;
-                assert!(!begins_with(&text, &other), "{wrong} of {length}");
+        let text: Vec<u8> = (0..60).collect();
+        for at in 0..20 {
+            for length in 0..40 {
+                let gap = Gap::new(text[at..at + length].into());
+                assert!(gap.stands(&text, at));
+                assert!(gap.stands(&text[..at + length], at));
+                if length > 0 {
+                    assert!(!gap.stands(&text[..at + length - 1], at));
+                }
+                for wrong in at..at + length {
+                    let mut other = text.clone();
+                    other[wrong] ^= 0x80;
+                    assert!(!gap.stands(&other, at), "{wrong} of {length}");
+                }
             }
-            assert!(!begins_with(&text[..length], &text[..length + 1]));
         }
     }
 }

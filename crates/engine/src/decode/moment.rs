@@ -63,11 +63,14 @@ pub(crate) fn timestamp(text: &str) -> Result<i64, FaultKind> {
     within_years(rfc3339(text.as_bytes(), days).ok_or(FaultKind::NoTimestamp)?)
 }
 
-/// The date that was read last: the next one is most often the same.
+/// What was read last: the next time has most often the same date, and often the same minute.
 #[derive(Debug)]
 pub(crate) struct Days {
     written: [u8; 10],
     days: i64,
+    /// A minute in UTC as written, `YYYY-MM-DDTHH:MM:`, and its microseconds since 1970.
+    minute: [u8; 17],
+    micros: i64,
 }
 
 impl Default for Days {
@@ -75,6 +78,8 @@ impl Default for Days {
         Self {
             written: *b"1970-01-01",
             days: 0,
+            minute: *b"1970-01-01T00:00:",
+            micros: 0,
         }
     }
 }
@@ -87,13 +92,51 @@ impl Days {
         }
         Some(self.days)
     }
+
+    /// The microseconds of a time in the minute that is known, when it is written `SSZ` or `SS.fffZ` behind it.
+    #[inline]
+    fn within_minute(&self, bytes: &[u8]) -> Option<i64> {
+        let (minute, rest) = bytes.split_first_chunk::<17>()?;
+        if *minute != self.minute {
+            return None;
+        }
+        match *rest {
+            [s1, s0, b'Z'] => Some(self.micros + within(s1, s0)?),
+            [s1, s0, b'.', f1, f2, f3, b'Z'] => {
+                let digits = f1.is_ascii_digit() && f2.is_ascii_digit() && f3.is_ascii_digit();
+                let [f1, f2, f3] = [f1, f2, f3].map(|digit| i64::from(digit) - i64::from(b'0'));
+                let millis = f1 * 100 + f2 * 10 + f3;
+                digits.then_some(self.micros + within(s1, s0)? + millis * 1000)
+            }
+            _ => None,
+        }
+    }
 }
 
-/// [`timestamp`] with a memory for dates.
+/// Microseconds of the seconds of a minute.
+#[inline]
+fn within(tens: u8, ones: u8) -> Option<i64> {
+    pair(tens, ones)
+        .filter(|second| *second <= 60)
+        .map(|second| second * 1_000_000)
+}
+
+/// [`timestamp`] with a memory for dates and minutes.
 #[inline]
 pub(crate) fn timestamp_with(bytes: &[u8], memory: &mut Days) -> Result<i64, FaultKind> {
-    let micros = rfc3339(bytes, |day| memory.of(day));
-    within_years(micros.ok_or(FaultKind::NoTimestamp)?)
+    if let Some(micros) = memory.within_minute(bytes) {
+        return within_years(micros);
+    }
+    let micros = rfc3339(bytes, |day| memory.of(day)).ok_or(FaultKind::NoTimestamp)?;
+    if let Some(minute) = bytes.first_chunk::<17>()
+        && let Some(second) = bytes.get(17..19).and_then(|pair| within(pair[0], pair[1]))
+        && bytes.last() == Some(&b'Z')
+    {
+        let fraction = micros.rem_euclid(1_000_000);
+        memory.minute = *minute;
+        memory.micros = micros - fraction - second;
+    }
+    within_years(micros)
 }
 
 #[inline]

@@ -36,6 +36,14 @@ pub(crate) fn scan_integer(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
 /// Digits as JSON allows them before a point: some, at most 18, and no zero before others.
 #[inline]
 fn scan_digits(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
+    if let Some((value, count @ 1..8)) = few_digits(bytes, start) {
+        let leading_zero = count > 1 && bytes[start] == b'0';
+        return (!leading_zero).then_some((value, start + count));
+    }
+    many_digits(bytes, start)
+}
+
+fn many_digits(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
     let mut value = 0;
     let mut at = start;
     while let Some(digit @ b'0'..=b'9') = bytes.get(at) {
@@ -49,6 +57,26 @@ fn scan_digits(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
     (at > start && !leading_zero).then_some((value, at))
 }
 
+/// The digits among the next eight bytes, and how many they are: 8 may mean more. `None` near the end of the bytes.
+#[inline]
+fn few_digits(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
+    const HIGHS: u64 = 0x8080_8080_8080_8080;
+    let word = u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?);
+    let digits = word ^ 0x3030_3030_3030_3030;
+    // A byte's high bit comes out set where it is above 9; a carry only spoils those behind the first such byte.
+    let others = (digits.wrapping_add(0x7676_7676_7676_7676) | digits) & HIGHS;
+    let count = others.trailing_zeros() as usize / 8;
+    if count == 0 {
+        return Some((0, 0));
+    }
+    // The digits move behind zeros, and pairs, quadruples and all eight are put together.
+    let ones = digits << (64 - 8 * count);
+    let pairs = ones.wrapping_mul(10).wrapping_add(ones >> 8);
+    let low = (pairs & 0x0000_00FF_0000_00FF).wrapping_mul(0x000F_4240_0000_0064);
+    let high = ((pairs >> 16) & 0x0000_00FF_0000_00FF).wrapping_mul(0x0000_2710_0000_0001);
+    Some((low.wrapping_add(high) >> 32, count))
+}
+
 /// A number that was scanned for a double.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Scanned {
@@ -57,6 +85,8 @@ pub(crate) enum Scanned {
     /// It is too long to be rounded once, or has an exponent.
     Unusual,
 }
+
+const INTEGER_POWERS: [u64; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000];
 
 /// A number without an exponent that begins at `at`, to the nearest double. `None` for whatever is no number; what
 /// follows it is not looked at.
@@ -74,12 +104,23 @@ pub(crate) fn scan_double(bytes: &[u8], at: usize) -> Option<Scanned> {
     if bytes.get(end) == Some(&b'.') {
         let point = end;
         end += 1;
-        while let Some(digit @ b'0'..=b'9') = bytes.get(end) {
-            if end - start > 16 {
-                return Some(Scanned::Unusual);
+        match few_digits(bytes, end) {
+            Some((fraction, count @ 0..8)) => {
+                // Together no more than 18 + 7 digits: too many are refused by their number below.
+                mantissa = mantissa
+                    .wrapping_mul(INTEGER_POWERS[count])
+                    .wrapping_add(fraction);
+                end += count;
             }
-            mantissa = mantissa * 10 + u64::from(digit - b'0');
-            end += 1;
+            _ => {
+                while let Some(digit @ b'0'..=b'9') = bytes.get(end) {
+                    if end - start > 16 {
+                        return Some(Scanned::Unusual);
+                    }
+                    mantissa = mantissa * 10 + u64::from(digit - b'0');
+                    end += 1;
+                }
+            }
         }
         decimals = end - point - 1;
         if decimals == 0 {
