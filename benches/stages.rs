@@ -13,7 +13,10 @@ use alluvium_types::{
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use datafusion::{
-    arrow::record_batch::RecordBatch,
+    arrow::{
+        datatypes::{Field, Schema},
+        record_batch::RecordBatch,
+    },
     parquet::{
         arrow::ArrowWriter,
         basic::{Compression, ZstdLevel},
@@ -60,6 +63,88 @@ fn panes(plan: &Arc<Plan>, batch: &RawBatch) -> Vec<RecordBatch> {
     fold.push(batch, TableSet::all(plan.tables.len()))
         .expect("folds");
     fold.finish().expect("a part").tables.swap_remove(0).panes
+}
+
+/// The five fields that the race of `end_to_end` needs.
+const FIVE: [&str; 5] = ["ts", "country", "latency_ms", "bytes", "is_bot"];
+
+fn five(plan: &Plan) -> JsonDecoder {
+    let fields: Vec<_> = plan
+        .columns
+        .iter()
+        .filter(|column| FIVE.contains(&&*column.name))
+        .map(|column| Field::new(&*column.name, column.data_type.clone(), true))
+        .collect();
+    let decoded = Arc::new(Schema::new(fields));
+    JsonDecoder::with_schema(&plan.columns, &decoded, plan.unknown_fields).expect("a decoder")
+}
+
+/// The event's fields, as they are written between its braces.
+fn fields(event: &str) -> Vec<String> {
+    let event: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(event).expect("an object");
+    let written = |(name, value)| format!("{:?}:{value}", name as String);
+    event.into_iter().map(written).collect()
+}
+
+/// Three producers, each with an order and spacing of its own.
+fn interleaved(events: &[String]) -> Vec<String> {
+    let written = |(number, event): (usize, &String)| match number % 3 {
+        0 => event.clone(),
+        1 => format!("{{{}}}", fields(event).join(",")),
+        _ => {
+            let mut fields = fields(event);
+            fields.reverse();
+            format!("{{ {} }}", fields.join(", ").replacen(':', ": ", 1))
+        }
+    };
+    events.iter().enumerate().map(written).collect()
+}
+
+/// Every event with its fields in another order.
+fn shuffled(events: &[String]) -> Vec<String> {
+    use rand::seq::SliceRandom;
+    let mut random = StdRng::seed_from_u64(11);
+    let written = |event: &String| {
+        let mut fields = fields(event);
+        fields.shuffle(&mut random);
+        format!("{{{}}}", fields.join(","))
+    };
+    events.iter().map(written).collect()
+}
+
+/// Decoding alone, by bytes: along one layout, along three, and where no layout comes twice.
+fn decoding(criterion: &mut Criterion) {
+    let plan = plan();
+    let mut random = StdRng::seed_from_u64(7);
+    let events: Vec<String> = (0..EVENTS)
+        .map(|number| common::event(&mut random, number, EVENTS))
+        .collect();
+    let mut group = criterion.benchmark_group("decode five of eleven fields");
+    group.measurement_time(Duration::from_secs(5));
+    group.sample_size(20);
+    let mut run = |name: &str, events: &[String], mut decoder: JsonDecoder| {
+        let bytes: usize = events.iter().map(String::len).sum();
+        group.throughput(Throughput::Bytes(bytes as u64));
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                for event in events {
+                    let decoded = decoder.decode(Some(event.as_bytes()));
+                    decoded.expect("no generated event is broken here");
+                }
+                decoder.finish().expect("a batch").num_rows()
+            });
+        });
+    };
+    run("one layout", &events, five(&plan));
+    run("three layouts", &interleaved(&events), five(&plan));
+    let shuffled = shuffled(&events);
+    run("always another layout", &shuffled, five(&plan));
+    run(
+        "always another layout, the general decoder",
+        &shuffled,
+        five(&plan).without_layouts(),
+    );
 }
 
 fn stages(criterion: &mut Criterion) {
@@ -159,5 +244,5 @@ fn stages(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, stages);
+criterion_group!(benches, decoding, stages);
 criterion_main!(benches);

@@ -3,7 +3,7 @@
 //! Owns the way from a checked slot to a column's buffers. A row is appended whole, after all of it
 //! has been checked, so that a refused event leaves no trace.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use datafusion::arrow::{
     array::{
@@ -17,6 +17,7 @@ use datafusion::arrow::{
 
 use super::{
     Slot,
+    layout::Raw,
     syntax::{TextForm, unescape},
 };
 
@@ -54,6 +55,23 @@ impl TextBuilder {
         self.bytes.extend_from_slice(text);
         self.nulls.append_non_null();
         self.end();
+    }
+
+    /// Appends what stands at `span` of a payload.
+    #[inline]
+    fn append_span(&mut self, payload: &[u8], span: Range<usize>) {
+        const SHORT: usize = 16;
+        // Copying a whole block of known size and cutting it off again is cheaper than copying a few bytes.
+        match payload[span.start..].first_chunk::<SHORT>() {
+            Some(block) if span.len() <= SHORT => {
+                let length = self.bytes.len() + span.len();
+                self.bytes.extend_from_slice(block);
+                self.bytes.truncate(length);
+                self.nulls.append_non_null();
+                self.end();
+            }
+            _ => self.append_value(&payload[span]),
+        }
     }
 
     fn append_null(&mut self) {
@@ -137,7 +155,36 @@ impl ColumnBuilder {
         }
     }
 
-    fn append_null(&mut self) {
+    /// Whether its values fit into what a walk along a layout leaves.
+    #[inline]
+    pub(crate) fn takes_raw(&self) -> bool {
+        !matches!(self, Self::Decimal(_))
+    }
+
+    /// Appends what a walk has read for this column, which [takes it](Self::takes_raw).
+    #[inline]
+    pub(crate) fn append_raw(&mut self, raw: Raw, payload: &[u8], unescaped: &mut String) {
+        match self {
+            Self::Int(column) => column.append_value(raw.0 as i32),
+            Self::BigInt(column) => column.append_value(raw.0 as i64),
+            Self::Double(column) => column.append_value(f64::from_bits(raw.0)),
+            Self::Boolean(column) => column.append_value(raw.0 != 0),
+            Self::Date(column) => column.append_value(raw.0 as i32),
+            Self::Timestamp(column) => column.append_value(raw.0 as i64),
+            Self::Text(column) => {
+                let span = raw.span();
+                match span.form {
+                    TextForm::Plain => {
+                        column.append_span(payload, span.start as usize..span.end as usize);
+                    }
+                    TextForm::Escaped => self.append(Slot::Text(span), payload, unescaped),
+                }
+            }
+            Self::Decimal(_) => unreachable!("its values do not fit"),
+        }
+    }
+
+    pub(crate) fn append_null(&mut self) {
         match self {
             Self::Int(column) => column.append_null(),
             Self::BigInt(column) => column.append_null(),

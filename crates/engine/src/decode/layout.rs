@@ -70,34 +70,15 @@ struct Edge {
 struct Gap {
     bytes: Box<[u8]>,
     first: u8x16,
-    /// A bit for each byte of `first` that counts.
-    counts: u32,
+    second: u8x16,
+    /// A bit for each byte of `first` and `second` that does not count.
+    ignored: u32,
 }
 
 /// What a walk leaves for one column: a number's bits, a truth, or where a string stands. Which of them it is, the
 /// column's type says.
 #[derive(Clone, Copy, Debug, Default)]
-struct Raw(u64);
-
-/// An event that was walked through.
-pub(crate) struct Walked<'l> {
-    present: &'l [bool],
-    raw: &'l [Raw],
-}
-
-impl Walked<'_> {
-    /// What the general decoder would have left in a column's slot.
-    #[inline]
-    pub(crate) fn slot(&self, column: usize, columns: &[Column], slots: &[Slot]) -> Slot {
-        if !self.present[column] {
-            return Slot::Null;
-        }
-        match columns[column].kind {
-            Kind::Decimal(..) => slots[column],
-            ref kind => self.raw[column].slot(kind),
-        }
-    }
-}
+pub(crate) struct Raw(pub(crate) u64);
 
 impl Raw {
     const ESCAPED: u64 = 1 << 63;
@@ -112,24 +93,32 @@ impl Raw {
         Self(form | u64::from(span.start) << 32 | u64::from(span.end))
     }
 
-    /// The slot that the general decoder would have filled.
+    /// Where a string stands.
     #[inline]
-    fn slot(self, kind: &Kind) -> Slot {
-        match kind {
-            Kind::Int | Kind::BigInt | Kind::Timestamp(_) | Kind::Date => Slot::Int(self.0 as i64),
-            Kind::Double => Slot::Double(f64::from_bits(self.0)),
-            Kind::Boolean => Slot::Boolean(self.0 != 0),
-            Kind::Text => Slot::Text(TextSpan {
-                start: (self.0 >> 32) as u32 & (u32::MAX >> 1),
-                end: self.0 as u32,
-                form: if self.0 & Self::ESCAPED == 0 {
-                    TextForm::Plain
-                } else {
-                    TextForm::Escaped
-                },
-            }),
-            Kind::Decimal(..) => unreachable!("its values stay in their slots"),
+    pub(crate) fn span(self) -> TextSpan {
+        TextSpan {
+            start: (self.0 >> 32) as u32 & (u32::MAX >> 1),
+            end: self.0 as u32,
+            form: if self.0 & Self::ESCAPED == 0 {
+                TextForm::Plain
+            } else {
+                TextForm::Escaped
+            },
         }
+    }
+}
+
+/// An event that was walked through.
+pub(crate) struct Walked<'l> {
+    present: &'l [bool],
+    raw: &'l [Raw],
+}
+
+impl Walked<'_> {
+    /// What was read for a column, if it has a value.
+    #[inline]
+    pub(crate) fn value(&self, column: usize) -> Option<Raw> {
+        self.present[column].then(|| self.raw[column])
     }
 }
 
@@ -142,6 +131,7 @@ pub(crate) struct Layouts {
     present: Vec<Box<[bool]>>,
     raw: Vec<Raw>,
     coins: u32,
+    most_coins: u32,
     days: moment::Days,
 }
 
@@ -153,6 +143,7 @@ impl Layouts {
             present: Vec::new(),
             raw: vec![Raw::default(); columns],
             coins: FIRST_COINS,
+            most_coins: MOST_COINS,
             days: moment::Days::default(),
         }
     }
@@ -180,7 +171,7 @@ impl Layouts {
             days: &mut self.days,
         };
         let (mut node, mut at) = (0, 0);
-        self.coins = (self.coins + 1).min(MOST_COINS);
+        self.coins = (self.coins + 1).min(self.most_coins);
         'node: loop {
             for edge in &self.nodes[node] {
                 if !edge.before.stands(bytes, at) {
@@ -203,6 +194,11 @@ impl Layouts {
             }
             return None;
         }
+    }
+
+    /// Never learns a layout.
+    pub(crate) fn never_learn(&mut self) {
+        (self.coins, self.most_coins) = (0, 0);
     }
 
     /// Knows no layout and learns none until coins come in.
@@ -344,13 +340,16 @@ fn steps(
 
 impl Gap {
     fn new(bytes: Box<[u8]>) -> Self {
-        let mut first = [0; 16];
-        let length = bytes.len().min(16);
+        let mut first = [0; 32];
+        let length = bytes.len().min(32);
         first[..length].copy_from_slice(&bytes[..length]);
+        let (first, second) = first.split_at(16);
+        let lane = |half: &[u8]| u8x16::new(half.try_into().expect("half of 32 bytes"));
         Self {
+            first: lane(first),
+            second: lane(second),
+            ignored: !(((1_u64 << length) - 1) as u32),
             bytes,
-            first: u8x16::new(first),
-            counts: ((1_u64 << length) - 1) as u32,
         }
     }
 
@@ -360,12 +359,14 @@ impl Gap {
         let Some(rest) = bytes.get(at..) else {
             return false;
         };
-        let Some(chunk) = rest.first_chunk::<16>() else {
+        let Some(chunk) = rest.first_chunk::<32>() else {
             return rest.starts_with(&self.bytes);
         };
-        let equal = u8x16::new(*chunk).simd_eq(self.first).to_bitmask();
-        equal & self.counts == self.counts
-            && (self.bytes.len() <= 16 || rest[16..].starts_with(&self.bytes[16..]))
+        let (lanes, _) = chunk.as_chunks::<16>();
+        let first = u8x16::new(lanes[0]).simd_eq(self.first).to_bitmask();
+        let second = u8x16::new(lanes[1]).simd_eq(self.second).to_bitmask();
+        first | second << 16 | self.ignored == u32::MAX
+            && (self.bytes.len() <= 32 || rest[32..].starts_with(&self.bytes[32..]))
     }
 }
 
