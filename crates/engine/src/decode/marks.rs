@@ -37,7 +37,8 @@ impl Marks {
         // Spaces mark nothing.
         let mut last = [b' '; 64];
         last[..rest.len()].copy_from_slice(rest);
-        self.quotes.push(seen.quotes(&last));
+        // One word more, so that there is always a next one.
+        self.quotes.extend([seen.quotes(&last), 0]);
         self.plain = seen.special.to_bitmask() == 0;
         self.ascii = seen.all.to_bitmask() == 0;
     }
@@ -57,10 +58,12 @@ impl Marks {
     /// The first quote from `from` on.
     #[inline]
     pub(crate) fn quote(&self, from: usize) -> Option<usize> {
-        let mut at = from / 64;
-        let word = self.quotes.get(at)? >> (from % 64);
-        if word != 0 {
-            return Some(from + word.trailing_zeros() as usize);
+        let (mut at, shift) = (from / 64, from % 64);
+        // Where most strings end: within the next 64 bytes, wherever the words are divided.
+        let &[low, high] = self.quotes.get(at..)?.first_chunk()?;
+        let window = low >> shift | (high << 1) << (63 - shift);
+        if window != 0 {
+            return Some(from + window.trailing_zeros() as usize);
         }
         loop {
             at += 1;
