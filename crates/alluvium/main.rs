@@ -30,6 +30,7 @@ use tracing_subscriber::filter::LevelFilter;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    refuse_huge_pages();
     let cli = match Cli::from_process() {
         Parsed::Known(cli) => cli,
         Parsed::Planned(answer) => return answer.report(),
@@ -51,6 +52,16 @@ fn main() -> ExitCode {
     match ended {
         Ok(code) => code,
         Err(failure) => failure.report(),
+    }
+}
+
+/// Batches come and go in buffers of a few hundred KiB on several threads. Where the kernel backs them with pages of two
+/// MiB, it clears far more than is used and the process keeps it: a fifth of the CPU time and 90 MiB of a race against a
+/// full topic. It is no loss where a kernel does not know the setting.
+fn refuse_huge_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(cause) = rustix::thread::disable_transparent_huge_pages(true) {
+        tracing::debug!(%cause, "the kernel keeps its pages as they are");
     }
 }
 
