@@ -69,6 +69,11 @@ def findings(metadata: dict, rules: dict) -> list:
     found = []
     allowed = set(rules["licenses"]["allow"])
     versions = collections.defaultdict(set)
+    dependents = collections.defaultdict(set)
+    names = {package["id"]: package["name"] for package in metadata["packages"]}
+    for node in metadata["resolve"]["nodes"]:
+        for dependency in node["dependencies"]:
+            dependents[names[dependency]].add(names[node["id"]])
     sources = set()
     for package in metadata["packages"]:
         name = f"{package['name']} {package['version']}"
@@ -99,7 +104,12 @@ def findings(metadata: dict, rules: dict) -> list:
             if len(present) > 1:
                 found.append(f"{ban['crate']} is there in versions {' and '.join(sorted(present))}; one is allowed")
         elif present:
-            found.append(f"{ban['crate']} is banned: {ban.get('reason', 'see deny.toml')}")
+            # `wrappers`, as cargo-deny means it: who may depend on the crate all the same.
+            strangers = dependents[ban["crate"]] - set(ban.get("wrappers", []))
+            found += [
+                f"{ban['crate']}, which {stranger} wants, is banned: {ban.get('reason', 'see deny.toml')}"
+                for stranger in sorted(strangers)
+            ]
     used = " ".join(package["license"] or "" for package in metadata["packages"])
     found += [f"deny.toml allows {licence}, which nothing uses" for licence in allowed if licence not in used]
     return found

@@ -36,7 +36,15 @@ def package(name, version="1.0.0", licence="MIT", source="registry+one", **more)
 
 def found(*packages, deny=()):
     rules = {"licenses": {"allow": ["MIT"]}, "bans": {"deny": list(deny)}}
-    metadata = {"packages": [package("ours", source=None), *packages], "workspace_members": ["ours@1.0.0"]}
+    # Ours depends on each of the others, and each of them on the next.
+    ids = ["ours@1.0.0", *(package["id"] for package in packages)]
+    nodes = [{"id": ids[0], "dependencies": ids[1:]}]
+    nodes += [{"id": one, "dependencies": [next_one]} for one, next_one in zip(ids[1:], ids[2:], strict=False)]
+    metadata = {
+        "packages": [package("ours", source=None), *packages],
+        "workspace_members": ["ours@1.0.0"],
+        "resolve": {"nodes": nodes},
+    }
     return findings(metadata, rules)
 
 
@@ -53,8 +61,14 @@ def test_a_clean_tree_has_no_findings():
         ([package("a", source="registry+two"), package("b")], [], "more than one registry"),
         ([package("a", source=None)], [], "outside the workspace"),
         ([package("a"), package("a", "2.0.0")], [{"crate": "a", "deny-multiple-versions": True}], "one is allowed"),
-        ([package("a")], [{"crate": "a", "reason": "old"}], "banned: old"),
+        ([package("a")], [{"crate": "a", "reason": "old"}], "a, which ours wants, is banned: old"),
+        ([package("b"), package("a")], [{"crate": "a", "wrappers": ["ours"]}], "a, which b wants, is banned"),
     ],
 )
 def test_each_rule_finds_its_breach(packages, deny, says):
     assert any(says in line for line in found(*packages, deny=deny))
+
+
+def test_a_banned_crate_may_be_wanted_by_the_crates_that_the_rule_names():
+    deny = [{"crate": "a", "wrappers": ["ours", "b"]}]
+    assert found(package("b"), package("a"), deny=deny) == []

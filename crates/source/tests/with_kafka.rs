@@ -54,7 +54,17 @@ fn unique(prefix: &str) -> String {
 
 #[test]
 #[ignore = "needs a real Kafka at KAFKA_BROKERS"]
-fn a_log_that_ends_in_markers_is_read_to_its_end() {
+fn a_log_that_ends_in_markers_is_read_to_its_end_by_librdkafka() {
+    a_log_that_ends_in_markers_is_read_to_its_end(DrainKind::Portable);
+}
+
+#[test]
+#[ignore = "needs a real Kafka at KAFKA_BROKERS"]
+fn a_log_that_ends_in_markers_is_read_to_its_end_by_our_own_requests() {
+    a_log_that_ends_in_markers_is_read_to_its_end(DrainKind::Direct);
+}
+
+fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
     let broker = Broker::new(std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS is set"));
     let topic = unique("markers");
     create(&broker, &topic);
@@ -104,7 +114,7 @@ fn a_log_that_ends_in_markers_is_read_to_its_end() {
 
     let subscription = Subscription {
         broker: broker.clone(),
-        drain: DrainKind::Direct,
+        drain: kind,
         topics: vec![(*topic).into()],
         group: unique("g"),
         instance: None,
