@@ -51,6 +51,9 @@ fn without_null(schema: &mut Value) {
                     object.insert("type".into(), only);
                 }
             }
+            if let Some(Value::Array(values)) = object.get_mut("enum") {
+                values.retain(|value| !value.is_null());
+            }
             if let Some(Value::Array(ways)) = object.get_mut("anyOf") {
                 ways.retain(|way| *way != serde_json::json!({"type": "null"}));
                 if let [Value::Object(only)] = ways.as_slice() {

@@ -232,11 +232,24 @@ fn all_shipped_pipelines_can_run_together() {
     );
 }
 
+/// Whether null stands anywhere in a schema, as a type or as a value.
+fn takes_null(schema: &serde_json::Value) -> bool {
+    use serde_json::Value;
+    match schema {
+        Value::Null => true,
+        Value::String(text) => text == "null",
+        Value::Array(items) => items.iter().any(takes_null),
+        Value::Object(object) => object.values().any(takes_null),
+        Value::Bool(_) | Value::Number(_) => false,
+    }
+}
+
 #[test]
 fn json_schemas_are_those_of_the_types() {
     for (name, text) in json_schemas() {
         assert!(text.contains("draft-07"), "{name}");
-        assert!(!text.contains("\"null\""), "{name}: no key takes null");
+        let schema = serde_json::from_str(&text).unwrap();
+        assert!(!takes_null(&schema), "{name}: no key takes null");
         let path = root().join("schemas").join(name);
         if std::env::var_os("ALLUVIUM_BLESS").is_some() {
             fs::write(&path, &text).unwrap();

@@ -138,14 +138,14 @@ fn header(bytes: &[u8]) -> Result<Header, NotABatch> {
         unknown => return Err(NotABatch(format!("compression {unknown} is not known"))),
     };
     let base_offset = i64_at(bytes, 0);
-    let delta = i32_at(bytes, 23);
+    let past_base = i32_at(bytes, 23);
     let count = i32_at(bytes, 57);
     let records = usize::try_from(count)
         .map_err(|_| NotABatch(format!("a record batch of {count} records")))?;
     let last_offset = base_offset
-        .checked_add(delta.into())
-        .filter(|last| delta >= 0 && *last < i64::MAX && base_offset >= 0)
-        .ok_or_else(|| NotABatch(format!("offsets {base_offset} + {delta}")))?;
+        .checked_add(past_base.into())
+        .filter(|last| past_base >= 0 && *last < i64::MAX && base_offset >= 0)
+        .ok_or_else(|| NotABatch(format!("offsets {base_offset} + {past_base}")))?;
     Ok(Header {
         base_offset,
         last_offset,

@@ -105,7 +105,7 @@ fn index(
         at = record.end;
         let offset = header
             .base_offset
-            .checked_add(record.offset_delta)
+            .checked_add(record.offset_past_base)
             .filter(|offset| *offset > last && *offset <= header.last_offset)
             .ok_or("its records' offsets are not in order")?;
         last = offset;
@@ -115,7 +115,7 @@ fn index(
         }
         let millis = header
             .log_append_time
-            .unwrap_or_else(|| header.base_timestamp.wrapping_add(record.timestamp_delta));
+            .unwrap_or_else(|| header.base_timestamp.wrapping_add(record.time_past_base));
         let timestamp = (millis >= 0).then(|| Timestamp::from_millis(millis));
         if record.headers == 0 {
             records.index(offset, timestamp, record.key, record.value, []);
@@ -132,8 +132,8 @@ fn index(
 
 /// Where a record's parts stand in the buffer.
 struct Record {
-    timestamp_delta: i64,
-    offset_delta: i64,
+    time_past_base: i64,
+    offset_past_base: i64,
     key: Option<Range<usize>>,
     value: Option<Range<usize>>,
     headers: usize,
@@ -153,14 +153,14 @@ impl Record {
             .filter(|end| *end <= buffer.len())?;
         cursor.buffer = &buffer[..end];
         cursor.at += 1; // attributes, of which none is in use
-        let timestamp_delta = cursor.varint()?;
-        let offset_delta = cursor.varint()?;
+        let time_past_base = cursor.varint()?;
+        let offset_past_base = cursor.varint()?;
         let key = cursor.bytes()?;
         let value = cursor.bytes()?;
         let headers = usize::try_from(cursor.varint()?).ok()?;
         Some(Self {
-            timestamp_delta,
-            offset_delta,
+            time_past_base,
+            offset_past_base,
             key,
             value,
             headers,

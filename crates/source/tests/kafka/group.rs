@@ -67,11 +67,11 @@ fn a_batch_is_as_large_as_asked_and_counts_against_the_budget() {
     });
     assert_eq!(values(&batches, 0, 0).len(), 50);
     let held = batches.iter().map(RawBatch::size).sum::<usize>();
-    assert!(memory.used() >= held);
+    // Room counts, used or not.
+    assert!((held..=2 * held).contains(&memory.used()));
     if DRAIN == DrainKind::Portable {
         // The other way cuts at the producer's own batches only.
         assert!(batches.iter().all(|batch| batch.len() <= 3));
-        assert_eq!(memory.used(), held);
     }
     // One record above the limit comes alone.
     produce(&broker, 0, [large.clone(), large]);
