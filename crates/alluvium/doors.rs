@@ -12,20 +12,12 @@ use std::{
 use alluvium_query::QueryEngine;
 use alluvium_runtime::Running;
 use alluvium_serve::http as serve;
-use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{
-    runtime::Runtime,
-    sync::oneshot,
-    task::JoinHandle,
-    time::{sleep, timeout},
-};
+use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle, time::timeout};
 
-use crate::failure::Failure;
+use crate::{failure::Failure, telemetry::Metrics};
 
 /// How long answers under way may take when the door closes.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
-/// How often samples of metrics are counted.
-const UPKEEP_EVERY: Duration = Duration::from_secs(10);
 /// How many ports beyond the wanted one are tried.
 const NEXT_PORTS: u16 = 50;
 
@@ -83,7 +75,7 @@ impl Door {
         io: &Runtime,
         queries: QueryEngine,
         running: &Running,
-        metrics: PrometheusHandle,
+        metrics: Metrics,
     ) -> Result<Self, Failure> {
         let address = listener.local_addr()?;
         let listener = {
@@ -93,19 +85,9 @@ impl Door {
         let door = serve::Door {
             engine: queries,
             status: running.status(),
-            metrics: {
-                let metrics = metrics.clone();
-                Arc::new(move || metrics.render())
-            },
+            metrics: Arc::new(move || metrics.render().map_err(|error| error.to_string())),
             live: Arc::new(running.liveness()),
         };
-        // Samples of histograms wait until they are counted, also when nobody ever reads them.
-        io.spawn(async move {
-            loop {
-                sleep(UPKEEP_EVERY).await;
-                metrics.run_upkeep();
-            }
-        });
         let (close, closed) = oneshot::channel();
         let serving = io.spawn(serve::serve(listener, door, async {
             // A dropped sender means the same as an order to close.

@@ -85,8 +85,8 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
     let folder = Folder::prepare(&args.dir, args.reset)?;
     telemetry::start_logs_in(log_format, folder.log()?, LevelFilter::INFO);
     let stop = Stop::on_signals("ending with a last commit; once more ends at once")?;
-    let metrics = telemetry::start_metrics()
-        .map_err(|error| Failure::work("metrics cannot be recorded").because(&error))?;
+    let metrics = telemetry::Metrics::start()
+        .map_err(|error| Failure::work("metrics cannot be recorded").because(&*error))?;
     let listener = match args.http {
         Some(address) => Door::listen(address, PortTaken::Refuse)?,
         None => Door::listen(

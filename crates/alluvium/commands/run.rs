@@ -43,8 +43,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let plans = plans(&found)?;
     let stop =
         Stop::on_signals("draining: the last commits are on their way; once more ends at once")?;
-    let metrics = telemetry::start_metrics()
-        .map_err(|error| Failure::work("metrics cannot be recorded").because(&error))?;
+    let metrics = telemetry::Metrics::start()
+        .map_err(|error| Failure::work("metrics cannot be recorded").because(&*error))?;
     let listener = Door::listen(found.server.listen.http, PortTaken::Refuse)?;
 
     let io = Runtime::new()?;

@@ -9,7 +9,6 @@
 
 mod columns;
 mod layout;
-mod marks;
 mod moment;
 mod number;
 mod syntax;
@@ -25,9 +24,8 @@ use datafusion::arrow::{
 };
 
 use crate::EngineError;
-use columns::ColumnBuilder;
-use layout::Layouts;
-use marks::Marks;
+use columns::Rows;
+use layout::{Layouts, Raw};
 use syntax::{Cursor, NumberForm, SyntaxError, SyntaxKind, TextForm, TextSpan, unescape};
 
 /// A payload beyond this many bytes is refused, so that a column of strings stays within 2 GiB.
@@ -104,6 +102,19 @@ enum Slot {
     Fault(Fault),
 }
 
+impl Slot {
+    /// What of it fits into 64 bits.
+    fn raw(self) -> Raw {
+        match self {
+            Self::Int(value) => Raw(value as u64),
+            Self::Double(value) => Raw(value.to_bits()),
+            Self::Boolean(value) => Raw(value.into()),
+            Self::Text(span) => Raw::text(span),
+            Self::Absent | Self::Null | Self::Decimal(_) | Self::Fault(_) => Raw::default(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Fault {
     kind: FaultKind,
@@ -149,24 +160,18 @@ pub struct JsonDecoder {
     /// The column that events begin with, as last seen.
     first: usize,
     slots: Vec<Slot>,
-    /// The decoded columns: position among `columns`, and the builder.
-    builders: Vec<(usize, ColumnBuilder)>,
+    /// The decoded columns.
+    rows: Rows,
     schema: SchemaRef,
-    rows: usize,
-    unescaped: String,
     /// What events looked like before.
     layouts: Layouts,
-    /// What the event at hand looks like.
-    marks: Marks,
-    /// Which of the columns are built.
-    wanted: Arc<[bool]>,
 }
 
 impl fmt::Debug for JsonDecoder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JsonDecoder")
             .field("schema", &self.schema)
-            .field("rows", &self.rows)
+            .field("rows", &self.rows.count())
             .finish_non_exhaustive()
     }
 }
@@ -209,39 +214,30 @@ impl JsonDecoder {
                 })
             })
             .collect::<Result<Vec<_>, EngineError>>()?;
-        let builders = decoded
-            .fields()
-            .iter()
-            .map(|field| {
-                let position = columns.iter().position(|column| {
-                    *column.name == **field.name() && column.data_type == *field.data_type()
-                });
-                position
-                    .zip(ColumnBuilder::new(field.data_type()))
-                    .ok_or_else(|| refused(field.name(), field.data_type()))
-            })
-            .collect::<Result<Vec<_>, EngineError>>()?;
+        let mut places = vec![None; columns.len()];
+        let mut kept = Vec::new();
+        for (place, field) in decoded.fields().iter().enumerate() {
+            let position = columns.iter().position(|column| {
+                *column.name == **field.name() && column.data_type == *field.data_type()
+            });
+            let position = position.ok_or_else(|| refused(field.name(), field.data_type()))?;
+            places[position] = Some(place);
+            kept.push((position, field.data_type().clone()));
+        }
         let longest = columns.iter().map(|column| column.name.len()).max();
         let mut by_length = vec![Vec::new(); longest.map_or(0, |longest| longest + 1)];
         for (position, column) in columns.iter().enumerate() {
             by_length[column.name.len()].push(position);
         }
         Ok(Self {
-            layouts: Layouts::new(checked.len()),
-            marks: Marks::default(),
-            wanted: layout::wanted(
-                checked.len(),
-                builders.iter().map(|(position, _)| *position),
-            ),
+            layouts: Layouts::new(&places),
             slots: vec![Slot::Absent; checked.len()],
             columns: checked,
             by_length,
             unknown_fields,
             first: usize::MAX,
-            builders,
+            rows: Rows::new(kept),
             schema: decoded.clone(),
-            rows: 0,
-            unescaped: String::new(),
         })
     }
 
@@ -255,7 +251,7 @@ impl JsonDecoder {
 
     /// Rows appended since the last [`Self::finish`].
     pub fn rows(&self) -> usize {
-        self.rows
+        self.rows.count()
     }
 
     /// Appends one event as a row.
@@ -271,44 +267,20 @@ impl JsonDecoder {
                 payload.len()
             )));
         }
-        self.marks.look(payload);
-        // What is ASCII need not be validated before somebody wants it as text.
-        let known = if self.marks.ascii() {
-            None
-        } else {
-            Some(valid(payload)?)
-        };
         let walked = self
             .layouts
-            .walk(&self.columns, payload, known, &self.marks, &mut self.slots);
-        if let Some(walked) = walked {
-            for (position, builder) in &mut self.builders {
-                match walked.value(*position) {
-                    None => builder.append_null(),
-                    Some(raw) if builder.takes_raw() => {
-                        builder.append_raw(raw, payload, &mut self.unescaped);
-                    }
-                    // Values of more than 64 bits stay in their slots.
-                    Some(_) => builder.append(self.slots[*position], payload, &mut self.unescaped),
-                }
-            }
-            self.rows += 1;
+            .walk(&self.columns, payload, self.rows.next(), &mut self.slots);
+        if let Some(absent) = walked {
+            self.rows.take(absent, payload, &self.slots);
             return Ok(());
         }
-        let text = match known {
-            Some(text) => text,
-            None => valid(payload)?,
-        };
+        let text = valid(payload)?;
         let unknown = self.parse(text)?;
         self.check(text, unknown)?;
         let (columns, by_length) = (&self.columns, &self.by_length);
-        self.layouts.learn(columns, &self.wanted, text, |name| {
-            find(columns, by_length, name)
-        });
-        for (position, builder) in &mut self.builders {
-            builder.append(self.slots[*position], payload, &mut self.unescaped);
-        }
-        self.rows += 1;
+        self.layouts
+            .learn(columns, text, |name| find(columns, by_length, name));
+        self.rows.take_slots(payload, &self.slots);
         Ok(())
     }
 
@@ -317,12 +289,7 @@ impl JsonDecoder {
     /// # Errors
     /// [`EngineError::Batch`] when they do not fit that schema, which is a bug.
     pub fn finish(&mut self) -> Result<RecordBatch, EngineError> {
-        self.rows = 0;
-        let arrays = self
-            .builders
-            .iter_mut()
-            .map(|(_, builder)| builder.finish())
-            .collect::<Result<_, _>>()?;
+        let arrays = self.rows.finish(&self.schema)?;
         Ok(RecordBatch::try_new(self.schema.clone(), arrays)?)
     }
 

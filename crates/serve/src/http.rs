@@ -36,8 +36,8 @@ pub struct Door {
     pub engine: QueryEngine,
     /// What the pipelines of this process say.
     pub status: Arc<StatusBoard>,
-    /// Renders our metrics in Prometheus' text format; the exporter is the binary's.
-    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Renders our metrics in Prometheus' text format, or says why it cannot; the registry is the binary's.
+    pub metrics: Arc<dyn Fn() -> Result<String, String> + Send + Sync>,
     /// Whether the process is not wedged; the error says what is.
     pub live: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
@@ -164,5 +164,8 @@ async fn metrics_text(State(door): State<Door>) -> Response {
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",
     )];
-    (kind, (door.metrics)()).into_response()
+    match (door.metrics)() {
+        Ok(text) => (kind, text).into_response(),
+        Err(cause) => (StatusCode::INTERNAL_SERVER_ERROR, cause).into_response(),
+    }
 }

@@ -97,7 +97,7 @@ impl House {
         let door = Door {
             engine: QueryEngine::new(store, Some(publisher), Some(status.clone()), limits).unwrap(),
             status: status.clone(),
-            metrics: Arc::new(|| "alluvium_up 1\n".into()),
+            metrics: Arc::new(|| Ok("alluvium_up 1\n".into())),
             live: Arc::new(move || match alive.load(Ordering::Relaxed) {
                 true => Ok(()),
                 false => Err("intake has not moved for 60 s".into()),

@@ -9,23 +9,19 @@
 //! values: values are read by the same functions or by stricter ones, and whatever is unforeseen ends the walk, so that
 //! the general decoder decides. Does not own errors: it never refuses an event, it only does not know it.
 
-use std::sync::Arc;
-
 use wide::u8x16;
 
 use super::{
-    Column, Kind, Slot,
-    marks::Marks,
-    moment,
+    Column, Kind, Slot, moment,
     number::{self, Scanned},
     read,
     syntax::{Cursor, TextForm, TextSpan},
 };
 
 /// Edges from one place; events with more differences there are decoded without a layout.
-const MOST_EDGES: usize = 8;
-/// Places of the tree. A full tree is begun anew when there is credit for it.
-const MOST_NODES: usize = 1024;
+const MOST_BESIDE: usize = 8;
+/// Edges of the tree. A full tree is begun anew when there is credit for it.
+const MOST_EDGES: usize = 1024;
 /// Values of one event beyond which it is not learned.
 const MOST_VALUES: usize = 256;
 /// Learning costs about as much as decoding, so it is paid for: with these coins at first ...
@@ -35,6 +31,15 @@ const MOST_COINS: u32 = 1024;
 /// ... and this many for one that is learned. An event that was not known brings one too, so that a stream which changes
 /// is learned again, and one that always changes costs a sixteenth more.
 const PRICE: u32 = 16;
+/// No edge.
+const NONE: u32 = u32::MAX;
+
+/// A column of the schema, and its place in a row. What no decoded column wants has the last place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Spot {
+    column: u16,
+    place: u16,
+}
 
 /// How a value is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,49 +47,54 @@ enum Value {
     /// A string that no column wants.
     Passed,
     /// A string, kept where it is.
-    Text(usize),
-    Timestamp(usize),
-    Int(usize),
-    BigInt(usize),
-    Double(usize),
-    Boolean(usize),
+    Text(Spot),
+    Timestamp(Spot),
+    /// A timestamp as a number of units, each of so many microseconds.
+    Epoch(Spot, u32),
+    Int(Spot),
+    BigInt(Spot),
+    Double(Spot),
+    Boolean(Spot),
     /// Nothing more: the bytes before it say that it is null, the layout which column that is.
     Null,
     /// A value of a column, read as the general decoder reads it.
-    Column(usize),
+    Column(Spot),
     /// A value without a column.
     Skipped,
     /// The event is over; the layout's number.
-    End(usize),
+    End(u32),
 }
 
+/// The bytes before a value, how it is read, and where to go from there.
 #[derive(Debug)]
 struct Edge {
     before: Gap,
     value: Value,
-    to: usize,
+    /// The first edge behind the value.
+    to: u32,
+    /// The next edge from the same place.
+    beside: u32,
 }
 
 /// The bytes before a value, the first of them ready to be compared at once.
 #[derive(Debug)]
 struct Gap {
-    bytes: Box<[u8]>,
     first: u8x16,
-    second: u8x16,
-    /// A bit for each byte of `first` and `second` that does not count.
+    /// A bit for each byte of `first` that does not count.
     ignored: u32,
+    bytes: Box<[u8]>,
 }
 
-/// What a walk leaves for one column: a number's bits, a truth, or where a string stands. Which of them it is, the
+/// What is kept of one column in a row: a number's bits, a truth, or where a string stands. Which of them it is, the
 /// column's type says.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Raw(pub(crate) u64);
 
 impl Raw {
     const ESCAPED: u64 = 1 << 63;
 
     #[inline]
-    fn text(span: TextSpan) -> Self {
+    pub(crate) fn text(span: TextSpan) -> Self {
         let form = match span.form {
             TextForm::Plain => 0,
             TextForm::Escaped => Self::ESCAPED,
@@ -108,91 +118,133 @@ impl Raw {
     }
 }
 
-/// An event that was walked through.
-pub(crate) struct Walked<'l> {
-    present: &'l [bool],
-    raw: &'l [Raw],
-}
-
-impl Walked<'_> {
-    /// What was read for a column, if it has a value.
-    #[inline]
-    pub(crate) fn value(&self, column: usize) -> Option<Raw> {
-        self.present[column].then(|| self.raw[column])
-    }
-}
-
 /// The tree of layouts.
 #[derive(Debug)]
 pub(crate) struct Layouts {
-    /// The edges from each place; the root comes first.
-    nodes: Vec<Vec<Edge>>,
-    /// For each layout, which columns have a value.
-    present: Vec<Box<[bool]>>,
-    raw: Vec<Raw>,
+    /// The first is the first edge from the root.
+    edges: Vec<Edge>,
+    /// For each layout, the places that have no value.
+    absent: Vec<Box<[u16]>>,
+    /// The place of each column in a row.
+    places: Box<[u16]>,
+    /// How many places are kept; the one behind them is for what is not.
+    kept: u16,
     coins: u32,
     most_coins: u32,
     days: moment::Days,
 }
 
 impl Layouts {
-    /// No layouts, for so many columns.
-    pub(crate) fn new(columns: usize) -> Self {
+    /// No layouts yet. `places` says for each column of the schema where it stands in a row, if it is kept.
+    pub(crate) fn new(places: &[Option<usize>]) -> Self {
+        let kept = places.iter().flatten().count();
+        // More columns than fit into 16 bits are never learned.
+        let narrow = |place: usize| u16::try_from(place).unwrap_or(u16::MAX);
         Self {
-            nodes: vec![Vec::new()],
-            present: Vec::new(),
-            raw: vec![Raw::default(); columns],
+            edges: Vec::new(),
+            absent: Vec::new(),
+            places: places
+                .iter()
+                .map(|place| narrow(place.unwrap_or(kept)))
+                .collect(),
+            kept: narrow(kept),
             coins: FIRST_COINS,
             most_coins: MOST_COINS,
             days: moment::Days::default(),
         }
     }
-}
 
-impl Layouts {
-    /// Reads an event along a layout; nothing when none fits. `text` is the event as text where it had to be validated,
-    /// that is, where it is not ASCII. Values that take more than 64 bits are left in `slots`.
+    /// Reads an event along a layout into `row`, and returns the places that have no value; nothing when no layout fits.
+    /// Values that take more than 64 bits are left in `slots`.
     #[inline]
     pub(crate) fn walk(
         &mut self,
         columns: &[Column],
         bytes: &[u8],
-        text: Option<&str>,
-        marks: &Marks,
+        row: &mut [Raw],
         slots: &mut [Slot],
-    ) -> Option<Walked<'_>> {
-        let mut reading = Reading {
-            columns,
-            bytes,
-            text,
-            marks,
-            slots,
-            raw: &mut self.raw,
-            days: &mut self.days,
-        };
-        let (mut node, mut at) = (0, 0);
+    ) -> Option<&[u16]> {
         self.coins = (self.coins + 1).min(self.most_coins);
-        'node: loop {
-            for edge in &self.nodes[node] {
-                if !edge.before.stands(bytes, at) {
-                    continue;
-                }
-                let start = at + edge.before.bytes.len();
-                if let Value::End(layout) = edge.value {
-                    if start != bytes.len() {
-                        continue;
-                    }
-                    return Some(Walked {
-                        present: &self.present[layout],
-                        raw: &self.raw,
-                    });
-                }
-                if let Some(end) = reading.value(edge.value, start) {
-                    (node, at) = (edge.to, end);
-                    continue 'node;
-                }
+        let general = General { columns, bytes };
+        let mut text = None;
+        let (mut next, mut at) = (0, 0);
+        loop {
+            let edge = self.edges.get(next as usize)?;
+            if !edge.before.stands(bytes, at) {
+                next = edge.beside;
+                continue;
             }
-            return None;
+            let start = at + edge.before.bytes.len();
+            let read = match edge.value {
+                Value::Passed => string(general, start, &mut text).map(after),
+                Value::Text(spot) => string(general, start, &mut text).and_then(|span| {
+                    *row.get_mut(spot.place as usize)? = Raw::text(span);
+                    Some(after(span))
+                }),
+                Value::Timestamp(spot) => string(general, start, &mut text).and_then(|span| {
+                    if span.form == TextForm::Escaped {
+                        return None;
+                    }
+                    let written = bytes.get(start..span.end as usize)?;
+                    let micros = moment::timestamp_with(written, &mut self.days).ok()?;
+                    *row.get_mut(spot.place as usize)? = Raw(micros as u64);
+                    Some(after(span))
+                }),
+                Value::BigInt(spot) => match number::scan_integer(bytes, start) {
+                    Some((value, end)) => {
+                        *row.get_mut(spot.place as usize)? = Raw(value as u64);
+                        Some(end)
+                    }
+                    // It may have 19 digits, as the numbers of some producers always do.
+                    None => general.column(spot, start, &mut text, row, slots),
+                },
+                Value::Int(spot) => number::scan_integer(bytes, start).and_then(|(value, end)| {
+                    i32::try_from(value).ok()?;
+                    *row.get_mut(spot.place as usize)? = Raw(value as u64);
+                    Some(end)
+                }),
+                Value::Double(spot) => match number::scan_double(bytes, start) {
+                    Some(Scanned::Value(value, end)) => {
+                        *row.get_mut(spot.place as usize)? = Raw(value.to_bits());
+                        Some(end)
+                    }
+                    Some(Scanned::Unusual) => general.column(spot, start, &mut text, row, slots),
+                    None => None,
+                },
+                Value::Boolean(spot) => {
+                    let rest = bytes.get(start..)?;
+                    let value = rest.starts_with(b"true");
+                    *row.get_mut(spot.place as usize)? = Raw(value.into());
+                    if value {
+                        Some(start + 4)
+                    } else {
+                        rest.starts_with(b"false").then_some(start + 5)
+                    }
+                }
+                Value::Epoch(spot, micros) => match number::scan_integer(bytes, start) {
+                    Some((value, end)) => value
+                        .checked_mul(micros.into())
+                        .and_then(moment::checked)
+                        .and_then(|value| {
+                            *row.get_mut(spot.place as usize)? = Raw(value as u64);
+                            Some(end)
+                        }),
+                    None => general.column(spot, start, &mut text, row, slots),
+                },
+                Value::Null => Some(start),
+                Value::Column(spot) => general.column(spot, start, &mut text, row, slots),
+                Value::Skipped => general.skipped(start, &mut text),
+                Value::End(layout) => {
+                    if start == bytes.len() {
+                        return self.absent.get(layout as usize).map(|absent| &**absent);
+                    }
+                    None
+                }
+            };
+            (next, at) = match read {
+                Some(end) => (edge.to, end),
+                None => (edge.beside, at),
+            };
         }
     }
 
@@ -204,80 +256,202 @@ impl Layouts {
     /// Knows no layout and learns none until coins come in.
     #[cfg(test)]
     pub(crate) fn forget(&mut self) {
-        *self = Self {
-            coins: 0,
-            ..Self::new(self.raw.len())
-        };
+        self.edges.clear();
+        self.absent.clear();
+        self.coins = 0;
     }
 
     /// Remembers the layout of an event that was taken, if that is paid for.
     pub(crate) fn learn(
         &mut self,
         columns: &[Column],
-        wanted: &[bool],
         text: &str,
         find: impl Fn(&str) -> Option<usize>,
     ) {
-        if self.coins < PRICE {
+        if self.coins < PRICE || columns.len() >= usize::from(u16::MAX) {
             return;
         }
         self.coins -= PRICE;
-        let Some(steps) = steps(columns, wanted, text, find) else {
+        let Some(steps) = steps(columns, &self.places, self.kept, text, find) else {
             return;
         };
-        if self.nodes.len() + steps.len() > MOST_NODES {
-            self.nodes = vec![Vec::new()];
-            self.present.clear();
+        if self.edges.len() + steps.len() > MOST_EDGES {
+            self.edges.clear();
+            self.absent.clear();
         }
-        let mut node = 0;
+        // The edge whose `to` is followed, or none at the root.
+        let mut from = None;
         for (before, step) in steps {
-            let known = self.nodes[node].iter().find(|edge| {
+            let first = match from {
+                None if self.edges.is_empty() => NONE,
+                None => 0,
+                Some(from) => self.edges[from as usize].to,
+            };
+            let mut last = NONE;
+            let mut beside = first;
+            let mut count = 0;
+            while beside != NONE {
+                let edge = &self.edges[beside as usize];
                 let same = match step {
                     Step::Value(value) => edge.value == value,
                     // Along one path the same columns are absent.
                     Step::End(_) => matches!(edge.value, Value::End(_)),
                 };
-                same && *edge.before.bytes == *before
-            });
-            if let Some(edge) = known {
-                node = edge.to;
+                if same && *edge.before.bytes == *before {
+                    break;
+                }
+                (last, beside) = (beside, edge.beside);
+                count += 1;
+            }
+            if beside != NONE {
+                from = Some(beside);
                 continue;
+            }
+            if count == MOST_BESIDE {
+                return;
             }
             let value = match step {
                 Step::Value(value) => value,
-                Step::End(present) => {
-                    self.present.push(present);
-                    Value::End(self.present.len() - 1)
+                Step::End(absent) => {
+                    self.absent.push(absent);
+                    Value::End(self.absent.len() as u32 - 1)
                 }
             };
-            node = match self.nodes[node].len() {
-                MOST_EDGES => return,
-                _ => {
-                    let to = self.nodes.len();
-                    self.nodes.push(Vec::new());
-                    self.nodes[node].push(Edge {
-                        before: Gap::new(before),
-                        value,
-                        to,
-                    });
-                    to
-                }
-            };
+            let new = self.edges.len() as u32;
+            self.edges.push(Edge {
+                before: Gap::new(before),
+                value,
+                to: NONE,
+                beside: NONE,
+            });
+            if last != NONE {
+                self.edges[last as usize].beside = new;
+            } else if let Some(from) = from {
+                self.edges[from as usize].to = new;
+            }
+            from = Some(new);
         }
+    }
+}
+
+/// Behind the closing quote.
+#[inline]
+fn after(span: TextSpan) -> usize {
+    span.end as usize + 1
+}
+
+/// The rest of a string whose opening quote has been passed.
+///
+/// Looks at each byte once: what is neither a quote nor a backslash, and no control character nor beyond ASCII, needs no
+/// more care.
+#[inline]
+fn string<'a>(general: General<'a>, start: usize, text: &mut Option<&'a str>) -> Option<TextSpan> {
+    let mut at = start;
+    while let Some(lane) = general.bytes.get(at..).and_then(<[u8]>::first_chunk::<16>) {
+        let lane = u8x16::new(*lane);
+        // Bytes beyond ASCII keep their highest bit; it is what a bitmask looks at.
+        let care = lane
+            | lane.simd_eq(u8x16::splat(b'"'))
+            | lane.simd_eq(u8x16::splat(b'\\'))
+            | lane.simd_eq(lane.min(u8x16::splat(0x1F)));
+        let care = care.to_bitmask();
+        if care != 0 {
+            let end = at + care.trailing_zeros() as usize;
+            if general.bytes[end] != b'"' {
+                break;
+            }
+            return Some(TextSpan {
+                start: start as u32,
+                end: end as u32,
+                form: TextForm::Plain,
+            });
+        }
+        at += 16;
+    }
+    general.string(start, text)
+}
+
+/// The way of the general decoder, for what a layout does not foresee. All of it is off the fast path.
+#[derive(Clone, Copy)]
+struct General<'a> {
+    columns: &'a [Column],
+    bytes: &'a [u8],
+}
+
+impl<'a> General<'a> {
+    /// The event as text, which is looked at once.
+    fn text(self, known: &mut Option<&'a str>) -> Option<&'a str> {
+        if known.is_none() {
+            *known = simdutf8::basic::from_utf8(self.bytes).ok();
+        }
+        *known
+    }
+
+    /// Where a value ends, if it is text.
+    fn checked(self, start: usize, end: usize, text: &mut Option<&'a str>) -> Option<usize> {
+        if text.is_none() && !self.bytes[start..end].is_ascii() {
+            self.text(text)?;
+        }
+        Some(end)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn string(self, start: usize, text: &mut Option<&'a str>) -> Option<TextSpan> {
+        let mut cursor = Cursor::new(self.bytes);
+        cursor.at = start;
+        let span = cursor.string().ok()?;
+        self.checked(start, cursor.at, text)?;
+        Some(span)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn skipped(self, start: usize, text: &mut Option<&'a str>) -> Option<usize> {
+        let mut cursor = Cursor::new(self.bytes);
+        cursor.at = start;
+        cursor.skip_value().ok()?;
+        self.checked(start, cursor.at, text)
+    }
+
+    /// Reads a value of a column and returns where it ends.
+    #[cold]
+    #[inline(never)]
+    fn column(
+        self,
+        spot: Spot,
+        start: usize,
+        text: &mut Option<&'a str>,
+        row: &mut [Raw],
+        slots: &mut [Slot],
+    ) -> Option<usize> {
+        let column = usize::from(spot.column);
+        let text = self.text(text)?;
+        let mut cursor = Cursor::new(self.bytes);
+        cursor.at = start;
+        let slot = read(&self.columns[column].kind, &mut cursor, text).ok()?;
+        // The layout says that there is a value.
+        if let Slot::Fault(_) | Slot::Null | Slot::Absent = slot {
+            return None;
+        }
+        slots[column] = slot;
+        row[usize::from(spot.place)] = slot.raw();
+        Some(cursor.at)
     }
 }
 
 enum Step {
     Value(Value),
-    /// Which columns have a value.
-    End(Box<[bool]>),
+    /// The places that have no value.
+    End(Box<[u16]>),
 }
 
 /// The bytes before each value of a valid event and how the value is read. `None` for an event that names a column twice,
 /// or has too many values.
 fn steps(
     columns: &[Column],
-    wanted: &[bool],
+    places: &[u16],
+    kept: u16,
     text: &str,
     find: impl Fn(&str) -> Option<usize>,
 ) -> Option<Vec<(Box<[u8]>, Step)>> {
@@ -305,21 +479,32 @@ fn steps(
             }
             let start = cursor.at;
             cursor.skip_value().ok()?;
-            let kind = column.map(|column| (column, &columns[column].kind));
+            let kind = column.map(|column| {
+                let spot = Spot {
+                    column: column as u16,
+                    place: places[column],
+                };
+                (spot, &columns[column].kind)
+            });
             // The quote before a string, and a null itself, belong to what stands before.
             let (value, end) = match (token, kind) {
                 (b'n', _) => (Value::Null, start + 4),
                 (b'"', None) => (Value::Passed, start + 1),
-                (b'"', Some((column, Kind::Text))) if wanted[column] => {
-                    (Value::Text(column), start + 1)
+                (b'"', Some((spot, Kind::Text))) if spot.place < kept => {
+                    (Value::Text(spot), start + 1)
                 }
                 (b'"', Some((_, Kind::Text))) => (Value::Passed, start + 1),
-                (b'"', Some((column, Kind::Timestamp(_)))) => (Value::Timestamp(column), start + 1),
-                (_, Some((column, Kind::Int))) => (Value::Int(column), start),
-                (_, Some((column, Kind::BigInt))) => (Value::BigInt(column), start),
-                (_, Some((column, Kind::Double))) => (Value::Double(column), start),
-                (_, Some((column, Kind::Boolean))) => (Value::Boolean(column), start),
-                (_, Some((column, _))) => (Value::Column(column), start),
+                (b'"', Some((spot, Kind::Timestamp(_)))) => (Value::Timestamp(spot), start + 1),
+                (b'"', Some((spot, _))) => (Value::Column(spot), start),
+                (_, Some((spot, Kind::Timestamp(Some(unit))))) => match moment::micros(*unit) {
+                    Some(micros) => (Value::Epoch(spot, micros), start),
+                    None => (Value::Column(spot), start),
+                },
+                (_, Some((spot, Kind::Int))) => (Value::Int(spot), start),
+                (_, Some((spot, Kind::BigInt))) => (Value::BigInt(spot), start),
+                (_, Some((spot, Kind::Double))) => (Value::Double(spot), start),
+                (_, Some((spot, Kind::Boolean))) => (Value::Boolean(spot), start),
+                (_, Some((spot, _))) => (Value::Column(spot), start),
                 (_, None) => (Value::Skipped, start),
             };
             steps.push((bytes[from..end].into(), Step::Value(value)));
@@ -334,21 +519,24 @@ fn steps(
             cursor.next_token();
         }
     }
-    steps.push((bytes[from..].into(), Step::End(present.into())));
+    let absent = places
+        .iter()
+        .zip(&present)
+        .filter(|(place, present)| **place < kept && !**present)
+        .map(|(place, _)| *place)
+        .collect();
+    steps.push((bytes[from..].into(), Step::End(absent)));
     Some(steps)
 }
 
 impl Gap {
     fn new(bytes: Box<[u8]>) -> Self {
-        let mut first = [0; 32];
-        let length = bytes.len().min(32);
+        let mut first = [0; 16];
+        let length = bytes.len().min(16);
         first[..length].copy_from_slice(&bytes[..length]);
-        let (first, second) = first.split_at(16);
-        let lane = |half: &[u8]| u8x16::new(half.try_into().expect("half of 32 bytes"));
         Self {
-            first: lane(first),
-            second: lane(second),
-            ignored: !(((1_u64 << length) - 1) as u32),
+            first: u8x16::new(first),
+            ignored: (1 << 16) - (1 << length),
             bytes,
         }
     }
@@ -359,129 +547,15 @@ impl Gap {
         let Some(rest) = bytes.get(at..) else {
             return false;
         };
-        let Some(chunk) = rest.first_chunk::<32>() else {
-            return rest.starts_with(&self.bytes);
-        };
-        let (lanes, _) = chunk.as_chunks::<16>();
-        let first = u8x16::new(lanes[0]).simd_eq(self.first).to_bitmask();
-        let second = u8x16::new(lanes[1]).simd_eq(self.second).to_bitmask();
-        first | second << 16 | self.ignored == u32::MAX
-            && (self.bytes.len() <= 32 || rest[32..].starts_with(&self.bytes[32..]))
-    }
-}
-
-/// One event while it is walked through.
-struct Reading<'a> {
-    columns: &'a [Column],
-    bytes: &'a [u8],
-    text: Option<&'a str>,
-    marks: &'a Marks,
-    slots: &'a mut [Slot],
-    raw: &'a mut [Raw],
-    days: &'a mut moment::Days,
-}
-
-impl Reading<'_> {
-    /// Reads the value that begins at `start` and returns where it ends.
-    #[inline]
-    fn value(&mut self, value: Value, start: usize) -> Option<usize> {
-        let (column, raw, end) = match value {
-            Value::Passed => return self.string(start).map(|span| span.end as usize + 1),
-            Value::Text(column) => {
-                let span = self.string(start)?;
-                (column, Raw::text(span), span.end as usize + 1)
+        match rest.first_chunk::<16>() {
+            Some(lane) => {
+                let equal = u8x16::new(*lane).simd_eq(self.first).to_bitmask();
+                equal | self.ignored == 0xFFFF
+                    && (self.bytes.len() <= 16 || rest[16..].starts_with(&self.bytes[16..]))
             }
-            Value::Timestamp(column) => {
-                let span = self.string(start)?;
-                if span.form == TextForm::Escaped {
-                    return None;
-                }
-                let written = &self.bytes[start..span.end as usize];
-                let micros = moment::timestamp_with(written, self.days).ok()?;
-                (column, Raw(micros as u64), span.end as usize + 1)
-            }
-            Value::Int(column) => {
-                let (value, end) = number::scan_integer(self.bytes, start)?;
-                i32::try_from(value).ok()?;
-                (column, Raw(value as u64), end)
-            }
-            Value::BigInt(column) => match number::scan_integer(self.bytes, start) {
-                Some((value, end)) => (column, Raw(value as u64), end),
-                // It may have 19 digits, as the numbers of some producers always do.
-                None => return self.column(column, start),
-            },
-            Value::Double(column) => match number::scan_double(self.bytes, start)? {
-                Scanned::Value(value, end) => (column, Raw(value.to_bits()), end),
-                Scanned::Unusual => return self.column(column, start),
-            },
-            Value::Boolean(column) => {
-                let rest = &self.bytes[start..];
-                let value = rest.starts_with(b"true");
-                if !value && !rest.starts_with(b"false") {
-                    return None;
-                }
-                (column, Raw(value.into()), start + if value { 4 } else { 5 })
-            }
-            Value::Null => return Some(start),
-            Value::Column(column) => return self.column(column, start),
-            Value::Skipped => {
-                let mut cursor = Cursor::new(self.bytes);
-                cursor.at = start;
-                cursor.skip_value().ok()?;
-                return Some(cursor.at);
-            }
-            Value::End(_) => return None,
-        };
-        self.raw[column] = raw;
-        Some(end)
-    }
-
-    /// Reads a value of a column the general way.
-    fn column(&mut self, column: usize, start: usize) -> Option<usize> {
-        let mut cursor = Cursor::new(self.bytes);
-        cursor.at = start;
-        let text = match self.text {
-            Some(text) => text,
-            None => simdutf8::basic::from_utf8(self.bytes).ok()?,
-        };
-        self.text = Some(text);
-        let slot = read(&self.columns[column].kind, &mut cursor, text).ok()?;
-        match slot {
-            // The layout says that there is a value.
-            Slot::Fault(_) | Slot::Null | Slot::Absent => return None,
-            Slot::Int(value) => self.raw[column] = Raw(value as u64),
-            Slot::Double(value) => self.raw[column] = Raw(value.to_bits()),
-            Slot::Boolean(value) => self.raw[column] = Raw(value.into()),
-            Slot::Text(span) => self.raw[column] = Raw::text(span),
-            Slot::Decimal(_) => {}
+            None => rest.starts_with(&self.bytes),
         }
-        self.slots[column] = slot;
-        Some(cursor.at)
     }
-
-    /// The rest of a string whose opening quote has been passed.
-    #[inline]
-    fn string(&self, start: usize) -> Option<TextSpan> {
-        if self.marks.plain() {
-            return Some(TextSpan {
-                start: start as u32,
-                end: self.marks.quote(start)? as u32,
-                form: TextForm::Plain,
-            });
-        }
-        let mut cursor = Cursor::new(self.bytes);
-        cursor.at = start;
-        cursor.string().ok()
-    }
-}
-
-/// Which of the columns are built.
-pub(crate) fn wanted(columns: usize, built: impl Iterator<Item = usize>) -> Arc<[bool]> {
-    let mut wanted = vec![false; columns];
-    for column in built {
-        wanted[column] = true;
-    }
-    wanted.into()
 }
 
 #[cfg(test)]

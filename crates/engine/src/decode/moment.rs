@@ -68,8 +68,8 @@ pub(crate) fn timestamp(text: &str) -> Result<i64, FaultKind> {
 pub(crate) struct Days {
     written: [u8; 10],
     days: i64,
-    /// A minute in UTC as written, `YYYY-MM-DDTHH:MM:`, and its microseconds since 1970.
-    minute: [u8; 17],
+    /// A minute in UTC as written, `YYYY-MM-DDTHH:MM`, and its microseconds since 1970.
+    minute: u128,
     micros: i64,
 }
 
@@ -78,7 +78,7 @@ impl Default for Days {
         Self {
             written: *b"1970-01-01",
             days: 0,
-            minute: *b"1970-01-01T00:00:",
+            minute: u128::from_le_bytes(*b"1970-01-01T00:00"),
             micros: 0,
         }
     }
@@ -96,13 +96,13 @@ impl Days {
     /// The microseconds of a time in the minute that is known, when it is written `SSZ` or `SS.fffZ` behind it.
     #[inline]
     fn within_minute(&self, bytes: &[u8]) -> Option<i64> {
-        let (minute, rest) = bytes.split_first_chunk::<17>()?;
-        if *minute != self.minute {
+        let (minute, rest) = bytes.split_first_chunk::<16>()?;
+        if u128::from_le_bytes(*minute) != self.minute {
             return None;
         }
         match *rest {
-            [s1, s0, b'Z'] => Some(self.micros + within(s1, s0)?),
-            [s1, s0, b'.', f1, f2, f3, b'Z'] => {
+            [b':', s1, s0, b'Z'] => Some(self.micros + within(s1, s0)?),
+            [b':', s1, s0, b'.', f1, f2, f3, b'Z'] => {
                 let digits = f1.is_ascii_digit() && f2.is_ascii_digit() && f3.is_ascii_digit();
                 let [f1, f2, f3] = [f1, f2, f3].map(|digit| i64::from(digit) - i64::from(b'0'));
                 let millis = f1 * 100 + f2 * 10 + f3;
@@ -128,12 +128,12 @@ pub(crate) fn timestamp_with(bytes: &[u8], memory: &mut Days) -> Result<i64, Fau
         return within_years(micros);
     }
     let micros = rfc3339(bytes, |day| memory.of(day)).ok_or(FaultKind::NoTimestamp)?;
-    if let Some(minute) = bytes.first_chunk::<17>()
+    if let Some(minute) = bytes.first_chunk::<16>()
         && let Some(second) = bytes.get(17..19).and_then(|pair| within(pair[0], pair[1]))
         && bytes.last() == Some(&b'Z')
     {
         let fraction = micros.rem_euclid(1_000_000);
-        memory.minute = *minute;
+        memory.minute = u128::from_le_bytes(*minute);
         memory.micros = micros - fraction - second;
     }
     within_years(micros)
@@ -200,6 +200,22 @@ pub(crate) fn epoch(text: &str, form: NumberForm, unit: EpochUnit) -> Result<i64
         _ => Some(number::scaled_down(text, power)?),
     };
     within_years(micros.ok_or(FaultKind::OutOfYears)?).map_err(|_| FaultKind::OutOfYears)
+}
+
+/// The microseconds of one unit; `None` where it is less than one.
+pub(crate) fn micros(unit: EpochUnit) -> Option<u32> {
+    match unit {
+        EpochUnit::Seconds => Some(1_000_000),
+        EpochUnit::Millis => Some(1000),
+        EpochUnit::Micros => Some(1),
+        EpochUnit::Nanos => None,
+    }
+}
+
+/// Microseconds that are within the years that are taken.
+#[inline]
+pub(crate) fn checked(micros: i64) -> Option<i64> {
+    within_years(micros).ok()
 }
 
 fn within_years(micros: i64) -> Result<i64, FaultKind> {

@@ -36,13 +36,16 @@ pub(crate) fn scan_integer(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
 /// Digits as JSON allows them before a point: some, at most 18, and no zero before others.
 #[inline]
 fn scan_digits(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
-    if let Some((value, count @ 1..8)) = few_digits(bytes, start) {
-        let leading_zero = count > 1 && bytes[start] == b'0';
-        return (!leading_zero).then_some((value, start + count));
+    match few_digits(bytes, start) {
+        Some((value, count @ 1..8)) if count == 1 || bytes[start] != b'0' => {
+            Some((value, start + count))
+        }
+        _ => many_digits(bytes, start),
     }
-    many_digits(bytes, start)
 }
 
+#[cold]
+#[inline(never)]
 fn many_digits(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
     let mut value = 0;
     let mut at = start;
