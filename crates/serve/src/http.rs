@@ -2,6 +2,7 @@
 //!
 //! Owns routes, status codes and the life of the server. Does not own formats ([`format`]) or queries.
 
+mod body;
 mod format;
 mod reply;
 mod sql;
@@ -14,6 +15,7 @@ use axum::{
     Router,
     extract::{Query, State},
     http::{StatusCode, header},
+    middleware::from_fn,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -71,6 +73,7 @@ pub fn router(door: Door) -> Router {
             )
             .hint(format!("there are: {ROUTES}"))
         })
+        .layer(from_fn(body::read_first))
         .layer(CompressionLayer::new().gzip(true).zstd(true))
         .with_state(door)
 }

@@ -323,10 +323,9 @@ async fn refusals_have_a_code_a_message_a_hint_and_a_fitting_status() {
     let long = format!("SELECT '{}'", "x".repeat(70_000));
     assert_eq!(refused(house.sql(&long).await).await.0, 413);
     let huge = json!({ "sql": "SELECT 1", "params": ["x".repeat(2 << 20)] });
-    assert_eq!(
-        refused(house.ask("/v1/sql", "*/*", huge).await).await.0,
-        413
-    );
+    let response = house.ask("/v1/sql", "*/*", huge).await;
+    assert_eq!(response.headers()["connection"], "close");
+    assert_eq!(refused(response).await.0, 413);
     for (path, accept, body, status) in [
         ("/v1/sql", "*/*", json!("SELECT 1"), 400),
         ("/v1/sql", "*/*", json!({ "query": "SELECT 1" }), 400),

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use alluvium_query::{QueryError, QueryResult, ReadMode};
 use axum::{
-    body::{Body, to_bytes},
-    extract::{Request, State},
+    body::Body,
+    extract::State,
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
@@ -24,8 +24,6 @@ use super::{
     reply::Refusal,
 };
 
-/// Most bytes of a request: the text of a query and generous parameters.
-const MAX_REQUEST: usize = 1 << 20;
 /// How much of an answer is held back until the status is sent.
 const HELD_BACK: usize = 1 << 20;
 /// Longest account of what was read that goes into a header; many proxies refuse longer ones.
@@ -47,9 +45,14 @@ enum Read {
     Committed,
 }
 
-pub(super) async fn answer(State(door): State<Door>, request: Request) -> Response {
+pub(super) async fn answer(
+    State(door): State<Door>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response {
     let begun = Instant::now();
-    let outcome = respond(&door, request).await;
+    let outcome = respond(&door, &uri, &headers, &body).await;
     let code = match &outcome {
         Ok(_) => "ok".to_string(),
         Err(refusal) => refusal.code().to_string(),
@@ -60,15 +63,14 @@ pub(super) async fn answer(State(door): State<Door>, request: Request) -> Respon
     outcome.unwrap_or_else(IntoResponse::into_response)
 }
 
-async fn respond(door: &Door, request: Request) -> Result<Response, Refusal> {
-    let format = wanted_format(request.uri(), request.headers())?;
-    let body = to_bytes(request.into_body(), MAX_REQUEST)
-        .await
-        .map_err(|_| {
-            let text = format!("the request is longer than {MAX_REQUEST} bytes, or broke off");
-            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "54000", text)
-        })?;
-    let asked: Asked = serde_json::from_slice(&body)
+async fn respond(
+    door: &Door,
+    uri: &Uri,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<Response, Refusal> {
+    let format = wanted_format(uri, headers)?;
+    let asked: Asked = serde_json::from_slice(body)
         .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?;
     let params = asked
         .params
