@@ -45,8 +45,8 @@ impl BufferPool {
         let mut idle = self.idle();
         let found = idle.iter().rposition(fits).map(|at| idle.swap_remove(at));
         drop(idle);
-        // Sizes of a power of two fit more often the next time.
-        found.unwrap_or_else(|| Vec::with_capacity(bytes.next_power_of_two()))
+        // With some room it fits more often the next time.
+        found.unwrap_or_else(|| Vec::with_capacity(bytes + bytes / 4))
     }
 
     /// The buffer's bytes. When the last slice of them is dropped, the buffer comes back and `reservation` ends.
@@ -113,7 +113,7 @@ mod tests {
         drop(slice);
         let again = pool.take(80);
         assert_eq!((again.as_ptr(), again.len()), (address, 0));
-        assert_eq!(again.capacity(), 128);
+        assert_eq!(again.capacity(), 125);
     }
 
     #[test]

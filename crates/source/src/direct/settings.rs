@@ -66,7 +66,9 @@ const FOREIGN: [&str; 5] = [
 ];
 
 /// Where queues are shared out: the least and the most of one response.
-const RESPONSE: (usize, usize) = (256 << 10, 4 << 20);
+const RESPONSE: (usize, usize) = (256 << 10, 2 << 20);
+/// The most that may wait to be taken: enough for 300 MB a second over a way of 50 ms. More would only be memory.
+const MOST_QUEUED: usize = 16 << 20;
 
 impl Settings {
     /// Reads librdkafka's properties.
@@ -108,6 +110,7 @@ impl Settings {
             tls: if tls { Some(Tls::read(&get)?) } else { None },
             sasl: if sasl { Some(Sasl::read(&get)?) } else { None },
         };
+        let queue_bytes = queue_bytes.min(MOST_QUEUED);
         let response = (queue_bytes / 2).clamp(RESPONSE.0, RESPONSE.1);
         let share = (queue_bytes / partitions.max(1)).clamp(64 << 10, 1 << 20);
         Ok(Self {
