@@ -31,6 +31,11 @@ const MOST_COINS: u32 = 1024;
 /// ... and this many for one that is learned. An event that was not known brings one too, so that a stream which changes
 /// is learned again, and one that always changes costs a sixteenth more.
 const PRICE: u32 = 16;
+/// Bytes that are looked at together.
+const LANE: usize = 16;
+/// Events in a row that followed no layout, from which on only every so many are tried.
+const PATIENCE: u32 = 64;
+const TRIED: u32 = 8;
 /// No edge.
 const NONE: u32 = u32::MAX;
 
@@ -59,7 +64,9 @@ enum Value {
     Null,
     /// A value of a column, read as the general decoder reads it.
     Column(Spot),
-    /// A value without a column.
+    /// A number without a column.
+    Number,
+    /// Another value without a column.
     Skipped,
     /// The event is over; the layout's number.
     End(u32),
@@ -129,6 +136,8 @@ pub(crate) struct Layouts {
     places: Box<[u16]>,
     /// How many places are kept; the one behind them is for what is not.
     kept: u16,
+    /// Events in a row that followed no layout.
+    misses: u32,
     coins: u32,
     most_coins: u32,
     days: moment::Days,
@@ -148,6 +157,7 @@ impl Layouts {
                 .map(|place| narrow(place.unwrap_or(kept)))
                 .collect(),
             kept: narrow(kept),
+            misses: 0,
             coins: FIRST_COINS,
             most_coins: MOST_COINS,
             days: moment::Days::default(),
@@ -164,6 +174,10 @@ impl Layouts {
         row: &mut [Raw],
         slots: &mut [Slot],
     ) -> Option<&[u16]> {
+        self.misses = self.misses.wrapping_add(1);
+        if self.misses > PATIENCE && !self.misses.is_multiple_of(TRIED) {
+            return None;
+        }
         self.coins = (self.coins + 1).min(self.most_coins);
         let general = General { columns, bytes };
         let mut text = None;
@@ -233,9 +247,14 @@ impl Layouts {
                 },
                 Value::Null => Some(start),
                 Value::Column(spot) => general.column(spot, start, &mut text, row, slots),
+                Value::Number => match number::scan_integer(bytes, start) {
+                    Some((_, end)) => Some(end),
+                    None => general.skipped(start, &mut text),
+                },
                 Value::Skipped => general.skipped(start, &mut text),
                 Value::End(layout) => {
                     if start == bytes.len() {
+                        self.misses = 0;
                         return self.absent.get(layout as usize).map(|absent| &**absent);
                     }
                     None
@@ -258,7 +277,7 @@ impl Layouts {
     pub(crate) fn forget(&mut self) {
         self.edges.clear();
         self.absent.clear();
-        self.coins = 0;
+        (self.coins, self.misses) = (0, 0);
     }
 
     /// Remembers the layout of an event that was taken, if that is paid for.
@@ -346,29 +365,43 @@ fn after(span: TextSpan) -> usize {
 /// more care.
 #[inline]
 fn string<'a>(general: General<'a>, start: usize, text: &mut Option<&'a str>) -> Option<TextSpan> {
+    let bytes = general.bytes;
     let mut at = start;
-    while let Some(lane) = general.bytes.get(at..).and_then(<[u8]>::first_chunk::<16>) {
-        let lane = u8x16::new(*lane);
-        // Bytes beyond ASCII keep their highest bit; it is what a bitmask looks at.
-        let care = lane
-            | lane.simd_eq(u8x16::splat(b'"'))
-            | lane.simd_eq(u8x16::splat(b'\\'))
-            | lane.simd_eq(lane.min(u8x16::splat(0x1F)));
-        let care = care.to_bitmask();
+    let mut care = 0;
+    while let Some(lane) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        care = care_for(lane);
         if care != 0 {
-            let end = at + care.trailing_zeros() as usize;
-            if general.bytes[end] != b'"' {
-                break;
-            }
-            return Some(TextSpan {
-                start: start as u32,
-                end: end as u32,
-                form: TextForm::Plain,
-            });
+            break;
         }
-        at += 16;
+        at += LANE;
     }
-    general.string(start, text)
+    if care == 0
+        && let Some(lane) = bytes.last_chunk()
+    {
+        // The last bytes of the event, behind some that were looked at already.
+        care = care_for(lane) >> (at + LANE - bytes.len());
+    }
+    let end = at + care.trailing_zeros() as usize;
+    if bytes.get(end) != Some(&b'"') {
+        return general.string(start, text);
+    }
+    Some(TextSpan {
+        start: start as u32,
+        end: end as u32,
+        form: TextForm::Plain,
+    })
+}
+
+/// A bit for each byte that ends a string or makes it more than plain ASCII.
+#[inline]
+fn care_for(lane: &[u8; LANE]) -> u32 {
+    let lane = u8x16::new(*lane);
+    // Bytes beyond ASCII keep their highest bit; it is what a bitmask looks at.
+    let care = lane
+        | lane.simd_eq(u8x16::splat(b'"'))
+        | lane.simd_eq(u8x16::splat(b'\\'))
+        | lane.simd_eq(lane.min(u8x16::splat(0x1F)));
+    care.to_bitmask()
 }
 
 /// The way of the general decoder, for what a layout does not foresee. All of it is off the fast path.
@@ -505,6 +538,7 @@ fn steps(
                 (_, Some((spot, Kind::Double))) => (Value::Double(spot), start),
                 (_, Some((spot, Kind::Boolean))) => (Value::Boolean(spot), start),
                 (_, Some((spot, _))) => (Value::Column(spot), start),
+                (b'-' | b'0'..=b'9', None) => (Value::Number, start),
                 (_, None) => (Value::Skipped, start),
             };
             steps.push((bytes[from..end].into(), Step::Value(value)));
@@ -553,7 +587,14 @@ impl Gap {
                 equal | self.ignored == 0xFFFF
                     && (self.bytes.len() <= 16 || rest[16..].starts_with(&self.bytes[16..]))
             }
-            None => rest.starts_with(&self.bytes),
+            // A call would take longer than the few bytes that there are.
+            None => {
+                rest.len() >= self.bytes.len()
+                    && rest
+                        .iter()
+                        .zip(&self.bytes)
+                        .all(|(one, other)| one == other)
+            }
         }
     }
 }
