@@ -9,7 +9,7 @@ use std::{
 
 use alluvium_source::{Assignments, Broker, DrainKind, KafkaDrain, Subscription};
 use alluvium_types::{AssignmentGeneration, MemoryBudget, Timestamp, TopicPartition};
-use rdkafka::{Message, consumer::Consumer as _};
+use rdkafka::Message;
 use serde::Deserialize;
 
 use crate::{

@@ -153,7 +153,7 @@ fn lz4_frame<'b>(body: &'b [u8], into: &mut Unpacked) -> Result<&'b [u8], String
     let block_sums = flags & 0x10 != 0;
     let content_size = flags & 0x08 != 0;
     let content_sum = flags & 0x04 != 0;
-    let largest = match (sizes >> 4) & 7 {
+    let largest: i32 = match (sizes >> 4) & 7 {
         4 => 64 << 10,
         5 => 256 << 10,
         6 => 1 << 20,
@@ -179,16 +179,18 @@ fn lz4_frame<'b>(body: &'b [u8], into: &mut Unpacked) -> Result<&'b [u8], String
             into.append(block)?;
             continue;
         }
-        into.room(largest)?;
+        into.room(largest as usize)?;
         let (before, room) = into.buffer.split_at_mut(into.filled);
-        let room = &mut room[..largest];
-        let filled = if independent {
-            lz4_flex::block::decompress_into(block, room)
+        let room = &mut room[..largest as usize];
+        into.filled += if independent {
+            // The original in C takes two thirds of the time, and has no safe way to name what came before.
+            lz4::block::decompress_to_buffer(block, Some(largest), room)
+                .map_err(|cause| cause.to_string())?
         } else {
             let window = &before[start.max(before.len().saturating_sub(LZ4_WINDOW))..];
             lz4_flex::block::decompress_into_with_dict(block, room, window)
+                .map_err(|cause| cause.to_string())?
         };
-        into.filled += filled.map_err(|cause| cause.to_string())?;
     }
     rest.get(if content_sum { 4 } else { 0 }..)
         .ok_or_else(|| CUT_OFF.to_owned())
