@@ -22,7 +22,7 @@ mod server;
 mod topic;
 mod usage;
 
-use topic::{Kafka, SEED};
+use topic::{Kafka, PARTITIONS, SEED};
 use usage::Outcome;
 
 /// One way to read the topic.
@@ -143,7 +143,13 @@ fn main() {
 
     let kafka = Kafka::find();
     let topic = format!("bench-{SEED}-{events}");
-    topic::fill(&kafka.brokers, &topic, events);
+    topic::fill(
+        &kafka.brokers,
+        &topic,
+        PARTITIONS,
+        events,
+        |random, number| common::event(random, number, events),
+    );
     let rounds = number("--rounds", 3);
     let mut outcomes: Vec<Vec<Outcome>> = Vec::new();
     for round in 1..=rounds {

@@ -3,11 +3,13 @@
 use std::{
     collections::HashMap,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::{Duration, Instant, UNIX_EPOCH},
 };
+
+use tempfile::TempDir;
 
 use crate::usage::{self, Outcome};
 
@@ -48,82 +50,188 @@ impl Drop for Running {
     }
 }
 
-/// From the start of the process to the version of the table that covers every event.
+/// The job of the race, from the start of the process to the version of the table that covers every event.
 pub(crate) fn alluvium(brokers: &str, topic: &str, events: usize, drain: &str) -> Outcome {
-    let folder = tempfile::tempdir().unwrap();
-    let write = |name: &str, text: &str| {
-        let path = folder.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
-    };
-    write("schemas/click.yaml", SCHEMA);
-    // A group of its own: in one that a killed member has not left yet, partitions wait for its session to end.
-    let group = format!("bench-{}", std::process::id());
-    let group = format!("{group}-{}", UNIX_EPOCH.elapsed().unwrap().as_millis());
-    let pipeline = PIPELINE
-        .replace("TOPIC", topic)
-        .replace("GROUP", &group)
-        .replace("DRAIN", drain);
-    write("pipelines/bench.yaml", &pipeline);
-    write(
-        "alluvium.yaml",
-        &format!(
-            "version: 1\nstorage: {{root: ./data}}\nconnections: {{kafka: {{main: {{brokers: \"{brokers}\"}}}}}}\nlisten: {{http: \"127.0.0.1:0\"}}\n"
-        ),
-    );
-    let server = folder.path().join("alluvium.yaml");
-    let log = fs::File::create(folder.path().join("log")).unwrap();
-    let begin = Instant::now();
-    let mut run = Running(
-        Command::new(env!("CARGO_BIN_EXE_alluvium"))
-            .arg("run")
-            .arg("-c")
-            .arg(&server)
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap(),
-    );
-    let table = folder.path().join("data/tables/clicks/_delta_log");
-    let mut follower = Offsets::default();
-    while follower.advance(&table) < events as i64 {
-        if let Some(status) = run.0.try_wait().unwrap() {
-            let log = fs::read_to_string(folder.path().join("log")).unwrap();
-            panic!("alluvium ended with {status}:\n{log}");
-        }
-        assert!(
-            begin.elapsed() < Duration::from_secs(600),
-            "it takes too long"
-        );
-        thread::sleep(Duration::from_millis(5));
-    }
-    let wall = begin.elapsed().as_secs_f64();
-    let process = run.0.id().to_string();
-    let (cpu, peak_mib) = (usage::cpu(&process), usage::peak_mib(&process));
-    drop(run);
-    let query = "select count(*) as g, sum(clicks) as c, sum(bytes) as b from clicks";
-    let output = Command::new(env!("CARGO_BIN_EXE_alluvium"))
-        .args(["sql", "--format", "csv", "-c"])
-        .arg(&server)
-        .arg(query)
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let figures: Vec<u64> = text
-        .lines()
-        .nth(1)
-        .unwrap_or_else(|| panic!("no answer: {}", String::from_utf8_lossy(&output.stderr)))
-        .split(',')
-        .map(|figure| figure.parse().unwrap())
-        .collect();
+    let mut server = Server::start(&Job {
+        brokers,
+        topic,
+        schema: SCHEMA,
+        pipeline: &PIPELINE.replace("DRAIN", drain),
+        tables: &["clicks"],
+        settings: "",
+    });
+    let spent = server.wait_for(events);
+    let answer = server
+        .stop()
+        .sql("select count(*) as g, sum(clicks) as c, sum(bytes) as b from clicks");
     Outcome {
-        groups: figures[0],
-        clicks: figures[1],
-        bytes: figures[2],
-        wall,
-        cpu,
-        peak_mib,
-        broker_cpu: None,
+        groups: answer[0],
+        clicks: answer[1],
+        bytes: answer[2],
+        ..spent
+    }
+}
+
+/// What a server is to do.
+pub(crate) struct Job<'j> {
+    pub(crate) brokers: &'j str,
+    pub(crate) topic: &'j str,
+    pub(crate) schema: &'j str,
+    /// A pipeline file, with `TOPIC` and `GROUP` where those names belong.
+    pub(crate) pipeline: &'j str,
+    /// The tables that it fills.
+    pub(crate) tables: &'j [&'j str],
+    /// More lines of the server file.
+    pub(crate) settings: &'j str,
+}
+
+/// `alluvium run` over an empty storage of its own.
+pub(crate) struct Server {
+    folder: TempDir,
+    tables: Vec<PathBuf>,
+    begin: Instant,
+    run: Running,
+}
+
+impl Server {
+    pub(crate) fn start(job: &Job<'_>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("schemas/click.yaml", job.schema);
+        // A group of its own: in one that a killed member has not left yet, partitions wait for its session to end.
+        let group = format!("bench-{}", std::process::id());
+        let group = format!("{group}-{}", UNIX_EPOCH.elapsed().unwrap().as_millis());
+        let pipeline = job
+            .pipeline
+            .replace("TOPIC", job.topic)
+            .replace("GROUP", &group);
+        write("pipelines/bench.yaml", &pipeline);
+        let brokers = job.brokers;
+        write(
+            "alluvium.yaml",
+            &format!(
+                "version: 1\nstorage: {{root: ./data}}\nconnections: {{kafka: {{main: {{brokers: \"{brokers}\"}}}}}}\n\
+                 listen: {{http: \"127.0.0.1:0\"}}\n{}",
+                job.settings
+            ),
+        );
+        let log = fs::File::create(folder.path().join("log")).unwrap();
+        let begin = Instant::now();
+        let run = Running(
+            Command::new(env!("CARGO_BIN_EXE_alluvium"))
+                .arg("run")
+                .arg("-c")
+                .arg(folder.path().join("alluvium.yaml"))
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .unwrap(),
+        );
+        let log_of = |table: &&str| {
+            let tables = folder.path().join("data/tables");
+            tables.join(table).join("_delta_log")
+        };
+        Self {
+            tables: job.tables.iter().map(log_of).collect(),
+            folder,
+            begin,
+            run,
+        }
+    }
+
+    /// Waits until every table covers so many events; what that took since the start, without counts.
+    pub(crate) fn wait_for(&mut self, events: usize) -> Outcome {
+        let mut followers: Vec<Offsets> = self.tables.iter().map(|_| Offsets::default()).collect();
+        loop {
+            let mut covered = followers
+                .iter_mut()
+                .zip(&self.tables)
+                .map(|(follower, log)| follower.advance(log));
+            if covered.all(|covered| covered >= events as i64) {
+                break;
+            }
+            self.check();
+            assert!(
+                self.begin.elapsed() < Duration::from_secs(600),
+                "it takes too long"
+            );
+            thread::sleep(Duration::from_millis(5));
+        }
+        let wall = self.begin.elapsed().as_secs_f64();
+        let process = self.run.0.id().to_string();
+        Outcome {
+            groups: 0,
+            clicks: 0,
+            bytes: 0,
+            wall,
+            cpu: usage::cpu(&process),
+            peak_mib: usage::peak_mib(&process),
+            broker_cpu: None,
+        }
+    }
+
+    /// The versions of its first table so far.
+    #[allow(
+        dead_code,
+        reason = "used by one of the two benches that share this file"
+    )]
+    pub(crate) fn versions(&self) -> usize {
+        (0..)
+            .take_while(|version| self.tables[0].join(format!("{version:020}.json")).exists())
+            .count()
+    }
+
+    /// Where its HTTP door listens, once it does.
+    #[allow(
+        dead_code,
+        reason = "used by one of the two benches that share this file"
+    )]
+    pub(crate) fn address(&self) -> Option<String> {
+        let log = self.log();
+        let (_, rest) = log.split_once("HTTP listens on ")?;
+        rest.split_whitespace().next().map(str::to_owned)
+    }
+
+    fn check(&mut self) {
+        if let Some(status) = self.run.0.try_wait().unwrap() {
+            panic!("alluvium ended with {status}:\n{}", self.log());
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// Kills the process; what it has committed stays.
+    pub(crate) fn stop(self) -> Storage {
+        drop(self.run);
+        Storage(self.folder)
+    }
+}
+
+/// What a server has left behind.
+pub(crate) struct Storage(TempDir);
+
+impl Storage {
+    /// The numbers in the one row that a query answers.
+    pub(crate) fn sql(&self, query: &str) -> Vec<u64> {
+        let output = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+            .args(["sql", "--format", "csv", "-c"])
+            .arg(self.0.path().join("alluvium.yaml"))
+            .arg(query)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines()
+            .nth(1)
+            .unwrap_or_else(|| panic!("no answer: {}", String::from_utf8_lossy(&output.stderr)))
+            .split(',')
+            .map(|figure| figure.parse().unwrap())
+            .collect()
     }
 }
 

@@ -15,7 +15,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
-use crate::{common, usage};
+use crate::usage;
 
 pub(crate) const PARTITIONS: i32 = 4;
 pub(crate) const SEED: u64 = 7;
@@ -85,15 +85,15 @@ impl Drop for Kafka {
     }
 }
 
-/// The records in a topic; `None` when it is not there.
-fn held(brokers: &str, topic: &str) -> Option<i64> {
+/// The records in a topic; `None` when it is not there with so many partitions.
+fn held(brokers: &str, topic: &str, partitions: i32) -> Option<i64> {
     let consumer = consumer(brokers);
     let metadata = consumer
         .fetch_metadata(Some(topic), Duration::from_secs(20))
         .unwrap();
-    let partitions = metadata.topics().first()?.partitions().len() as i32;
-    (partitions == PARTITIONS).then(|| {
-        let bounds = (0..PARTITIONS).map(|partition| {
+    let found = metadata.topics().first()?.partitions().len() as i32;
+    (found == partitions).then(|| {
+        let bounds = (0..partitions).map(|partition| {
             let bounds = consumer.fetch_watermarks(topic, partition, Duration::from_secs(20));
             let (low, high) = bounds.unwrap();
             high - low
@@ -102,22 +102,35 @@ fn held(brokers: &str, topic: &str) -> Option<i64> {
     })
 }
 
-/// Makes the topic and fills it, unless it is full already.
-pub(crate) fn fill(brokers: &str, topic: &str, events: usize) {
-    match held(brokers, topic) {
+fn run<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(work)
+}
+
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .unwrap()
+}
+
+/// Makes the topic and fills it with what `event` gives for each number, unless it is full already.
+pub(crate) fn fill(
+    brokers: &str,
+    topic: &str,
+    partitions: i32,
+    events: usize,
+    mut event: impl FnMut(&mut StdRng, usize) -> String,
+) {
+    match held(brokers, topic, partitions) {
         Some(held) if held == events as i64 => return,
         Some(held) if held > 0 => panic!("topic {topic} holds {held} events; delete it first"),
         Some(_) => {}
         None => {
-            let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
-                .set("bootstrap.servers", brokers)
-                .create()
-                .unwrap();
-            let topics = [NewTopic::new(topic, PARTITIONS, TopicReplication::Fixed(1))];
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .build()
-                .unwrap();
-            let made = runtime.block_on(admin.create_topics(&topics, &AdminOptions::new()));
+            let topics = [NewTopic::new(topic, partitions, TopicReplication::Fixed(1))];
+            let made = run(admin(brokers).create_topics(&topics, &AdminOptions::new()));
             assert!(made.unwrap().iter().all(Result::is_ok));
         }
     }
@@ -131,9 +144,9 @@ pub(crate) fn fill(brokers: &str, topic: &str, events: usize) {
         .unwrap();
     let mut random = StdRng::seed_from_u64(SEED);
     for number in 0..events {
-        let payload = common::event(&mut random, number, events);
+        let payload = event(&mut random, number);
         let mut record = BaseRecord::<(), str>::to(topic)
-            .partition(number as i32 % PARTITIONS)
+            .partition(number as i32 % partitions)
             .payload(&payload);
         while let Err((_, back)) = producer.send(record) {
             record = back;
@@ -142,7 +155,7 @@ pub(crate) fn fill(brokers: &str, topic: &str, events: usize) {
     }
     producer.flush(Duration::from_secs(120)).unwrap();
     assert_eq!(
-        held(brokers, topic),
+        held(brokers, topic, partitions),
         Some(events as i64),
         "every event arrived"
     );

@@ -47,9 +47,13 @@ impl Unpacked {
                 MOST_UNPACKED >> 20
             ));
         }
+        // What is there already need not be cleared.
         if self.buffer.len() < needed {
-            // What is there already need not be cleared; growing by doubling comes with `resize`.
-            self.buffer.resize(needed.max(self.buffer.capacity()), 0);
+            if self.buffer.capacity() < needed {
+                let more = needed + needed / 4 - self.buffer.len();
+                self.buffer.reserve_exact(more);
+            }
+            self.buffer.resize(needed, 0);
         }
         Ok(())
     }

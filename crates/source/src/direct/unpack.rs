@@ -40,12 +40,16 @@ impl Packed for PackedBatches {
         while start < range.end() {
             let mut unpacked = Unpacked::over(self.buffers.take_used(self.piece_bytes));
             let mut parts: Vec<(&Header, Range<usize>)> = Vec::new();
-            while unpacked.len() < self.piece_bytes
+            // Batches that follow each other are of about one size. One that does not fit would let the buffer grow into
+            // a size that nobody takes again.
+            let mut next = 0;
+            while unpacked.len() + next <= self.piece_bytes
                 && let Some(batch) = wanted.next()
             {
                 let from = unpacked.len();
                 codec::unpack(batch.header.codec, batch.body(), &mut unpacked)
                     .map_err(|text| damaged(&batch.header, text))?;
+                next = unpacked.len() - from;
                 parts.push((&batch.header, from..unpacked.len()));
             }
             let end = match (wanted.peek(), parts.last()) {

@@ -1,0 +1,337 @@
+//! The curves: for each point a topic and a pipeline.
+
+use std::{fmt::Write as _, iter};
+
+use rand::{Rng, rngs::StdRng};
+
+use crate::common;
+
+/// The names, in the order in which they are measured.
+pub(crate) const NAMES: [&str; 10] = [
+    "keys",
+    "measures",
+    "tables",
+    "sketches",
+    "size",
+    "fields",
+    "partitions",
+    "interval",
+    "workers",
+    crate::answers::NAME,
+];
+
+/// Events of a topic whose number is not itself what is looked at.
+const EVENTS: usize = 2_000_000;
+/// Partitions of a topic whose number is not itself what is looked at.
+const PARTITIONS: i32 = 4;
+
+/// What cost is drawn over.
+pub(crate) struct Curve {
+    pub(crate) name: &'static str,
+    pub(crate) axis: &'static str,
+    pub(crate) about: &'static str,
+    pub(crate) points: Vec<Point>,
+}
+
+/// One measurement.
+pub(crate) struct Point {
+    /// Where on the axis.
+    pub(crate) at: String,
+    pub(crate) topic: Topic,
+    pub(crate) schema: String,
+    pub(crate) pipeline: String,
+    pub(crate) tables: Vec<String>,
+    pub(crate) settings: String,
+}
+
+/// What is read.
+pub(crate) struct Topic {
+    pub(crate) name: String,
+    pub(crate) partitions: i32,
+    pub(crate) events: usize,
+    pub(crate) event: Box<dyn Fn(&mut StdRng, usize) -> String>,
+}
+
+impl Topic {
+    /// The clicks of the race.
+    fn clicks(events: usize, partitions: i32) -> Self {
+        Self {
+            name: format!("growth-clicks-{events}-{partitions}"),
+            partitions,
+            events,
+            event: Box::new(move |random, number| common::event(random, number, events)),
+        }
+    }
+
+    /// Small events of one hour with every one of `keys` keys, in an order that looks random.
+    fn keyed(keys: usize) -> Self {
+        // Prime, and so without a common divisor with any number of keys here.
+        const STRIDE: usize = 7_368_787;
+        let events = EVENTS.max(keys);
+        Self {
+            name: format!("growth-keys-{keys}"),
+            partitions: PARTITIONS,
+            events,
+            event: Box::new(move |_, number| {
+                format!(
+                    r#"{{"ts":"2026-03-01T12:30:00Z","user":{},"bytes":{}}}"#,
+                    number * STRIDE % keys,
+                    number % 1000
+                )
+            }),
+        }
+    }
+
+    /// Events of about `bytes` bytes, most of them in one field that nothing reads.
+    fn sized(bytes: usize) -> Self {
+        let events = (EVENTS * 370 / bytes).min(EVENTS * 2);
+        Self {
+            name: format!("growth-size-{bytes}"),
+            partitions: PARTITIONS,
+            events,
+            event: Box::new(move |random, number| {
+                let start = format!(
+                    r#"{{"ts":"2026-03-01T12:{:02}:00Z","bytes":{},"note":""#,
+                    number % 30,
+                    number % 1000
+                );
+                // Words of different lengths, so that it packs as text does.
+                let mut text = start;
+                while text.len() < bytes - 2 {
+                    let word: u32 = random.random_range(0..100_000);
+                    write!(text, "{word:x} ").unwrap();
+                }
+                text + "\"}"
+            }),
+        }
+    }
+}
+
+const CLICK: &str = "{ts: timestamp, user_id: string, country: string, url: string, status: int, latency_ms: double, bytes: bigint, is_bot: boolean, session: string, referrer: string, user_agent: string}";
+
+/// A pipeline over `columns` of which each table has these measures.
+fn pipeline(group_by: &str, measures: &[String], tables: &[String], commit_every: &str) -> String {
+    let mut text = format!(
+        "version: 1\n\
+         source:\n  kafka: {{connection: main, topics: [TOPIC], start: earliest, group: GROUP}}\n\
+         decode:\n  json: {{schema: ../schemas/click.yaml}}\n\
+         event_time: {{column: ts, max_delay: 2m, idle_after: 1m}}\n\
+         commit_every: {commit_every}\n\
+         tables:\n"
+    );
+    for table in tables {
+        write!(
+            text,
+            "  {table}:\n    window: {{tumbling: 1m}}\n    group_by: {group_by}\n    measures:\n      events: count(*)\n"
+        )
+        .unwrap();
+        for (number, measure) in measures.iter().enumerate() {
+            writeln!(text, "      m{number}: {measure}").unwrap();
+        }
+    }
+    text
+}
+
+fn names(count: usize) -> Vec<String> {
+    (1..=count).map(|number| format!("t{number}")).collect()
+}
+
+fn point(
+    at: impl ToString,
+    topic: Topic,
+    columns: &str,
+    group_by: &str,
+    measures: &[&str],
+) -> Point {
+    let measures: Vec<String> = measures.iter().map(|&measure| measure.to_owned()).collect();
+    Point {
+        at: at.to_string(),
+        topic,
+        schema: format!("version: 1\ncolumns: {columns}\n"),
+        pipeline: pipeline(group_by, &measures, &names(1), "1s"),
+        tables: names(1),
+        settings: String::new(),
+    }
+}
+
+/// The clicks of the race, grouped as there.
+fn clicks(at: impl ToString, measures: &[&str]) -> Point {
+    let topic = Topic::clicks(EVENTS, PARTITIONS);
+    point(at, topic, CLICK, "{country: country}", measures)
+}
+
+const USUAL: [&str; 2] = ["sum(bytes)", "avg(latency_ms)"];
+
+/// Every curve that is drawn from `alluvium run`.
+pub(crate) fn all() -> Vec<Curve> {
+    vec![
+        Curve {
+            name: "keys",
+            axis: "keys",
+            about: "Keys: events of 60 bytes, one window, count and sum by a number; `memory.ingest` 512 MiB.",
+            points: [10, 1_000, 100_000, 1_000_000, 10_000_000]
+                .map(|keys| {
+                    let columns = "{ts: timestamp, user: bigint, bytes: bigint}";
+                    point(
+                        keys,
+                        Topic::keyed(keys),
+                        columns,
+                        "{user: user}",
+                        &["sum(bytes)"],
+                    )
+                })
+                .into(),
+        },
+        Curve {
+            name: "measures",
+            axis: "measures",
+            about: "Measures: clicks by minute and country; sums, averages, extremes and filtered ones in turn.",
+            points: [1, 2, 5, 10, 20, 30].map(measures).into(),
+        },
+        Curve {
+            name: "tables",
+            axis: "tables",
+            about: "Tables: each with count, sum and average by minute and country; decoded once.",
+            points: [1, 2, 5, 10]
+                .map(|count| {
+                    let usual = USUAL.map(str::to_owned);
+                    Point {
+                        pipeline: pipeline("{country: country}", &usual, &names(count), "1s"),
+                        tables: names(count),
+                        ..clicks(count, &USUAL)
+                    }
+                })
+                .into(),
+        },
+        Curve {
+            name: "sketches",
+            axis: "beside count, sum and average",
+            about: "Sketches: clicks by minute and country.",
+            points: sketches(),
+        },
+        Curve {
+            name: "size",
+            axis: "bytes of an event",
+            about: "Size: two fields used and one long one passed over.",
+            points: [100, 370, 1_000, 3_000, 10_000]
+                .map(|bytes| {
+                    let columns = "{ts: timestamp, bytes: bigint}";
+                    point(
+                        bytes,
+                        Topic::sized(bytes),
+                        columns,
+                        "{kind: bytes % 10}",
+                        &["sum(bytes)"],
+                    )
+                })
+                .into(),
+        },
+        Curve {
+            name: "fields",
+            axis: "fields used of 11",
+            about: "Fields: clicks by minute and country; the more columns in the schema, the more are checked and kept.",
+            points: [2, 5, 8, 11].map(fields).into(),
+        },
+        Curve {
+            name: "partitions",
+            axis: "partitions",
+            about: "Partitions: count, sum and average of clicks by minute and country.",
+            points: [1, 4, 20, 100, 200]
+                .map(|partitions| Point {
+                    topic: Topic::clicks(EVENTS, partitions),
+                    ..clicks(partitions, &USUAL)
+                })
+                .into(),
+        },
+        Curve {
+            name: "interval",
+            axis: "commit_every",
+            about: "Commit interval: the same; a second figure smaller than the first is time waited for the next commit.",
+            points: ["1s", "2s", "5s", "10s", "30s", "60s"]
+                .map(|interval| {
+                    let usual = USUAL.map(str::to_owned);
+                    Point {
+                        pipeline: pipeline("{country: country}", &usual, &names(1), interval),
+                        ..clicks(interval, &USUAL)
+                    }
+                })
+                .into(),
+        },
+        Curve {
+            name: "workers",
+            axis: "workers",
+            about: "Workers: the same on two cores, which the broker shares.",
+            points: [1, 2]
+                .map(|workers| Point {
+                    settings: format!("workers: {workers}\n"),
+                    ..clicks(workers, &USUAL)
+                })
+                .into(),
+        },
+    ]
+}
+
+fn measures(count: usize) -> Point {
+    let columns = ["bytes", "status", "latency_ms"];
+    let kinds = ["sum", "avg", "min", "max"];
+    let all = (0..).map(|number: usize| {
+        let measure = format!("{}({})", kinds[number % 4], columns[number / 4 % 3]);
+        match number / 12 {
+            0 => measure,
+            filter => format!("{measure} filter (where status >= {})", filter * 100 + 100),
+        }
+    });
+    // Counting the events is the first.
+    let chosen: Vec<String> = all.take(count - 1).collect();
+    Point {
+        pipeline: pipeline("{country: country}", &chosen, &names(1), "1s"),
+        ..clicks(count, &[])
+    }
+}
+
+fn sketches() -> Vec<Point> {
+    const DISTINCT: &str = "approx_distinct(user_id)";
+    const MEDIAN: &str = "approx_percentile_cont(latency_ms, 0.5)";
+    const TAIL: &str = "approx_percentile_cont(latency_ms, 0.99)";
+    let with = |at: &str, more: &[&str]| {
+        let measures: Vec<&str> = USUAL.into_iter().chain(more.iter().copied()).collect();
+        clicks(at, &measures)
+    };
+    vec![
+        with("nothing", &[]),
+        with("distinct users", &[DISTINCT]),
+        with("median and p99 of latency", &[MEDIAN, TAIL]),
+        with("all three", &[DISTINCT, MEDIAN, TAIL]),
+    ]
+}
+
+fn fields(count: usize) -> Point {
+    let used = [
+        "ts",
+        "country",
+        "bytes",
+        "latency_ms",
+        "is_bot",
+        "status",
+        "user_id",
+        "url",
+        "session",
+        "referrer",
+        "user_agent",
+    ];
+    let columns: Vec<&str> = CLICK
+        .trim_matches(['{', '}'])
+        .split(", ")
+        .filter(|column| {
+            used[..count]
+                .iter()
+                .any(|name| column.starts_with(&format!("{name}:")))
+        })
+        .collect();
+    assert_eq!(columns.len(), count, "each field once");
+    let measures: Vec<&str> = iter::once("sum(bytes)").filter(|_| count > 2).collect();
+    Point {
+        schema: format!("version: 1\ncolumns: {{{}}}\n", columns.join(", ")),
+        ..clicks(count, &measures)
+    }
+}
