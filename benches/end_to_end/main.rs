@@ -13,11 +13,13 @@ use std::fs;
 
 use alluvium_source::DrainKind;
 
+mod alluvium;
 #[path = "../common/mod.rs"]
 mod common;
 mod loops;
 mod report;
 mod rivals;
+#[allow(dead_code, reason = "the growth bench uses more of it")]
 mod server;
 mod topic;
 mod usage;
@@ -96,8 +98,8 @@ impl Contestant {
 
     fn run(self, brokers: &str, topic: &str, events: usize) -> Outcome {
         match self {
-            Self::Portable => server::alluvium(brokers, topic, events, "portable"),
-            Self::Direct => server::alluvium(brokers, topic, events, "direct"),
+            Self::Portable => alluvium::run(brokers, topic, events, "portable"),
+            Self::Direct => alluvium::run(brokers, topic, events, "direct"),
             Self::Flink | Self::Streams => rivals::run(self.name(), brokers, topic, events),
             _ => loops::child(self.name(), brokers, topic, events),
         }

@@ -15,7 +15,6 @@ use serde_json::{Value, json};
 use crate::{
     server::{Job, Server},
     topic::Kafka,
-    usage,
 };
 
 pub(crate) const NAME: &str = "answers";

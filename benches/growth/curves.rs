@@ -69,12 +69,12 @@ impl Topic {
         const STRIDE: usize = 7_368_787;
         let events = EVENTS.max(keys);
         Self {
-            name: format!("growth-keys-{keys}"),
+            name: format!("growth-accounts-{keys}"),
             partitions: PARTITIONS,
             events,
             event: Box::new(move |_, number| {
                 format!(
-                    r#"{{"ts":"2026-03-01T12:30:00Z","user":{},"bytes":{}}}"#,
+                    r#"{{"ts":"2026-03-01T12:30:00Z","account":{},"bytes":{}}}"#,
                     number * STRIDE % keys,
                     number % 1000
                 )
@@ -171,12 +171,12 @@ pub(crate) fn all() -> Vec<Curve> {
             about: "Keys: events of 60 bytes, one window, count and sum by a number; `memory.ingest` 512 MiB.",
             points: [10, 1_000, 100_000, 1_000_000, 10_000_000]
                 .map(|keys| {
-                    let columns = "{ts: timestamp, user: bigint, bytes: bigint}";
+                    let columns = "{ts: timestamp, account: bigint, bytes: bigint}";
                     point(
                         keys,
                         Topic::keyed(keys),
                         columns,
-                        "{user: user}",
+                        "{account: account}",
                         &["sum(bytes)"],
                     )
                 })

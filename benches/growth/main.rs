@@ -14,8 +14,10 @@ mod curves;
 #[path = "../end_to_end/server.rs"]
 mod server;
 #[path = "../end_to_end/topic.rs"]
+#[allow(dead_code, reason = "the race uses more of it")]
 mod topic;
 #[path = "../end_to_end/usage.rs"]
+#[allow(dead_code, reason = "the race uses more of it")]
 mod usage;
 
 use curves::{Curve, Point};

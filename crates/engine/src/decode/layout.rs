@@ -34,8 +34,8 @@ const PRICE: u32 = 16;
 /// Bytes that are looked at together.
 const LANE: usize = 16;
 /// Events in a row that followed no layout, from which on only every so many are tried.
-const PATIENCE: u32 = 64;
-const TRIED: u32 = 8;
+const PATIENCE: u32 = 32;
+const TRIED: u32 = 32;
 /// No edge.
 const NONE: u32 = u32::MAX;
 

@@ -21,9 +21,9 @@ public final class Race {
   private static final String SOURCE =
       """
       CREATE TABLE clicks (
-        ts STRING, country STRING, latency_ms DOUBLE, bytes BIGINT, is_bot BOOLEAN,
-        at AS TO_TIMESTAMP(ts, 'yyyy-MM-dd''T''HH:mm:ss.SSS''Z'''),
-        WATERMARK FOR at AS at - INTERVAL '2' MINUTE
+        ts STRING, country STRING, latency_ms DOUBLE, `bytes` BIGINT, is_bot BOOLEAN,
+        event_time AS TO_TIMESTAMP(ts, 'yyyy-MM-dd''T''HH:mm:ss.SSS''Z'''),
+        WATERMARK FOR event_time AS event_time - INTERVAL '2' MINUTE
       ) WITH (
         'connector' = 'kafka', 'topic' = '%s', 'properties.bootstrap.servers' = '%s',
         'properties.group.id' = 'flink', 'scan.startup.mode' = 'earliest-offset',
@@ -32,8 +32,8 @@ public final class Race {
 
   private static final String JOB =
       """
-      SELECT window_start, country, COUNT(*) AS clicks, SUM(bytes) AS bytes, AVG(latency_ms) AS mean_ms
-      FROM TABLE(TUMBLE(TABLE clicks, DESCRIPTOR(at), INTERVAL '1' MINUTE))
+      SELECT window_start, country, COUNT(*) AS clicks, SUM(`bytes`) AS `bytes`, AVG(latency_ms) AS mean_ms
+      FROM TABLE(TUMBLE(TABLE clicks, DESCRIPTOR(event_time), INTERVAL '1' MINUTE))
       WHERE NOT is_bot
       GROUP BY window_start, window_end, country""";
 

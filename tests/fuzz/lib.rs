@@ -1,0 +1,12 @@
+//! What a fuzzer feeds with bytes: each function takes any and panics when a promise is broken.
+//!
+//! `tests/fuzz/run.sh TARGET SECONDS` lets libFuzzer look for such bytes; `corpus.rs` gives every input that is kept in
+//! `corpus/` to its function in the ordinary tests.
+
+mod decode;
+mod pipelines;
+mod sketches;
+
+pub use decode::decode;
+pub use pipelines::pipelines;
+pub use sketches::sketches;
