@@ -71,18 +71,8 @@ impl Server {
                 job.settings
             ),
         );
-        let log = fs::File::create(folder.path().join("log")).unwrap();
         let begin = Instant::now();
-        let run = Running(
-            Command::new(env!("CARGO_BIN_EXE_alluvium"))
-                .arg("run")
-                .arg("-c")
-                .arg(folder.path().join("alluvium.yaml"))
-                .stdout(Stdio::null())
-                .stderr(log)
-                .spawn()
-                .unwrap(),
-        );
+        let run = spawn(folder.path());
         let log_of = |table: &&str| {
             let tables = folder.path().join("data/tables");
             tables.join(table).join("_delta_log")
@@ -93,6 +83,28 @@ impl Server {
             begin,
             run,
         }
+    }
+
+    /// Kills the process and starts it again over the same storage.
+    pub(crate) fn restart(&mut self) {
+        // What a drop does, before the next one takes its place.
+        self.run.0.kill().unwrap();
+        self.run.0.wait().unwrap();
+        self.begin = Instant::now();
+        self.run = spawn(self.folder.path());
+    }
+
+    /// Waits for a line of the log since the last start; how long that took since then.
+    pub(crate) fn wait_for_line(&mut self, text: &str) -> Duration {
+        while !self.log().contains(text) {
+            self.check();
+            assert!(
+                self.begin.elapsed() < Duration::from_secs(60),
+                "no line says {text}"
+            );
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.begin.elapsed()
     }
 
     /// Waits until every table covers so many events; what that took since the start, without counts.
@@ -163,6 +175,18 @@ impl Server {
         drop(self.run);
         Storage(self.folder)
     }
+}
+
+fn spawn(folder: &Path) -> Running {
+    let log = fs::File::create(folder.join("log")).unwrap();
+    let run = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+        .arg("run")
+        .arg("-c")
+        .arg(folder.join("alluvium.yaml"))
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn();
+    Running(run.unwrap())
 }
 
 /// What a server has left behind.

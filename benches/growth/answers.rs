@@ -1,4 +1,5 @@
-//! How long an answer takes over a table of more and more files, while events still arrive.
+//! How long an answer takes over a table of more and more files, while events still arrive, and how long a start takes
+//! over more and more versions.
 
 use std::{
     thread,
@@ -17,7 +18,8 @@ use crate::{
     topic::Kafka,
 };
 
-pub(crate) const NAME: &str = "answers";
+pub(crate) const ANSWERS: &str = "answers";
+pub(crate) const START: &str = "start";
 
 const PIPELINE: &str = "\
 version: 1
@@ -40,73 +42,116 @@ const A_TENTH: usize = 500;
 /// Queries of one line.
 const QUERIES: usize = 21;
 
-/// Prints both curves: over files, and over epochs that wait for their commit.
-pub(crate) fn print(kafka: &Kafka) {
+/// Prints answers over files, and over epochs that wait for their commit.
+pub(crate) fn answers(kafka: &Kafka) {
     println!(
         "\nAnswers over files: `commit_every: 250ms`, 5,000 events a second, 50 keys; one client, milliseconds.\n"
     );
-    table("versions", kafka, "250ms", &[10, 30, 100, 200], |moment| {
-        moment["versions"].as_u64().unwrap()
-    });
-    println!(
-        "\nAnswers over epochs in memory: `commit_every: 60s`, the same; an epoch begins with each second.\n"
-    );
-    table("seconds", kafka, "60s", &[1, 10, 30, 50], |moment| {
-        moment["seconds"].as_u64().unwrap()
-    });
+    let titles = "| count of all, median | slowest | sums by key, median | slowest | panes |\n|---|---|---|---|---|---|";
+    println!("| versions {titles}");
+    let mut river = River::start(kafka, "250ms");
+    let door = Door::of(&river.server);
+    for versions in [10, 30, 100, 200] {
+        river.flow_until(|river| river.server.versions() >= versions);
+        println!("| {versions} {}", door.figures());
+    }
+    println!("\nAnswers over epochs in memory: `commit_every: 60s`, the same.\n");
+    println!("| seconds {titles}");
+    let mut river = River::start(kafka, "60s");
+    let door = Door::of(&river.server);
+    for seconds in [1, 10, 30, 50] {
+        river.flow_until(|river| river.begin.elapsed() >= Duration::from_secs(seconds));
+        println!("| {seconds} {}", door.figures());
+    }
 }
 
-fn table(axis: &str, kafka: &Kafka, every: &str, stops: &[u64], at: impl Fn(&Value) -> u64) {
+/// Prints how long it takes from the start of a process to its first records.
+pub(crate) fn start(kafka: &Kafka) {
     println!(
-        "| {axis} | count of all, median | slowest | sums by key, median | slowest | rows read |\n|---|---|---|---|---|---|"
+        "\nStart: from the start of the process to its first records, of five starts after `kill -9`, milliseconds.\n"
     );
-    let topic = format!("growth-answers-{}", std::process::id());
-    let topic = format!("{topic}-{every}");
-    crate::topic::fill(&kafka.brokers, &topic, 4, 0, |_, _| String::new());
-    let server = Server::start(&Job {
-        brokers: &kafka.brokers,
-        topic: &topic,
-        schema: SCHEMA,
-        pipeline: &PIPELINE.replace("EVERY", every),
-        tables: &["t1"],
-        settings: "",
-    });
-    let door = Door::of(&server);
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", &kafka.brokers)
-        .set("linger.ms", "5")
-        .create()
-        .unwrap();
-    let begin = Instant::now();
-    let mut number = 0;
-    let mut stops = stops.iter().peekable();
-    for tick in 1.. {
+    println!("| versions | median | slowest |\n|---|---|---|");
+    let mut river = River::start(kafka, "100ms");
+    for versions in [10, 100, 1000] {
+        river.flow_until(|river| river.server.versions() >= versions);
+        let mut took: Vec<u128> = (0..5)
+            .map(|_| {
+                river.pour();
+                river.server.restart();
+                river.server.wait_for_line("first records").as_millis()
+            })
+            .collect();
+        took.sort_unstable();
+        println!("| {versions} | {} | {} |", took[2], took[4]);
+    }
+}
+
+/// A server with a producer that sends 5,000 events a second.
+struct River {
+    server: Server,
+    producer: BaseProducer,
+    topic: String,
+    begin: Instant,
+    number: usize,
+}
+
+impl River {
+    fn start(kafka: &Kafka, every: &str) -> Self {
+        let topic = format!("growth-answers-{}-{every}", std::process::id());
+        crate::topic::fill(&kafka.brokers, &topic, 4, 0, |_, _| String::new());
+        let server = Server::start(&Job {
+            brokers: &kafka.brokers,
+            topic: &topic,
+            schema: SCHEMA,
+            pipeline: &PIPELINE.replace("EVERY", every),
+            tables: &["t1"],
+            settings: "",
+        });
+        let producer = ClientConfig::new()
+            .set("bootstrap.servers", &kafka.brokers)
+            .set("linger.ms", "5")
+            .create()
+            .unwrap();
+        Self {
+            server,
+            producer,
+            topic,
+            begin: Instant::now(),
+            number: 0,
+        }
+    }
+
+    /// Lets events flow until something is so.
+    fn flow_until(&mut self, is_so: impl Fn(&Self) -> bool) {
+        let begin = Instant::now();
+        for tick in 1.. {
+            if is_so(self) {
+                return;
+            }
+            assert!(
+                begin.elapsed() < Duration::from_secs(300),
+                "it takes too long"
+            );
+            self.pour();
+            let next = begin + Duration::from_millis(100) * tick;
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+    }
+
+    /// Sends what belongs to a tenth of a second.
+    fn pour(&mut self) {
         for _ in 0..A_TENTH {
             let event = format!(
                 r#"{{"ts":"2026-03-01T12:{:02}:00Z","bytes":{}}}"#,
-                number / 50_000 % 60,
-                number % 1000
+                self.number / 50_000 % 60,
+                self.number % 1000
             );
-            number += 1;
-            let record = BaseRecord::<(), str>::to(&topic).payload(&event);
-            producer.send(record).unwrap();
+            self.number += 1;
+            let record = BaseRecord::<(), str>::to(&self.topic).payload(&event);
+            self.producer.send(record).unwrap();
         }
-        producer.flush(Duration::from_secs(10)).unwrap();
-        let Some(&&stop) = stops.peek() else { break };
-        let versions = server.versions();
-        let moment = json!({ "versions": versions, "seconds": begin.elapsed().as_secs() });
-        if at(&moment) >= stop {
-            stops.next();
-            println!("| {stop} {}", door.figures());
-        }
-        assert!(
-            begin.elapsed() < Duration::from_secs(300),
-            "it takes too long"
-        );
-        let next = begin + Duration::from_millis(100) * tick;
-        thread::sleep(next.saturating_duration_since(Instant::now()));
+        self.producer.flush(Duration::from_secs(10)).unwrap();
     }
-    drop(server.stop());
 }
 
 /// The HTTP door of a server.
@@ -157,7 +202,7 @@ impl Door {
         let panes = self.ask("select count(*) as panes from panes.t1");
         format!(
             "| {count:.1} | {slowest_count:.1} | {sums:.1} | {slowest_sums:.1} | {} |",
-            panes["rows"][0][0]
+            panes["rows"][0]["panes"]
         )
     }
 }

@@ -41,8 +41,11 @@ fn main() {
     for curve in curves::all().iter().filter(|curve| chosen(curve.name)) {
         print(&kafka, curve);
     }
-    if chosen(answers::NAME) {
-        answers::print(&kafka);
+    if chosen(answers::ANSWERS) {
+        answers::answers(&kafka);
+    }
+    if chosen(answers::START) {
+        answers::start(&kafka);
     }
 }
 

@@ -8,6 +8,8 @@ use std::{
 };
 
 use metrics_prometheus::failure::strategy::PanicInDebugNoOpInRelease;
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{HistogramOpts, HistogramVec, Registry, TextEncoder};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
@@ -29,6 +31,57 @@ const HISTOGRAMS: [(&str, &str, &str); 2] = [
         "door",
         "Time from a query to its first rows.",
     ),
+];
+
+/// The counters and what they say.
+const COUNTERS: [(&str, &str); 10] = [
+    ("alluvium_records_in_total", "Records taken from Kafka."),
+    (
+        "alluvium_bytes_in_total",
+        "Bytes of those records, as they travelled.",
+    ),
+    (
+        "alluvium_records_rejected_total",
+        "Events that became dead letters.",
+    ),
+    (
+        "alluvium_records_late_total",
+        "Events behind the watermark, counted all the same.",
+    ),
+    (
+        "alluvium_commits_total",
+        "Versions of tables that were committed.",
+    ),
+    (
+        "alluvium_commit_retries_total",
+        "Commits that were tried again.",
+    ),
+    (
+        "alluvium_commits_overtaken_total",
+        "Commits given up because another process had committed the same offsets.",
+    ),
+    (
+        "alluvium_rebalances_total",
+        "Times that Kafka dealt the partitions out anew.",
+    ),
+    (
+        "alluvium_partition_halts_total",
+        "Times that a partition stood still with a reason.",
+    ),
+    ("alluvium_queries_total", "Queries, by their outcome."),
+];
+/// The gauges and what they say.
+const GAUGES: [(&str, &str); 4] = [
+    ("alluvium_build_info", "One, with the version as a label."),
+    (
+        "alluvium_kafka_consumer_lag_records",
+        "Records of a partition that no committed version covers yet.",
+    ),
+    (
+        "alluvium_state_bytes",
+        "Memory in use of the ingest budget: fetched bytes, raw batches, states, panes, Parquet buffers.",
+    ),
+    ("alluvium_state_limit_bytes", "The ingest budget."),
 ];
 
 /// Sends log lines of `least` and above to stderr, or what ALLUVIUM_LOG asks for (`debug`,
@@ -95,6 +148,14 @@ impl Metrics {
         recorder
             .try_build_and_install()
             .map_err(|error| error.to_string())?;
+        #[cfg(target_os = "linux")]
+        registry.register(Box::new(ProcessCollector::for_self()))?;
+        for (name, help) in COUNTERS {
+            metrics::describe_counter!(name, help);
+        }
+        for (name, help) in GAUGES {
+            metrics::describe_gauge!(name, help);
+        }
         metrics::gauge!("alluvium_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         Ok(Self(registry))
     }

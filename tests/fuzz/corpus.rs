@@ -10,7 +10,9 @@ fn kept_inputs_break_no_promise() {
         ("pipelines", alluvium_fuzz::pipelines),
     ];
     for (name, target) in targets {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(name);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("corpus")
+            .join(name);
         let mut count = 0;
         for entry in fs::read_dir(&folder).expect("a folder of inputs") {
             let path = entry.expect("an input").path();

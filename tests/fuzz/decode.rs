@@ -63,7 +63,8 @@ pub fn decode(data: &[u8]) {
 }
 
 fn compare(columns: &[EventColumn], schema: &SchemaRef, unknown: UnknownFields, events: &[u8]) {
-    let decoder = || JsonDecoder::with_schema(columns, schema, unknown).expect("columns of the schema");
+    let decoder =
+        || JsonDecoder::with_schema(columns, schema, unknown).expect("columns of the schema");
     let (mut predicting, mut general) = (decoder(), decoder().without_layouts());
     // What is learned from an event shows when it, and others, come again.
     for event in events
@@ -71,10 +72,7 @@ fn compare(columns: &[EventColumn], schema: &SchemaRef, unknown: UnknownFields, 
         .flat_map(|event| [event, event])
         .chain(events.split(|byte| *byte == 0))
     {
-        let (one, other) = (
-            predicting.decode(Some(event)),
-            general.decode(Some(event)),
-        );
+        let (one, other) = (predicting.decode(Some(event)), general.decode(Some(event)));
         assert_eq!(
             one.map_err(|error| error.message),
             other.map_err(|error| error.message),

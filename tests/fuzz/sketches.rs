@@ -24,12 +24,17 @@ pub fn sketches(data: &[u8]) {
     let (left, right) = (column(left), column(right));
     for pair in [[&left, &right], [&left, &left]] {
         let [one, other] = pair.map(Arc::clone);
-        let merged = call(&hll_union(), vec![one.clone(), other.clone()], DataType::Binary);
+        let merged = call(
+            &hll_union(),
+            vec![one.clone(), other.clone()],
+            DataType::Binary,
+        );
         let turned = call(&hll_union(), vec![other, one], DataType::Binary);
         // Whether it is refused must not depend on the order either; the words may name the other sketch first.
         assert_eq!(merged.as_ref().ok(), turned.as_ref().ok());
         if let Ok(merged) = merged {
-            call(&hll_sketch_estimate(), vec![merged], DataType::Int64).expect("a union can be estimated");
+            call(&hll_sketch_estimate(), vec![merged], DataType::Int64)
+                .expect("a union can be estimated");
         }
     }
     for rank in [0.0, 0.5, 1.0] {
@@ -39,7 +44,11 @@ pub fn sketches(data: &[u8]) {
     }
 }
 
-fn call(function: &Arc<ScalarUDF>, arguments: Vec<ArrayRef>, returns: DataType) -> Result<ArrayRef> {
+fn call(
+    function: &Arc<ScalarUDF>,
+    arguments: Vec<ArrayRef>,
+    returns: DataType,
+) -> Result<ArrayRef> {
     let arg_fields = arguments
         .iter()
         .map(|argument| Arc::new(Field::new("x", argument.data_type().clone(), true)))
@@ -78,5 +87,10 @@ fn quantile(sketch: ArrayRef, rank: f64) -> Result<Option<u64>> {
     let ranks = Arc::new(Float64Array::from(vec![rank]));
     let quantile = call(&ddsketch_quantile(), vec![sketch, ranks], DataType::Float64)?;
     // Bits, so that a NaN equals itself.
-    Ok(quantile.as_primitive::<Float64Type>().iter().next().flatten().map(f64::to_bits))
+    Ok(quantile
+        .as_primitive::<Float64Type>()
+        .iter()
+        .next()
+        .flatten()
+        .map(f64::to_bits))
 }

@@ -1,6 +1,7 @@
 //! Quantiles by DDSketch: relative error 1 %, and merging is exact in any order. Owns the three
 //! functions; the sketch is in `ddsketch/sketch.rs`, its bytes in `ddsketch/codec.rs`.
 
+mod bins;
 mod codec;
 mod sketch;
 

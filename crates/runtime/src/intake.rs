@@ -215,6 +215,9 @@ impl Intake {
                 break;
             }
             busy = true;
+            if *events == 0 {
+                tracing::info!(pipeline = %self.plan.name, partition = %batch.partition, "first records");
+            }
             *events += batch.records() as u64;
             *bytes += batch.bytes() as u64;
             cut_for_tables(&open.standings, batch, |batch, tables| {
@@ -389,8 +392,10 @@ impl Intake {
             .absolute(events);
         metrics::counter!("alluvium_bytes_in_total", "pipeline" => pipeline.clone())
             .absolute(bytes);
-        metrics::gauge!("alluvium_state_bytes", "pipeline" => pipeline)
+        metrics::gauge!("alluvium_state_bytes", "pipeline" => pipeline.clone())
             .set(self.budget.used() as f64);
+        metrics::gauge!("alluvium_state_limit_bytes", "pipeline" => pipeline)
+            .set(self.budget.limit() as f64);
     }
 
     fn kafka(&self, source: SourceError) -> RuntimeError {

@@ -6,7 +6,10 @@
 //! count, minimum, maximum and sum; the mapping's base; the number of zeros; for each sign the bins
 //! as differences of their keys, zigzag and variable in length, with counts as variable doubles.
 
-use super::sketch::{Bins, CONFIG, MAX_COUNT, Sketch};
+use super::{
+    bins::Bins,
+    sketch::{CONFIG, MAX_COUNT, Sketch},
+};
 use crate::error::FunctionError;
 
 const COUNT: u8 = 0xa0;
@@ -22,7 +25,7 @@ const VERSION: u8 = 0x02;
 
 /// The bytes of a sketch.
 pub(super) fn write(sketch: &Sketch) -> Vec<u8> {
-    let bins = sketch.positive.iter().len() + sketch.negative.iter().len();
+    let bins = sketch.positive.len() + sketch.negative.len();
     let mut bytes = Vec::with_capacity(56 + 3 * bins);
     if sketch.count() > 0 {
         bytes.push(COUNT);
@@ -55,7 +58,7 @@ fn write_bins(bytes: &mut Vec<u8>, flag: u8, bins: &Bins) {
         return;
     }
     bytes.push(flag);
-    write_integer(bytes, bins.iter().len() as u64);
+    write_integer(bytes, bins.len() as u64);
     let mut previous = 0;
     for (key, count) in bins.iter() {
         let step = i64::from(key) - previous;

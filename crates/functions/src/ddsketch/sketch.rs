@@ -1,4 +1,5 @@
-//! The sketch: how many values fell into which logarithmic bin. Owns adding, merging and answering.
+//! The sketch: how many values fell into which logarithmic bin. Owns adding, merging and answering; `ddsketch/bins.rs`
+//! keeps the counts.
 //! The mapping of values to bins and back is that of the crate `sketches-ddsketch`, whose store we
 //! do not use: its merge panics when a sketch reaches beyond an almost full one on both sides, and
 //! it keeps a kilobyte for a single value.
@@ -6,14 +7,13 @@
 //! *DDSketch: A Fast and Fully-Mergeable Quantile Sketch with Relative-Error Guarantees*, Masson,
 //! Rim, Lee, 2019; the store is its "collapsing lowest" one.
 
-use std::{mem::size_of, sync::LazyLock};
+use std::sync::LazyLock;
 
 use sketches_ddsketch::Config;
 
+use super::bins::Bins;
 use crate::error::FunctionError;
 
-/// Bins of each sign; with more, the lowest ones are one.
-pub(super) const MAX_BINS: i32 = 2048;
 /// Counts up to here are exact as doubles, which is what the encoding keeps.
 pub(super) const MAX_COUNT: u64 = 1 << 53;
 
@@ -82,7 +82,7 @@ impl Sketch {
 
     /// The number of values.
     pub(super) fn count(&self) -> u64 {
-        self.positive.count + self.zeros + self.negative.count
+        self.positive.count() + self.zeros + self.negative.count()
     }
 
     /// The element `⌊rank · (n − 1)⌋` of the sorted values, within the relative error; `None` when
@@ -99,7 +99,7 @@ impl Sketch {
         if element >= count - 1 {
             return Some(self.max);
         }
-        let negative = self.negative.count;
+        let negative = self.negative.count();
         let value = if element < negative {
             -CONFIG.value(self.negative.key_at(negative - 1 - element))
         } else if element < negative + self.zeros {
@@ -115,112 +115,5 @@ impl Sketch {
     #[inline]
     pub(super) fn heap_size(&self) -> usize {
         self.positive.heap_size() + self.negative.heap_size()
-    }
-}
-
-/// Counts by bin, ascending, none of them zero and all within [`MAX_BINS`] of the highest. Values
-/// below that are counted in the lowest bin, so that the bins depend only on the values.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct Bins {
-    bins: Vec<(i32, u64)>,
-    count: u64,
-}
-
-impl Bins {
-    /// Counts `count` values, at least one, in the bin of `key`.
-    pub(super) fn add(&mut self, key: i32, count: u64) {
-        let key = key.max(self.lowest());
-        self.count += count;
-        match self.bins.binary_search_by_key(&key, |&(key, _)| key) {
-            Ok(place) => self.bins[place].1 += count,
-            Err(place) => {
-                if self.bins.len() == self.bins.capacity() {
-                    // A quarter more rather than twice as much: there are many groups.
-                    self.bins.reserve_exact(4.max(self.bins.len() / 4));
-                }
-                self.bins.insert(place, (key, count));
-                if place + 1 == self.bins.len() {
-                    self.collapse();
-                }
-            }
-        }
-    }
-
-    pub(super) fn merge(&mut self, other: &Self) {
-        if other.bins.is_empty() {
-            return;
-        }
-        let mut merged = Vec::with_capacity(self.bins.len().max(other.bins.len()));
-        let (mut ours, mut theirs) = (self.bins.as_slice(), other.bins.as_slice());
-        while let (Some(&(our_key, our_count)), Some(&(their_key, their_count))) =
-            (ours.first(), theirs.first())
-        {
-            let key = our_key.min(their_key);
-            let mut count = 0;
-            if our_key == key {
-                count += our_count;
-                ours = &ours[1..];
-            }
-            if their_key == key {
-                count += their_count;
-                theirs = &theirs[1..];
-            }
-            merged.push((key, count));
-        }
-        merged.extend_from_slice(ours);
-        merged.extend_from_slice(theirs);
-        self.bins = merged;
-        self.count += other.count;
-        self.collapse();
-    }
-
-    /// The bins from the lowest to the highest.
-    pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = (i32, u64)> {
-        self.bins.iter().copied()
-    }
-
-    /// The number of values.
-    pub(super) fn count(&self) -> u64 {
-        self.count
-    }
-
-    fn lowest(&self) -> i32 {
-        self.bins
-            .last()
-            .map_or(i32::MIN, |&(highest, _)| highest - (MAX_BINS - 1))
-    }
-
-    /// Counts all bins below the lowest one in that.
-    fn collapse(&mut self) {
-        let lowest = self.lowest();
-        let below = self.bins.partition_point(|&(key, _)| key < lowest);
-        if below == 0 {
-            return;
-        }
-        let count: u64 = self.bins[..below].iter().map(|&(_, count)| count).sum();
-        if self.bins[below].0 == lowest {
-            self.bins[below].1 += count;
-            self.bins.drain(..below);
-        } else {
-            self.bins[below - 1] = (lowest, count);
-            self.bins.drain(..below - 1);
-        }
-    }
-
-    /// The bin of the value at `place` in ascending order, counted from 0.
-    fn key_at(&self, place: u64) -> i32 {
-        let mut passed = 0;
-        self.bins
-            .iter()
-            .find(|&&(_, count)| {
-                passed += count;
-                passed > place
-            })
-            .expect("a place is below the number of values")
-            .0
-    }
-
-    fn heap_size(&self) -> usize {
-        self.bins.capacity() * size_of::<(i32, u64)>()
     }
 }

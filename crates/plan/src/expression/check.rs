@@ -116,6 +116,21 @@ impl Check<'_, '_, '_> {
     fn function(&mut self, function: &ast::Function) {
         let name = function.name.to_string().to_lowercase();
         let span = function.name.span();
+        let bare = matches!(function.args, ast::FunctionArguments::None);
+        if bare
+            && self
+                .expressions
+                .columns
+                .iter()
+                .any(|column| **column == *name)
+        {
+            self.error(
+                span,
+                format!("`{name}` is a function of SQL when it stands without quotes"),
+                format!("the column is \"{name}\", in double quotes"),
+            );
+            return;
+        }
         let state = &self.expressions.state;
         if function.over.is_some() || state.window_functions().contains_key(&name) {
             self.error(
