@@ -85,11 +85,14 @@ impl Server {
         }
     }
 
-    /// Kills the process and starts it again over the same storage.
-    pub(crate) fn restart(&mut self) {
-        // What a drop does, before the next one takes its place.
+    /// Kills the process, as `kill -9` does.
+    pub(crate) fn kill(&mut self) {
         self.run.0.kill().unwrap();
         self.run.0.wait().unwrap();
+    }
+
+    /// Starts it again over the same storage.
+    pub(crate) fn start_again(&mut self) {
         self.begin = Instant::now();
         self.run = spawn(self.folder.path());
     }

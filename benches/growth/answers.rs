@@ -76,8 +76,9 @@ pub(crate) fn start(kafka: &Kafka) {
         river.flow_until(|river| river.server.versions() >= versions);
         let mut took: Vec<u128> = (0..5)
             .map(|_| {
+                river.server.kill();
                 river.pour();
-                river.server.restart();
+                river.server.start_again();
                 river.server.wait_for_line("first records").as_millis()
             })
             .collect();

@@ -115,13 +115,23 @@ impl Definition for UnionAgg {
     }
 }
 
+/// What a group has seen.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Touched {
+    /// No value and no sketch, which only a merge asks.
+    #[default]
+    Never,
+    Once,
+    /// Its sketch has all its registers and grows no more.
+    Grown,
+}
+
 /// One sketch a group. A union rather than a plain sketch: it takes values as well as sketches.
 #[derive(Clone)]
 struct Sketches {
     function: &'static str,
     sketches: Vec<HllUnion>,
-    /// Whether any value or sketch came; only a merge asks.
-    touched: Vec<bool>,
+    touched: Vec<Touched>,
     /// The bytes behind all sketches, which start small and grow to 4 KiB each.
     registers: usize,
 }
@@ -138,10 +148,18 @@ impl Sketches {
 
     fn change(&mut self, group: usize, change: impl FnOnce(&mut HllUnion)) {
         let sketch = &mut self.sketches[group];
+        if self.touched[group] == Touched::Grown {
+            change(sketch);
+            return;
+        }
         let before = sketch.estimated_size();
         change(sketch);
-        self.registers = self.registers + sketch.estimated_size() - before;
-        self.touched[group] = true;
+        let now = sketch.estimated_size();
+        self.registers = self.registers + now - before;
+        self.touched[group] = match now >= codec::REGISTERS {
+            true => Touched::Grown,
+            false => Touched::Once,
+        };
     }
 
     #[inline]
@@ -180,7 +198,7 @@ impl Sketches {
         })
     }
 
-    fn take(&mut self, emit_to: EmitTo) -> (Vec<HllUnion>, Vec<bool>) {
+    fn take(&mut self, emit_to: EmitTo) -> (Vec<HllUnion>, Vec<Touched>) {
         let sketches = emit_to.take_needed(&mut self.sketches);
         self.registers -= sketches.iter().map(HllUnion::estimated_size).sum::<usize>();
         (sketches, emit_to.take_needed(&mut self.touched))
@@ -194,7 +212,7 @@ impl States for Sketches {
             self.registers += sketch.estimated_size();
             self.sketches.push(sketch);
         }
-        self.touched.resize(total, false);
+        self.touched.resize(total, Touched::default());
     }
 
     fn update(&mut self, values: &ArrayRef, rows: &Rows<'_>) -> Result<()> {
@@ -312,7 +330,8 @@ impl States for Unions {
         let states = sketches.iter().zip(touched);
         binary_array(
             self.0.function,
-            states.map(|(sketch, touched)| touched.then(|| codec::write(sketch))),
+            states
+                .map(|(sketch, touched)| (touched != Touched::Never).then(|| codec::write(sketch))),
         )
     }
 

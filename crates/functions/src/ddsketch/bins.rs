@@ -6,9 +6,9 @@ use std::mem::size_of;
 /// Bins of each sign; with more, the lowest ones are one.
 pub(super) const MAX_BINS: i32 = 2048;
 /// Pairs from which on an array is thought of ...
-const MANY: usize = 32;
+const MANY: usize = 24;
 /// ... and taken, if it has at most this many places for each pair.
-const SPREAD: usize = 4;
+const SPREAD: usize = 6;
 /// Places that an array gets in front of a new lowest key, since the next ones will lie near it.
 const ROOM: i32 = 32;
 
@@ -41,18 +41,20 @@ impl PartialEq for Bins {
 }
 
 impl Bins {
-    /// Counts `count` values, at least one, in the bin of `key`.
+    /// Counts `count` values, at least one, in the bin of `key`. Returns by how many bytes the heap has grown.
     #[inline]
-    pub(super) fn add(&mut self, key: i32, count: u64) {
+    pub(super) fn add(&mut self, key: i32, count: u64) -> isize {
         self.count += count;
         if let Counts::Array { first, counts } = &mut self.counts
             && let Ok(place) = usize::try_from(i64::from(key) - i64::from(*first))
             && let Some(found) = counts.get_mut(place)
         {
             *found += count;
-            return;
+            return 0;
         }
+        let before = self.heap_size() as isize;
         self.counts.add(key, count);
+        self.heap_size() as isize - before
     }
 
     pub(super) fn merge(&mut self, other: &Self) {

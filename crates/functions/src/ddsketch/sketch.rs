@@ -47,20 +47,22 @@ impl Default for Sketch {
 }
 
 impl Sketch {
-    /// Adds a finite value.
-    pub(super) fn add(&mut self, value: f64) {
+    /// Adds a finite value. Returns by how many bytes the heap has grown.
+    #[inline]
+    pub(super) fn add(&mut self, value: f64) -> isize {
         // Minus zero becomes zero; else `min` and `max` would depend on which of them came first.
         let value = value + 0.0;
-        if value > CONFIG.min_possible() {
-            self.positive.add(CONFIG.key(value), 1);
-        } else if value < -CONFIG.min_possible() {
-            self.negative.add(CONFIG.key(-value), 1);
-        } else {
-            self.zeros += 1;
-        }
         self.min = self.min.min(value);
         self.max = self.max.max(value);
         self.sum += value;
+        if value > CONFIG.min_possible() {
+            self.positive.add(CONFIG.key(value), 1)
+        } else if value < -CONFIG.min_possible() {
+            self.negative.add(CONFIG.key(-value), 1)
+        } else {
+            self.zeros += 1;
+            0
+        }
     }
 
     /// Adds all values of another sketch.

@@ -12,7 +12,8 @@ use datasketches::hll::{HllSketch, HllType, HllUnion};
 use crate::error::FunctionError;
 
 const LG_K: u8 = 12;
-const REGISTERS: usize = 1 << LG_K;
+/// Registers of a sketch that has all of them, a byte each.
+pub(super) const REGISTERS: usize = 1 << LG_K;
 const HEADER: usize = 8;
 const ARRAY_START: usize = 40;
 
