@@ -7,8 +7,9 @@ use rand::{Rng, rngs::StdRng};
 use crate::common;
 
 /// The names, in the order in which they are measured.
-pub(crate) const NAMES: [&str; 11] = [
+pub(crate) const NAMES: [&str; 12] = [
     "keys",
+    "budget",
     "measures",
     "tables",
     "sketches",
@@ -171,15 +172,17 @@ pub(crate) fn all() -> Vec<Curve> {
             axis: "keys",
             about: "Keys: events of 60 bytes, one window, count and sum by a number; `memory.ingest` 512 MiB.",
             points: [10, 1_000, 100_000, 1_000_000, 10_000_000]
-                .map(|keys| {
-                    let columns = "{ts: timestamp, account: bigint, bytes: bigint}";
-                    point(
-                        keys,
-                        Topic::keyed(keys),
-                        columns,
-                        "{account: account}",
-                        &["sum(bytes)"],
-                    )
+                .map(|count| keys(count, count))
+                .into(),
+        },
+        Curve {
+            name: "budget",
+            axis: "memory.ingest",
+            about: "Budget: five million keys, one event each, `memory.query` 512 MiB, which no query uses.",
+            points: ["64MiB", "256MiB", "512MiB"]
+                .map(|ingest| Point {
+                    settings: format!("memory: {{ingest: {ingest}, query: 512MiB}}\n"),
+                    ..keys(ingest, 5_000_000)
                 })
                 .into(),
         },
@@ -270,6 +273,16 @@ pub(crate) fn all() -> Vec<Curve> {
                 .into(),
         },
     ]
+}
+
+fn keys(at: impl ToString, count: usize) -> Point {
+    point(
+        at,
+        Topic::keyed(count),
+        "{ts: timestamp, account: bigint, bytes: bigint}",
+        "{account: account}",
+        &["sum(bytes)"],
+    )
 }
 
 fn measures(count: usize) -> Point {

@@ -3,7 +3,7 @@
 #
 # Lets libFuzzer look for inputs that break a promise of TARGET: decode, sketches or pipelines. What it finds worth keeping
 # goes to target/fuzz/TARGET, what breaks a promise to target/fuzz/TARGET-broken. Only our own crates are built for it,
-# with the marks of coverage that it follows; everything else is what `cargo build` has built already.
+# with the marks of coverage that it follows; everything else is what the tests have built already.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
@@ -15,8 +15,9 @@ broken=$root/target/fuzz/$target-broken
 mkdir -p "$kept" "$broken"
 
 cd "$root"
+build=${CARGO_TARGET_DIR:-$root/target}
 RUSTC_WORKSPACE_WRAPPER=$root/tests/fuzz/rustc.sh \
-  cargo build --locked --package alluvium-fuzz --features fuzzer --bin "fuzz-$target" --target-dir "$root/target/fuzz/build"
-exec "$root/target/fuzz/build/debug/fuzz-$target" "$kept" "$root/tests/fuzz/corpus/$target" \
+  cargo build --locked --workspace --features alluvium-fuzz/fuzzer --bin "fuzz-$target"
+exec "$build/debug/fuzz-$target" "$kept" "$root/tests/fuzz/corpus/$target" \
   -max_total_time="$seconds" -artifact_prefix="$broken/" -timeout=10 -rss_limit_mb=4096 \
   -dict="$root/tests/fuzz/$target.dict" "$@"
