@@ -46,12 +46,15 @@ pub(crate) struct Point {
     pub(crate) settings: String,
 }
 
+/// Gives the event of a number.
+type Event = Box<dyn Fn(&mut StdRng, usize) -> String>;
+
 /// What is read.
 pub(crate) struct Topic {
     pub(crate) name: String,
     pub(crate) partitions: i32,
     pub(crate) events: usize,
-    pub(crate) event: Box<dyn Fn(&mut StdRng, usize) -> String>,
+    pub(crate) event: Event,
 }
 
 impl Topic {

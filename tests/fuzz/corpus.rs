@@ -2,9 +2,11 @@
 
 use std::{fs, path::Path};
 
+type Target = fn(&[u8]);
+
 #[test]
 fn kept_inputs_break_no_promise() {
-    let targets: [(&str, fn(&[u8])); 3] = [
+    let targets: [(&str, Target); 3] = [
         ("decode", alluvium_fuzz::decode),
         ("sketches", alluvium_fuzz::sketches),
         ("pipelines", alluvium_fuzz::pipelines),

@@ -1,6 +1,6 @@
 //! Bytes of sketches: refused or read, never a panic, and what is read merges to the same in either order.
 
-use std::sync::Arc;
+use std::{slice, sync::Arc};
 
 use alluvium_functions::{ddsketch_merge, ddsketch_quantile, hll_sketch_estimate, hll_union};
 use datafusion::{
@@ -75,8 +75,8 @@ fn merge(left: &ArrayRef, right: &ArrayRef) -> Result<ArrayRef> {
         .alias("x")
         .build()?;
     let mut accumulator = aggregate.create_accumulator()?;
-    accumulator.update_batch(&[left.clone()])?;
-    accumulator.update_batch(&[right.clone()])?;
+    accumulator.update_batch(slice::from_ref(left))?;
+    accumulator.update_batch(slice::from_ref(right))?;
     match accumulator.evaluate()? {
         ScalarValue::Binary(sketch) => Ok(Arc::new(BinaryArray::from(vec![sketch.as_deref()]))),
         other => panic!("a merge gives {other:?}"),
