@@ -6,9 +6,10 @@ use crate::{
     diagnostic::Code,
     plan::EventColumn,
     reader::{FromNode, Keys as _, Reader},
+    tree::Scalar,
     values,
     written::schema::{Column, EventSchema},
-    yaml::{self, Environment, Scalar},
+    yaml::{self, Environment},
 };
 
 /// Reads a schema file. `None` when a column could not be understood: everything that uses columns

@@ -38,7 +38,7 @@ use datafusion::{
     },
 };
 
-use crate::{TableShape, diagnostic::Code, plan::EventColumn, reader::Reader, yaml::Scalar};
+use crate::{TableShape, diagnostic::Code, plan::EventColumn, reader::Reader, tree::Scalar};
 
 /// Deeper than any expression a person writes, far below what a thread's stack bears.
 const MAX_NESTING: usize = 40;

@@ -1,33 +1,4 @@
-//! What somebody probably meant: nearest names, words of other products, keys at the wrong level.
-
-use crate::{
-    reader::Keys,
-    written::{pipeline, schema, server},
-};
-
-/// Every map of fixed keys and where it stands.
-const PLACES: &[(&str, &[&str])] = &[
-    (pipeline::Pipeline::PLACE, pipeline::Pipeline::KEYS),
-    (pipeline::Source::PLACE, pipeline::Source::KEYS),
-    (pipeline::Kafka::PLACE, pipeline::Kafka::KEYS),
-    (pipeline::Decode::PLACE, pipeline::Decode::KEYS),
-    (pipeline::JsonDecode::PLACE, pipeline::JsonDecode::KEYS),
-    (pipeline::EventTime::PLACE, pipeline::EventTime::KEYS),
-    (pipeline::Accept::PLACE, pipeline::Accept::KEYS),
-    (pipeline::Table::PLACE, pipeline::Table::KEYS),
-    (pipeline::Window::PLACE, pipeline::Window::KEYS),
-    (pipeline::DeadLetters::PLACE, pipeline::DeadLetters::KEYS),
-    (pipeline::Test::PLACE, pipeline::Test::KEYS),
-    (schema::EventSchema::PLACE, schema::EventSchema::KEYS),
-    (server::ServerFile::PLACE, server::ServerFile::KEYS),
-    (server::Storage::PLACE, server::Storage::KEYS),
-    (server::Connections::PLACE, server::Connections::KEYS),
-    (server::Kafka::PLACE, server::Kafka::KEYS),
-    (server::Tls::PLACE, server::Tls::KEYS),
-    (server::Sasl::PLACE, server::Sasl::KEYS),
-    (server::Listen::PLACE, server::Listen::KEYS),
-    (server::Memory::PLACE, server::Memory::KEYS),
-];
+//! What somebody probably meant: nearest names, words of other products.
 
 /// Words of other products (in lower case, without `_`, `-`, `.` and spaces) and ours for them.
 const SYNONYMS: &[(&str, &str)] = &[
@@ -118,7 +89,7 @@ pub(crate) fn nearest<'k>(name: &str, known: impl IntoIterator<Item = &'k str>) 
         .map(|(_, candidate)| candidate)
 }
 
-fn synonym(key: &str) -> Option<&'static str> {
+pub(crate) fn synonym(key: &str) -> Option<&'static str> {
     let plain = folded(key);
     SYNONYMS
         .iter()
@@ -134,49 +105,6 @@ pub(crate) fn meant_key<'k>(key: &str, known: &[&'k str]) -> Option<&'k str> {
         .copied()
         .find(|known| Some(*known) == synonym)
         .or_else(|| nearest(key, known.iter().copied()))
-}
-
-/// What to do about a key that is not one of `known`.
-pub(crate) fn for_key(key: &str, place: &str, known: &[&str]) -> String {
-    let synonym = synonym(key);
-    match meant_key(key, known) {
-        Some(meant) if Some(meant) == synonym => return format!("here it is called `{meant}`"),
-        Some(meant) => return format!("did you mean `{meant}`?"),
-        None => {}
-    }
-    // Only places of the same file can be meant.
-    let file = PLACES
-        .iter()
-        .position(|(name, _)| *name == place)
-        .map_or(0, file_of);
-    let elsewhere = |key: &str| {
-        PLACES
-            .iter()
-            .enumerate()
-            .find(|(at, (name, keys))| {
-                file_of(*at) == file && *name != place && keys.contains(&key)
-            })
-            .map(|(_, (name, _))| *name)
-    };
-    if let Some(where_) = elsewhere(key) {
-        return format!("`{key}` belongs {where_}: look at the indentation");
-    }
-    if let Some((ours, where_)) = synonym.and_then(|ours| Some((ours, elsewhere(ours)?))) {
-        return format!("it is called `{ours}` and belongs {where_}");
-    }
-    match known {
-        [] => String::new(),
-        known => format!("known keys are {}", known.join(", ")),
-    }
-}
-
-/// Which file a place belongs to: pipeline, schema or server.
-fn file_of(position: usize) -> usize {
-    match position {
-        0..=10 => 1,
-        11 => 2,
-        _ => 3,
-    }
 }
 
 /// Help for a name that is none of `known`.

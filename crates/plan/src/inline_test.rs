@@ -11,9 +11,9 @@ use crate::{
     diagnostic::{Code, SourceFile},
     hints,
     reader::{Keys as _, Reader},
+    tree::Scalar,
     values,
     written::pipeline::{Expected, Row, Table, Test},
-    yaml::Scalar,
 };
 
 /// Events, and the rows they must give.

@@ -5,6 +5,7 @@
 //! query layer reads ([`Published`]). Files come in as text ([`load_pipeline`], [`load_server`]);
 //! what is wrong with them comes out as [`Diagnostics`], all at once.
 
+mod advice;
 mod definition;
 mod diagnostic;
 mod event_schema;
@@ -21,6 +22,7 @@ mod reader;
 mod server;
 mod shape;
 mod status;
+mod tree;
 mod values;
 mod written;
 mod yaml;

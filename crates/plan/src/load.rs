@@ -16,6 +16,7 @@ use alluvium_types::TableSet;
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 
 use crate::{
+    advice,
     definition::{self, EventDefinition},
     diagnostic::{Code, Diagnostic, Diagnostics, SourceFile},
     event_schema,
@@ -25,9 +26,10 @@ use crate::{
     plan::{Accept, Drain, EventColumn, EventTime, KafkaSource, Plan, Start, UnknownFields},
     properties,
     reader::{FromNode, Keys as _, Reader},
+    tree::Scalar,
     values::{self, Zero},
     written::pipeline::{self as written, Pipeline},
-    yaml::{self, Environment, Scalar},
+    yaml::{self, Environment},
 };
 
 const MAX_DELAY: Duration = Duration::from_secs(30);
@@ -92,6 +94,7 @@ pub fn load_pipelines(
                 Reader {
                     file: &file,
                     found: &mut found,
+                    advise: advice::for_key,
                 }
                 .error(
                     Code::Name,
@@ -129,7 +132,11 @@ fn load(
     environment: &Environment,
     found: &mut Diagnostics,
 ) -> Option<Loaded> {
-    let mut reader = Reader { file, found };
+    let mut reader = Reader {
+        file,
+        found,
+        advise: advice::for_key,
+    };
     let reader = &mut reader;
     let name = stem(&file.path);
     let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -485,6 +492,7 @@ fn read_schema(
             let mut reader = Reader {
                 file: &source,
                 found: reader.found,
+                advise: advice::for_key,
             };
             event_schema::read(&mut reader, environment)
         }

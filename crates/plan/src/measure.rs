@@ -16,7 +16,7 @@ use crate::{
     hints,
     reader::Reader,
     shape::{Finish, StateKind},
-    yaml::Scalar,
+    tree::Scalar,
 };
 
 const MEASURES: &[&str] = &[

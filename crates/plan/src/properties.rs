@@ -1,6 +1,6 @@
 //! Which librdkafka properties a file may set, and why not the others.
 
-use crate::{diagnostic::Code, hints, reader::Reader, yaml::Scalar};
+use crate::{diagnostic::Code, hints, reader::Reader, tree::Scalar};
 
 /// Properties of librdkafka's consumer that are the user's to choose. Source: librdkafka's
 /// CONFIGURATION.md.

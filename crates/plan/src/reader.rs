@@ -9,14 +9,15 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::{
     diagnostic::{Code, Diagnostic, Diagnostics, Severity, SourceFile},
-    hints,
-    yaml::{Node, Scalar, Style, Value},
+    tree::{Node, Scalar, Style, Value},
 };
 
 /// One file and the mistakes found in it so far.
 pub(crate) struct Reader<'a> {
     pub(crate) file: &'a Arc<SourceFile>,
     pub(crate) found: &'a mut Diagnostics,
+    /// What to do about a key (first) that does not belong to a place (second) with these keys.
+    pub(crate) advise: fn(&str, &str, &[&str]) -> String,
 }
 
 impl Reader<'_> {
@@ -124,7 +125,7 @@ impl Reader<'_> {
 
     /// Says that `key` is not one of `known`, and where it may belong.
     pub(crate) fn unknown_key(&mut self, key: &Scalar, place: &str, known: &[&str]) {
-        let help = hints::for_key(&key.shown, place, known);
+        let help = (self.advise)(&key.shown, place, known);
         self.error(
             Code::Structure,
             key.span.clone(),
@@ -533,8 +534,8 @@ macro_rules! written {
 
         impl $crate::reader::FromNode for $name {
             fn from_node(
-                node: &$crate::yaml::Node,
-                key: &$crate::yaml::Scalar,
+                node: &$crate::tree::Node,
+                key: &$crate::tree::Scalar,
                 reader: &mut $crate::reader::Reader<'_>,
             ) -> Option<Self> {
                 use $crate::reader::Keys as _;

@@ -11,13 +11,15 @@ use std::{
 };
 
 use crate::{
+    advice,
     diagnostic::{Code, Diagnostics, SourceFile},
     load::ReadFile,
     properties,
     reader::{FromNode, Keys as _, Reader, SecretFrom, SecretText},
+    tree::Scalar,
     values,
     written::server as written,
-    yaml::{self, Environment, Scalar},
+    yaml::{self, Environment},
 };
 
 const MEMORY: usize = 512 << 20;
@@ -142,6 +144,7 @@ pub fn load_server(
     let reader = Reader {
         file: &file,
         found: &mut found,
+        advise: advice::for_key,
     };
     let mut loading = Loading {
         reader,

@@ -13,7 +13,7 @@ use crate::{
     hints,
     plan::{EpochUnit, StopIf},
     reader::{Keys, Reader},
-    yaml::Scalar,
+    tree::Scalar,
 };
 
 const UNITS: &[(&str, u64)] = &[

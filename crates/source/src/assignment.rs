@@ -20,11 +20,12 @@ use rdkafka::{
 };
 
 use crate::{
-    Halt,
-    direct::{Fetcher, Settings},
+    direct::{feed::Feed, settings::Settings},
     error::classify,
     native::PartitionQueue,
+    notice::Notice,
     partition::{LogEnds, Partition},
+    state::{State, Unstarted},
 };
 
 /// What the drain asks while it holds the poll thread inside a rebalance (P17, P27).
@@ -37,90 +38,13 @@ pub trait Assignments: Send + Sync + 'static {
     fn revoked(&self, deadline: Instant);
 
     /// The recorded next offsets of these partitions. A partition left out halts as
-    /// [`Halt::Unrecorded`]. `None`: they cannot be read in time; then nothing is assigned, and
+    /// [`Halt::Unrecorded`](crate::Halt::Unrecorded). `None`: they cannot be read in time; then nothing is assigned, and
     /// [`serve`](crate::KafkaDrain::serve) asks again.
     fn starts(
         &self,
         partitions: &[TopicPartition],
         deadline: Instant,
     ) -> Option<BTreeMap<TopicPartition, i64>>;
-}
-
-/// What happened while the drain was served.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Notice {
-    /// From here on batches of this generation come, from these partitions only.
-    Assigned {
-        /// The generation every batch of this assignment carries.
-        generation: Generation,
-        /// All partitions of the assignment, also halted ones.
-        partitions: Vec<TopicPartition>,
-    },
-    /// Nothing is assigned any more.
-    Revoked,
-    /// The group assigned these partitions, but their offsets cannot be read yet. Asked again.
-    StartsUnknown {
-        /// The partitions that wait.
-        partitions: Vec<TopicPartition>,
-    },
-    /// Nothing is taken from this partition until the next assignment (P18).
-    Halted {
-        /// The partition.
-        partition: TopicPartition,
-        /// Why.
-        halt: Halt,
-    },
-    /// The client or a broker complains; the client goes on trying.
-    Error {
-        /// Whether a person must act.
-        class: ErrorClass,
-        /// What it says.
-        text: String,
-    },
-    /// Another process has taken this instance's place in the group (P29). Nothing comes any more.
-    Fenced(String),
-}
-
-/// Partitions that the group gave us and whose starts are not known.
-#[derive(Debug)]
-pub(crate) struct Unstarted {
-    generation: Generation,
-    partitions: Vec<TopicPartition>,
-    again_at: Instant,
-}
-
-/// What the callbacks and the drain share. Both run on the thread that owns the drain.
-#[derive(Debug, Default)]
-pub(crate) struct State {
-    pub(crate) generation: Generation,
-    pub(crate) partitions: Vec<Partition>,
-    pub(crate) notices: Vec<Notice>,
-    unstarted: Option<Unstarted>,
-    closing: bool,
-}
-
-impl State {
-    /// A partition that halted out of range and whose log's ends were not asked for yet.
-    pub(crate) fn unexplained(&self) -> Option<(TopicPartition, i64)> {
-        self.partitions
-            .iter()
-            .find(|partition| partition.is_unexplained())
-            .map(|partition| (partition.name.clone(), partition.position()))
-    }
-
-    /// Tells why a partition halted: as `better` says, else in the broker's words.
-    pub(crate) fn explain(&mut self, name: &TopicPartition, better: Option<Halt>) {
-        let found = self
-            .partitions
-            .iter_mut()
-            .find(|partition| partition.name == *name);
-        if let Some(halt) = found.and_then(|partition| partition.explain(better)) {
-            self.notices.push(Notice::Halted {
-                partition: name.clone(),
-                halt,
-            });
-        }
-    }
 }
 
 /// The consumer's context: answers rebalances.
@@ -390,7 +314,7 @@ fn feeds(
             continue;
         };
         list.add_partition_offset(&name.topic, name.partition, Offset::Offset(start))?;
-        let feed = Fetcher::feed(settings, start);
+        let feed = Feed::starting_at(start, settings.partition_bytes);
         held.push(Partition::fetched(name.clone(), feed, start));
     }
     Ok((held, list))

@@ -12,7 +12,7 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use crate::{SourceError, direct::Settings};
+use crate::{SourceError, direct::settings::Settings};
 
 /// A connection: addresses, and librdkafka's properties for it (TLS, SASL, timeouts).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -8,11 +8,10 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
-use alluvium_types::{BufferPool, ErrorClass, MemoryBudget, Packed, TopicPartition};
+use alluvium_types::{BufferPool, ErrorClass, MemoryBudget, TopicPartition};
 use bytes::Bytes;
 use kafka_protocol::{
     error::ResponseError,
@@ -29,29 +28,27 @@ use mio::Token;
 use uuid::Uuid;
 
 use crate::{
-    Halt, Notice,
-    assignment::State,
+    Halt,
+    notice::Notice,
     partition::{LogEnds, Partition},
+    state::State,
 };
 
 mod codec;
 mod connection;
-mod feed;
+pub(crate) mod feed;
 mod link;
 mod record_batch;
 mod security;
 mod session;
-mod settings;
-mod unpack;
-
-pub(crate) use feed::{Feed, Taken};
-pub(crate) use settings::Settings;
+pub(crate) mod settings;
+pub(crate) mod unpack;
 
 use connection::Connection;
 use feed::Placement;
 use link::Link;
 use session::{Ask, Session};
-use unpack::PackedBatches;
+use settings::Settings;
 
 /// Fetch versions: from the first with record batches to the first with topic ids.
 const FETCH: (i16, i16) = (4, 13);
@@ -145,21 +142,6 @@ impl Fetcher {
             failures: 0,
             turn: 0,
             complained: None,
-        })
-    }
-
-    /// A partition's feed from `offset` on.
-    pub(crate) fn feed(settings: &Settings, offset: i64) -> Feed {
-        Feed::starting_at(offset, settings.partition_bytes)
-    }
-
-    /// What travels on to the workers.
-    pub(crate) fn pack(&self, taken: &mut Taken, piece_bytes: usize) -> Arc<dyn Packed> {
-        Arc::new(PackedBatches {
-            batches: std::mem::take(&mut taken.batches),
-            piece_bytes,
-            buffers: self.buffers.clone(),
-            memory: self.memory.clone(),
         })
     }
 

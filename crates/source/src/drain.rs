@@ -24,10 +24,8 @@ use rdkafka::{
 };
 
 use crate::{
-    Assignments, Halt, Notice, PartitionView, SourceError, Subscription,
-    assignment::{Context, State},
-    direct::Fetcher,
-    partition::Taking,
+    Assignments, Halt, Notice, PartitionView, SourceError, Subscription, assignment::Context,
+    direct::Fetcher, partition::Taking, state::State,
 };
 
 /// How long a dropped drain may take to leave its group.
@@ -205,7 +203,6 @@ impl KafkaDrain {
             generation: *generation,
             memory: &self.memory,
             buffers: &self.buffers,
-            fetcher: self.fetcher.as_ref(),
             damaged: &self.damaged,
             notices,
         };

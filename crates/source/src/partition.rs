@@ -3,7 +3,10 @@
 //! Owns the position, the only one that counts: librdkafka's own is never read. Does not own the
 //! assignment, nor what a halt leads to.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
 use alluvium_types::{
     BufferPool, Damaged, FetchedBatch, Generation, MemoryBudget, OffsetRange, RawBatchBuilder,
@@ -12,10 +15,11 @@ use alluvium_types::{
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::{
-    Halt, Notice,
-    direct::{Feed, Fetcher},
+    Halt,
+    direct::{feed::Feed, unpack::PackedBatches},
     error::classify,
     native::{Message, PartitionQueue},
+    notice::Notice,
 };
 
 /// Where one assigned partition stands.
@@ -51,8 +55,6 @@ pub(crate) struct Taking<'a> {
     pub(crate) generation: Generation,
     pub(crate) memory: &'a MemoryBudget,
     pub(crate) buffers: &'a BufferPool,
-    /// Present when the partitions have feeds.
-    pub(crate) fetcher: Option<&'a Fetcher>,
     /// Where bytes begin that a worker could not unpack.
     pub(crate) damaged: &'a BTreeMap<TopicPartition, Damaged>,
     pub(crate) notices: &'a mut Vec<Notice>,
@@ -213,7 +215,7 @@ impl Partition {
         let damaged = taking.damaged.get(&self.name);
         let stop = damaged.map(|damaged| damaged.offset);
         let taken = feed.take(self.position, taking.max_bytes, stop);
-        let Some(mut taken) = taken else {
+        let Some(taken) = taken else {
             let unreadable = match damaged {
                 Some(damaged) if feed.waits_from(damaged.offset) => {
                     Some((damaged.offset, damaged.text.clone()))
@@ -224,9 +226,13 @@ impl Partition {
             self.halt_unreadable(offset, text, taking.notices);
             return None;
         };
-        let fetcher = taking.fetcher?;
         self.position = taken.range.end();
-        let packed = fetcher.pack(&mut taken, taking.max_bytes);
+        let packed = Arc::new(PackedBatches {
+            batches: taken.batches,
+            piece_bytes: taking.max_bytes,
+            buffers: taking.buffers.clone(),
+            memory: taking.memory.clone(),
+        });
         Some(FetchedBatch::packed(
             self.name.clone(),
             taken.range,

@@ -6,7 +6,7 @@ use datafusion::arrow::{
 use super::*;
 use crate::{
     diagnostic::{Diagnostics, SourceFile},
-    yaml::{Node, Style, Value},
+    tree::{Node, Style, Value},
 };
 
 fn columns() -> Vec<EventColumn> {
@@ -41,6 +41,7 @@ fn typed(sql: &str) -> Result<(Expressions, Typed), String> {
     let mut reader = Reader {
         file: &file,
         found: &mut found,
+        advise: crate::advice::for_key,
     };
     let typed = expressions.value(&scalar, &mut reader);
     match typed {
@@ -202,6 +203,7 @@ fn places_lead_through_quotes_and_blocks() {
         let mut reader = Reader {
             file: &file,
             found: &mut found,
+            advise: crate::advice::for_key,
         };
         let node = crate::yaml::parse(&mut reader, &Default::default()).unwrap();
         let Node {

@@ -16,9 +16,9 @@ use crate::{
     plan::{GroupColumn, PartitionBy, StateFold, TablePlan},
     reader::{Keys as _, Reader},
     shape::{MeasureShape, StateKind, StateShape, TableShape},
+    tree::Scalar,
     values::{self, NameOf, Zero},
     written::pipeline as written,
-    yaml::Scalar,
 };
 
 /// A table whose expressions are typed but not yet bound.

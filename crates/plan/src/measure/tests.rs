@@ -5,7 +5,7 @@ use crate::{
     TableShape,
     diagnostic::{Diagnostics, SourceFile},
     plan::EventColumn,
-    yaml::Style,
+    tree::Style,
 };
 
 fn read(sql: &str) -> Result<Measure, String> {
@@ -37,6 +37,7 @@ fn read(sql: &str) -> Result<Measure, String> {
     let mut reader = Reader {
         file: &file,
         found: &mut found,
+        advise: crate::advice::for_key,
     };
     let measure = measure(&Expressions::new(&columns), &scalar, &mut reader);
     match measure {

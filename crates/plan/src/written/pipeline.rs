@@ -9,7 +9,7 @@ use crate::{
         DrainText, FromNode, Json, Later, Named, PartitionByText, Property, Reader, Span, Sql,
         StartText, StopIfText, Text, UnknownFieldsText, Version, written,
     },
-    yaml::{Node, Scalar, Value},
+    tree::{Node, Scalar, Value},
 };
 
 written! {

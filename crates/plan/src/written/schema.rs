@@ -6,7 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::{
     reader::{Flag, FromNode, Named, Reader, Text, UnitText, Version, written},
-    yaml::{Node, Scalar, Value},
+    tree::{Node, Scalar, Value},
 };
 
 written! {

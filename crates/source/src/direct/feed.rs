@@ -46,14 +46,14 @@ pub(crate) struct Feed {
 /// Batches that were taken, and the stretch they cover.
 #[derive(Debug)]
 pub(crate) struct Taken {
-    pub(super) batches: Vec<RecordBatch>,
+    pub(crate) batches: Vec<RecordBatch>,
     pub(crate) range: OffsetRange,
     pub(crate) records: usize,
     pub(crate) bytes: usize,
 }
 
 impl Feed {
-    pub(super) fn starting_at(offset: i64, max_bytes: i32) -> Self {
+    pub(crate) fn starting_at(offset: i64, max_bytes: i32) -> Self {
         Self {
             placement: None,
             topic: Uuid::nil(),

@@ -48,7 +48,7 @@ pub(super) struct NotABatch(pub(super) String);
 
 /// A batch of a response: its bytes, checked, and its header.
 #[derive(Clone, Debug)]
-pub(super) struct RecordBatch {
+pub(crate) struct RecordBatch {
     pub(super) header: Header,
     /// From the header's first byte on.
     pub(super) bytes: Bytes,

@@ -20,7 +20,7 @@ pub(crate) struct Settings {
     /// The most bytes of one response, give or take one record batch.
     pub(super) response_bytes: i32,
     /// The most bytes of one partition in a response, give or take one record batch.
-    pub(super) partition_bytes: i32,
+    pub(crate) partition_bytes: i32,
     /// Bytes that may wait to be taken, of all partitions together.
     pub(super) queue_bytes: usize,
     /// How long an answer may take.

@@ -15,12 +15,12 @@ use super::{
 
 /// Record batches of one partition that follow each other in its log, as the broker sent them.
 #[derive(Debug)]
-pub(super) struct PackedBatches {
-    pub(super) batches: Vec<RecordBatch>,
+pub(crate) struct PackedBatches {
+    pub(crate) batches: Vec<RecordBatch>,
     /// About the most unpacked bytes of one piece; a single record batch may be larger (P30).
-    pub(super) piece_bytes: usize,
-    pub(super) buffers: BufferPool,
-    pub(super) memory: MemoryBudget,
+    pub(crate) piece_bytes: usize,
+    pub(crate) buffers: BufferPool,
+    pub(crate) memory: MemoryBudget,
 }
 
 impl Packed for PackedBatches {
