@@ -10,7 +10,9 @@
 #
 # Needs Java 17, and Maven the first time: the broker comes as jars, about 130 MB, into the cache folder.
 # Environment: KAFKA_PORT (19092; the next port is the controller's), KAFKA_VERSION (4.1.0), KAFKA_HEAP (512m),
-#   KAFKA_HOME (cache folder), KAFKA_SETTINGS (a file with further lines for server.properties).
+#   KAFKA_HOME (cache folder), KAFKA_SETTINGS (a file with further lines for server.properties), KAFKA_SECURED (a folder: a
+#   node of its own then also listens on KAFKA_PORT + 2 with TLS and SASL, for the user alluvium with the password canary;
+#   the folder gets ca.pem, and ends with clean).
 set -euo pipefail
 
 version=${KAFKA_VERSION:-4.1.0}
@@ -65,6 +67,40 @@ pid() {
   fi
 }
 
+# An authority and a certificate for this machine's loopback, made for one node and thrown away with it.
+certify() {
+  local made=$node/secured
+  mkdir -p "$made" "$KAFKA_SECURED"
+  keytool -genkeypair -alias authority -keyalg EC -dname CN=authority -ext bc:c -validity 30 -keystore "$made/authority.p12" \
+    -storepass canary -storetype PKCS12
+  keytool -exportcert -rfc -alias authority -keystore "$made/authority.p12" -storepass canary -file "$KAFKA_SECURED/ca.pem"
+  keytool -genkeypair -alias broker -keyalg EC -dname CN=broker -validity 30 -keystore "$made/broker.p12" -storepass canary \
+    -storetype PKCS12
+  keytool -certreq -alias broker -keystore "$made/broker.p12" -storepass canary |
+    keytool -gencert -alias authority -keystore "$made/authority.p12" -storepass canary -rfc -validity 30 \
+      -ext SAN=IP:127.0.0.1,DNS:localhost >"$made/broker.pem"
+  cat "$KAFKA_SECURED/ca.pem" "$made/broker.pem" |
+    keytool -importcert -noprompt -alias broker -keystore "$made/broker.p12" -storepass canary
+}
+
+secured_settings() {
+  local module=org.apache.kafka.common.security mechanism name=listener.name.secured
+  cat <<EOF
+listeners=PLAINTEXT://$broker,CONTROLLER://127.0.0.1:$((port + 1)),SECURED://127.0.0.1:$((port + 2))
+advertised.listeners=PLAINTEXT://$broker,SECURED://127.0.0.1:$((port + 2))
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SECURED:SASL_SSL
+inter.broker.listener.name=PLAINTEXT
+$name.ssl.keystore.location=$node/secured/broker.p12
+$name.ssl.keystore.password=canary
+$name.ssl.keystore.type=PKCS12
+$name.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+$name.plain.sasl.jaas.config=$module.plain.PlainLoginModule required user_alluvium="canary";
+EOF
+  for mechanism in scram-sha-256 scram-sha-512; do
+    echo "$name.$mechanism.sasl.jaas.config=$module.scram.ScramLoginModule required;"
+  done
+}
+
 settings() {
   cat <<EOF
 process.roles=broker,controller
@@ -84,6 +120,7 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 EOF
+  [ -z "${KAFKA_SECURED:-}" ] || secured_settings
   [ -z "${KAFKA_SETTINGS:-}" ] || cat "$KAFKA_SETTINGS"
 }
 
@@ -98,7 +135,14 @@ start() {
   mkdir -p "$node"
   settings >"$node/server.properties"
   if [ ! -e "$node/log/meta.properties" ]; then
-    java_with kafka.tools.StorageTool format --standalone --config "$node/server.properties" \
+    local users=() mechanism
+    if [ -n "${KAFKA_SECURED:-}" ]; then
+      certify >"$node/certify" 2>&1 || fail "$(cat "$node/certify")"
+      for mechanism in 256 512; do
+        users+=(--add-scram "SCRAM-SHA-$mechanism=[name=alluvium,password=canary]")
+      done
+    fi
+    java_with kafka.tools.StorageTool format --standalone "${users[@]}" --config "$node/server.properties" \
       --cluster-id "$(java_with kafka.tools.StorageTool random-uuid)" >"$node/format" 2>&1 || fail "$(cat "$node/format")"
   fi
   : >"$node/output"

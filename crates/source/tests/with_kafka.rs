@@ -1,6 +1,7 @@
 //! What the mock cluster cannot show: transaction markers and aborted records of a real Kafka.
 //!
-//! Run with `KAFKA_BROKERS=host:port cargo test --test with_kafka -- --ignored`.
+//! Run with `KAFKA_BROKERS=host:port cargo test --test with_kafka -- --ignored`. What is said of TLS and SASL also needs
+//! `KAFKA_SECURED=folder` as `scripts/kafka.sh` knows it, and `KAFKA_SECURED_BROKERS=host:port`.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -173,4 +174,84 @@ fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
     }
     assert_eq!(read.len(), committed.len() + 1);
     drain.close(PATIENCE).unwrap();
+}
+
+/// Reads a topic of one record over a secured listener; an error names why it cannot be read.
+fn read_one(topic: &str, kind: DrainKind, properties: &[(&str, &str)]) -> Result<String, String> {
+    let mut broker = Broker::new(std::env::var("KAFKA_SECURED_BROKERS").expect("it is set"));
+    broker.properties = properties
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    let subscription = Subscription {
+        broker,
+        drain: kind,
+        topics: vec![topic.into()],
+        group: unique("g"),
+        instance: None,
+        properties: BTreeMap::new(),
+        memory: MemoryBudget::new(1 << 20),
+        queue_bytes: 1 << 20,
+        partition_count: 1,
+    };
+    let generation = AssignmentGeneration::default();
+    let mut drain = KafkaDrain::subscribe(subscription, generation, Arc::new(FromTheBeginning))
+        .map_err(|error| error.to_string())?;
+    let deadline = Instant::now() + Duration::from_secs(8);
+    let mut told = Vec::new();
+    while Instant::now() < deadline {
+        let notices = drain.serve(Duration::from_millis(5));
+        told.extend(notices.map_err(|error| error.to_string())?);
+        if let Some(batch) = drain.take(1000, Timestamp::default()) {
+            let mut value = String::new();
+            batch
+                .read(|records| {
+                    for record in records.records() {
+                        value += std::str::from_utf8(record.value().unwrap()).unwrap();
+                    }
+                    Ok::<(), ()>(())
+                })
+                .unwrap();
+            drain.close(PATIENCE).unwrap();
+            return Ok(value);
+        }
+    }
+    Err(format!("nothing came: {told:?}"))
+}
+
+#[test]
+#[ignore = "needs a real Kafka with a secured listener at KAFKA_SECURED_BROKERS"]
+fn both_drains_read_over_tls_as_a_user_of_every_mechanism() {
+    let plain = Broker::new(std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS is set"));
+    let folder = std::env::var("KAFKA_SECURED").expect("KAFKA_SECURED is set");
+    let authority = format!("{folder}/ca.pem");
+    let topic = unique("secured");
+    create(&plain, &topic);
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &plain.brokers)
+        .create()
+        .unwrap();
+    let record = BaseRecord::<str, str>::to(&topic).payload("a secret");
+    producer.send(record).unwrap();
+    producer.flush(PATIENCE).unwrap();
+
+    for kind in [DrainKind::Direct, DrainKind::Portable] {
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            let with = |password, authority| {
+                let properties = [
+                    ("security.protocol", "SASL_SSL"),
+                    ("ssl.ca.location", authority),
+                    ("sasl.mechanism", mechanism),
+                    ("sasl.username", "alluvium"),
+                    ("sasl.password", password),
+                ];
+                read_one(&topic, kind, &properties)
+            };
+            let read = with("canary", &authority);
+            assert_eq!(read.as_deref(), Ok("a secret"), "{kind:?} {mechanism}");
+            let refused = with("wrong-canary", &authority).unwrap_err();
+            println!("{kind:?} {mechanism}, a wrong password: {refused}");
+            assert!(!refused.contains("canary"), "a password is told: {refused}");
+        }
+    }
 }
