@@ -11,8 +11,8 @@
 # Needs Java 17, and Maven the first time: the broker comes as jars, about 130 MB, into the cache folder.
 # Environment: KAFKA_PORT (19092; the next port is the controller's), KAFKA_VERSION (4.1.0), KAFKA_HEAP (512m),
 #   KAFKA_HOME (cache folder), KAFKA_SETTINGS (a file with further lines for server.properties), KAFKA_SECURED (a folder: a
-#   node of its own then also listens on KAFKA_PORT + 2 with TLS and SASL, for the user alluvium with the password canary;
-#   the folder gets ca.pem, and ends with clean).
+#   new node then also listens on KAFKA_PORT + 2 with TLS and SASL, for the user alluvium with the password canary or a token that nobody signed, and the
+#   authority that its certificate is signed by is put there as ca.pem).
 set -euo pipefail
 
 version=${KAFKA_VERSION:-4.1.0}
@@ -93,7 +93,8 @@ inter.broker.listener.name=PLAINTEXT
 $name.ssl.keystore.location=$node/secured/broker.p12
 $name.ssl.keystore.password=canary
 $name.ssl.keystore.type=PKCS12
-$name.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512
+$name.sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-256,SCRAM-SHA-512,OAUTHBEARER
+$name.oauthbearer.sasl.jaas.config=$module.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub="broker";
 $name.plain.sasl.jaas.config=$module.plain.PlainLoginModule required user_alluvium="canary";
 EOF
   for mechanism in scram-sha-256 scram-sha-512; do

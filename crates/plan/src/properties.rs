@@ -99,9 +99,9 @@ pub(crate) fn check(name: &Scalar, reader: &mut Reader<'_>) -> bool {
         text if text.starts_with("group.") => Some("the server's part in its group is its own"),
         text if text.starts_with("offset.store") => Some("offsets are kept in the tables"),
         "security.protocol" => Some("`tls: {…}` and `sasl: {…}` of the connection say it"),
-        text if text.starts_with("sasl.") => {
-            Some("write `sasl: {mechanism, username, password}` in the connection")
-        }
+        text if text.starts_with("sasl.") => Some(
+            "write `sasl: {mechanism, username, password}` or `sasl: {mechanism: OAUTHBEARER, token}` in the connection",
+        ),
         text if text.starts_with("ssl.") || text.starts_with("ssl_") => {
             Some("write `tls: {ca, cert, key}` in the connection")
         }

@@ -91,7 +91,7 @@ impl fmt::Debug for Secret {
 pub struct KafkaConnection {
     /// `host:port`, several with commas.
     pub brokers: String,
-    /// TLS, SASL and checked properties under librdkafka's names. Holds the password: `Debug` hides it.
+    /// TLS, SASL and checked properties under librdkafka's names. Holds the password or the token: `Debug` hides them.
     pub properties: BTreeMap<String, String>,
 }
 
@@ -101,7 +101,7 @@ impl fmt::Debug for KafkaConnection {
             .properties
             .iter()
             .map(|(name, value)| match name.as_str() {
-                PASSWORD => (PASSWORD, "***"),
+                PASSWORD | TOKEN => (name.as_str(), "***"),
                 name => (name, value.as_str()),
             })
             .collect();
@@ -113,6 +113,9 @@ impl fmt::Debug for KafkaConnection {
 }
 
 const PASSWORD: &str = "sasl.password";
+/// Not librdkafka's: the client shows the token to it.
+const TOKEN: &str = "sasl.oauthbearer.token";
+const TOKEN_FILE: &str = "sasl.oauthbearer.token.file";
 
 /// The doors.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -491,25 +494,50 @@ impl Loading<'_> {
     }
 
     fn sasl(&mut self, sasl: &written::Sasl, properties: &mut BTreeMap<String, String>) {
-        for (key, help) in [
-            ("mechanism", "write PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"),
+        const MECHANISM: (&str, &str) = (
+            "mechanism",
+            "write PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER",
+        );
+        const OF_TOKENS: [(&str, &str); 2] = [
+            MECHANISM,
+            ("token", "write `token: {file: /run/secrets/kafka-token}`"),
+        ];
+        const OF_PASSWORDS: [(&str, &str); 3] = [
+            MECHANISM,
             ("username", "write the user's name"),
             (
                 "password",
                 "write `password: {file: /run/secrets/kafka}` or `password: ${KAFKA_PASSWORD}`",
             ),
-        ] {
+        ];
+        let bearer = sasl
+            .mechanism
+            .as_ref()
+            .is_some_and(|mechanism| mechanism.text.eq_ignore_ascii_case("OAUTHBEARER"));
+        let (needed, strange): (&[_], &[_]) = match bearer {
+            true => (&OF_TOKENS, &["username", "password"]),
+            false => (&OF_PASSWORDS, &["token"]),
+        };
+        for (key, help) in needed {
             if sasl.lacks(key) {
                 values::missing(&mut self.reader, &sasl.span, key, help);
             }
         }
         if let Some(mechanism) = &sasl.mechanism {
-            let choices = ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"].map(|name| (name, name));
-            if ["OAUTHBEARER", "GSSAPI"].contains(&mechanism.text.as_str()) {
-                let help = "use SCRAM-SHA-512, SCRAM-SHA-256 or PLAIN";
-                let what = format!("SASL {}", mechanism.text);
+            for key in strange.iter().filter(|key| !sasl.lacks(key)) {
+                let message = format!("{} does not take `{key}`", mechanism.shown);
+                let help = match bearer {
+                    true => "the token says whose it is: leave this out",
+                    false => "a token goes with `mechanism: OAUTHBEARER`",
+                };
+                self.error(Code::Structure, &sasl.span, message, help);
+            }
+            let choices =
+                ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"].map(|name| (name, name));
+            if mechanism.text == "GSSAPI" {
+                let help = "use SCRAM-SHA-512, SCRAM-SHA-256, PLAIN or OAUTHBEARER";
                 self.reader
-                    .not_supported(mechanism.span.clone(), &what, help);
+                    .not_supported(mechanism.span.clone(), "SASL GSSAPI", help);
             } else if let Some(name) = values::choice(mechanism, &choices, &mut self.reader) {
                 properties.insert("sasl.mechanism".into(), name.into());
             }
@@ -521,6 +549,14 @@ impl Loading<'_> {
             && let Some(password) = self.secret("password", password)
         {
             properties.insert(PASSWORD.into(), password);
+        }
+        if let Some(token) = &sasl.token
+            && let Some(text) = self.secret("token", token)
+        {
+            match &token.from {
+                SecretFrom::File(path) => properties.insert(TOKEN_FILE.into(), self.path(path)),
+                _ => properties.insert(TOKEN.into(), text),
+            };
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::{
     collections::BTreeMap,
+    error::Error,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -13,6 +14,7 @@ use std::{
 use alluvium_types::{AssignmentGeneration, ErrorClass, Generation, TopicPartition};
 use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult},
@@ -26,6 +28,7 @@ use crate::{
     notice::Notice,
     partition::{LogEnds, Partition},
     state::{State, Unstarted},
+    token::{Tokens, generate},
 };
 
 /// What the drain asks while it holds the poll thread inside a rebalance (P17, P27).
@@ -55,6 +58,7 @@ pub(crate) struct Context {
     patience: Duration,
     /// Present when our own requests read the partitions; librdkafka's then stand still.
     direct: Option<Settings>,
+    tokens: Option<Tokens>,
 }
 
 impl fmt::Debug for Context {
@@ -75,6 +79,7 @@ impl Context {
         assignments: Arc<dyn Assignments>,
         patience: Duration,
         direct: Option<Settings>,
+        tokens: Option<Tokens>,
     ) -> Self {
         Self {
             state: Mutex::default(),
@@ -82,6 +87,7 @@ impl Context {
             assignments,
             patience,
             direct,
+            tokens,
         }
     }
 
@@ -384,6 +390,14 @@ impl ConsumerContext for Context {
 }
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        generate(self.tokens.as_ref()).inspect_err(|error| {
+            self.complain(ErrorClass::Config, error.to_string());
+        })
+    }
+
     fn log(&self, level: RDKafkaLogLevel, fac: &str, text: &str) {
         log_line(level, fac, text);
     }

@@ -12,7 +12,11 @@ use rdkafka::{
     error::KafkaError,
 };
 
-use crate::{SourceError, direct::settings::Settings};
+use crate::{
+    SourceError,
+    direct::settings::Settings,
+    token::{self, Tokens},
+};
 
 /// A connection: addresses, and librdkafka's properties for it (TLS, SASL, timeouts).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -131,6 +135,11 @@ const DEFAULTS: [(&str, &str); 6] = [
     ("socket.keepalive.enable", "true"),
 ];
 
+/// Whether a property is for us and not for librdkafka.
+fn is_ours(name: &str) -> bool {
+    [token::FILE, token::TEXT].contains(&name)
+}
+
 const LONGEST_METADATA_REFRESH: u64 = 30_000;
 
 impl Broker {
@@ -145,13 +154,20 @@ impl Broker {
     pub(crate) fn config(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         for (name, value) in &self.properties {
-            config.set(name, value);
+            if !is_ours(name) {
+                config.set(name, value);
+            }
         }
         config.set("bootstrap.servers", &self.brokers);
         // Without a level of our own librdkafka's lines would follow the `log` crate's, which
         // nobody sets.
         config.set_log_level(RDKafkaLogLevel::Info);
         config
+    }
+
+    /// Where tokens come from, if the broker asks for them.
+    pub(crate) fn tokens(&self) -> Option<Tokens> {
+        Tokens::of(&self.properties)
     }
 
     pub(crate) fn create<C, T>(&self, config: &ClientConfig, context: C) -> Result<T, SourceError>
@@ -187,7 +203,8 @@ impl Subscription {
                 config.set(name, value);
             }
         }
-        for (name, value) in self.broker.properties.iter().chain(&self.properties) {
+        let properties = self.broker.properties.iter().chain(&self.properties);
+        for (name, value) in properties.filter(|(name, _)| !is_ours(name)) {
             let refuse = |reason: &str| {
                 Err(SourceError::Property {
                     property: name.clone(),

@@ -38,8 +38,10 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 /// How long the log's ends are asked for when a partition halts.
 const ASK_ENDS: Duration = Duration::from_millis(250);
 
-/// Buffers that wait for their next use: about as many as are between brokers, intake and workers.
-const IDLE_BUFFERS: usize = 8;
+/// Buffers that wait for their next use: about as many responses as are between brokers, intake and workers, ...
+const IDLE_RESPONSES: usize = 8;
+/// ... and as many raw batches as workers hold.
+const IDLE_BUFFERS: usize = 12;
 
 /// A member of a consumer group that starts where it is told and never skips in silence.
 ///
@@ -91,10 +93,20 @@ impl KafkaDrain {
         let buffers = BufferPool::new(IDLE_BUFFERS);
         let fetcher = direct
             .clone()
-            .map(|settings| Fetcher::new(settings, buffers.clone(), subscription.memory.clone()))
+            .map(|settings| {
+                // Responses and raw batches differ in size: in one pool the many would push out the large.
+                let responses = BufferPool::new(IDLE_RESPONSES);
+                Fetcher::new(settings, responses, subscription.memory.clone())
+            })
             .transpose()
             .map_err(SourceError::Sockets)?;
-        let context = Context::new(generation, assignments, patience, direct);
+        let context = Context::new(
+            generation,
+            assignments,
+            patience,
+            direct,
+            subscription.broker.tokens(),
+        );
         let consumer: BaseConsumer<Context> = subscription.broker.create(&config, context)?;
         let topics: Vec<&str> = subscription.topics.iter().map(|topic| &**topic).collect();
         let subscribed = consumer.subscribe(&topics);

@@ -18,7 +18,7 @@ use rdkafka::{
 
 use crate::{
     Broker, SourceError,
-    inquiry::{Complaint, partition_counts, unanswered},
+    inquiry::{Complaint, partition_counts, show_token, unanswered},
 };
 
 /// How long the client may take to end.
@@ -50,11 +50,13 @@ impl GroupProgress {
         config
             .set("group.id", group)
             .set("enable.auto.commit", "false");
+        let client = broker.create(&config, Complaint::new(broker))?;
+        show_token(&client);
         Ok(Self {
             broker: broker.clone(),
             partitions: counts.get(&topic).copied().flatten().unwrap_or(0),
             topic,
-            client: Some(broker.create(&config, Complaint::default())?),
+            client: Some(client),
         })
     }
 
@@ -67,6 +69,8 @@ impl GroupProgress {
         if self.partitions == 0 {
             return Ok(BTreeMap::new());
         }
+        // A token that has to be renewed is asked for in a turn of the client.
+        client.poll(Duration::ZERO);
         let mut list = TopicPartitionList::new();
         list.add_partition_range(&self.topic, 0, self.partitions - 1);
         let question = || format!("the group's progress in topic {}", self.topic);

@@ -4,32 +4,79 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    error::Error,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use alluvium_types::{Timestamp, TopicPartition};
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
     types::RDKafkaRespErr,
 };
 
-use crate::{Broker, SourceError, assignment::log_line};
+use crate::{
+    Broker, SourceError,
+    assignment::log_line,
+    token::{Tokens, generate},
+};
 
-/// Keeps the last complaint of a client, which says more than "timed out".
+/// Keeps the last complaint of a client, which says more than "timed out", and shows tokens.
 #[derive(Debug, Default)]
-pub(crate) struct Complaint(Mutex<Option<String>>);
+pub(crate) struct Complaint {
+    last: Mutex<Option<String>>,
+    tokens: Option<Tokens>,
+    /// Whether the client has asked for a token yet.
+    shown: AtomicBool,
+}
+
+impl Complaint {
+    pub(crate) fn new(broker: &Broker) -> Self {
+        Self {
+            tokens: broker.tokens(),
+            ..Self::default()
+        }
+    }
+}
+
+/// How long a client may take to ask for its first token, which it does at once.
+const FIRST_TOKEN: Duration = Duration::from_secs(1);
+
+/// Lets a client that nobody polls ask for a token, when it needs one.
+pub(crate) fn show_token(client: &BaseConsumer<Complaint>) {
+    let context = client.context();
+    let deadline = Instant::now() + FIRST_TOKEN;
+    while context.tokens.is_some()
+        && !context.shown.load(Ordering::Relaxed)
+        && Instant::now() < deadline
+    {
+        client.poll(Duration::from_millis(5));
+    }
+}
 
 impl ClientContext for Complaint {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.shown.store(true, Ordering::Relaxed);
+        generate(self.tokens.as_ref()).inspect_err(|error| {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        })
+    }
+
     fn log(&self, level: RDKafkaLogLevel, fac: &str, text: &str) {
         log_line(level, fac, text);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        let mut complaint = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut complaint = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // That all brokers are down says less than why one is.
         if complaint.is_none()
             || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown)
@@ -53,9 +100,11 @@ impl<'b> Inquiry<'b> {
         config.set("allow.auto.create.topics", "false");
         // The end of what can be read is also the end that a committed reader reaches.
         config.set("isolation.level", "read_committed");
+        let client = broker.create(&config, Complaint::new(broker))?;
+        show_token(&client);
         Ok(Self {
             broker,
-            client: broker.create(&config, Complaint::default())?,
+            client,
             deadline: Instant::now() + timeout,
         })
     }
@@ -82,7 +131,7 @@ pub(crate) fn unanswered(
     }
     let context = client.context();
     let hint = context
-        .0
+        .last
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .take();

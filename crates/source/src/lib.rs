@@ -29,6 +29,7 @@ mod partition;
 mod producer;
 mod replay;
 mod state;
+mod token;
 
 pub use assignment::Assignments;
 pub use broker::{Broker, DrainKind, Subscription};

@@ -3,6 +3,7 @@
 //! Owns the retries and the count of what did not arrive. Does not own what an event looks like.
 
 use std::{
+    error::Error,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -10,12 +11,17 @@ use std::{
 use alluvium_types::Timestamp;
 use rdkafka::{
     ClientContext, Message as _,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
 };
 
-use crate::{Broker, SourceError, assignment::log_line};
+use crate::{
+    Broker, SourceError,
+    assignment::log_line,
+    token::{Tokens, generate},
+};
 
 /// How long one record waits for room in the queue.
 const QUEUE_WAIT: Duration = Duration::from_secs(30);
@@ -31,15 +37,24 @@ struct Tally {
 }
 
 #[derive(Debug, Default)]
-struct Deliveries(Mutex<Tally>);
+struct Deliveries {
+    tally: Mutex<Tally>,
+    tokens: Option<Tokens>,
+}
 
 impl Deliveries {
     fn tally(&self) -> MutexGuard<'_, Tally> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ClientContext for Deliveries {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _config: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        generate(self.tokens.as_ref())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, fac: &str, text: &str) {
         log_line(level, fac, text);
     }
@@ -90,8 +105,12 @@ impl EventProducer {
                 config.set(name, value);
             }
         }
+        let deliveries = Deliveries {
+            tokens: broker.tokens(),
+            ..Deliveries::default()
+        };
         Ok(Self {
-            producer: broker.create(&config, Deliveries::default())?,
+            producer: broker.create(&config, deliveries)?,
             topic: topic.into(),
             sent: 0,
         })

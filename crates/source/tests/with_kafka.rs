@@ -15,6 +15,7 @@ use alluvium_source::{
     Assignments, Broker, DrainKind, KafkaDrain, Subscription, log_bounds, offsets_at,
 };
 use alluvium_types::{AssignmentGeneration, MemoryBudget, RawBatch, Timestamp, TopicPartition};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
@@ -183,6 +184,9 @@ fn read_one(topic: &str, kind: DrainKind, properties: &[(&str, &str)]) -> Result
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
         .collect();
+    let name = TopicPartition::new(topic, 0);
+    let asked = log_bounds(&broker, std::slice::from_ref(&name), Duration::from_secs(8));
+    assert!(asked.is_err() || asked.is_ok_and(|bounds| bounds[&name] == (0, 1)));
     let subscription = Subscription {
         broker,
         drain: kind,
@@ -236,22 +240,45 @@ fn both_drains_read_over_tls_as_a_user_of_every_mechanism() {
     producer.flush(PATIENCE).unwrap();
 
     for kind in [DrainKind::Direct, DrainKind::Portable] {
-        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] {
-            let with = |password, authority| {
-                let properties = [
+        for mechanism in ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] {
+            let with = |word: &str| {
+                let mut properties = vec![
                     ("security.protocol", "SASL_SSL"),
-                    ("ssl.ca.location", authority),
+                    ("ssl.ca.location", authority.as_str()),
                     ("sasl.mechanism", mechanism),
-                    ("sasl.username", "alluvium"),
-                    ("sasl.password", password),
                 ];
+                match mechanism {
+                    "OAUTHBEARER" => properties.push(("sasl.oauthbearer.token.file", word)),
+                    _ => {
+                        properties.extend([("sasl.username", "alluvium"), ("sasl.password", word)])
+                    }
+                }
                 read_one(&topic, kind, &properties)
             };
-            let read = with("canary", &authority);
-            assert_eq!(read.as_deref(), Ok("a secret"), "{kind:?} {mechanism}");
-            let refused = with("wrong-canary", &authority).unwrap_err();
-            println!("{kind:?} {mechanism}, a wrong password: {refused}");
-            assert!(!refused.contains("canary"), "a password is told: {refused}");
+            let (right, wrong) = match mechanism {
+                "OAUTHBEARER" => (token(",\"sub\":\"alluvium\""), token("")),
+                _ => ("canary".to_owned(), "wrong-canary".to_owned()),
+            };
+            assert_eq!(
+                with(&right).as_deref(),
+                Ok("a secret"),
+                "{kind:?} {mechanism}"
+            );
+            let refused = with(&wrong).unwrap_err();
+            println!("{kind:?} {mechanism}, refused: {refused}");
+            let told = std::fs::read_to_string(&wrong).unwrap_or(wrong);
+            assert!(!refused.contains(&told), "a secret is told: {refused}");
         }
     }
+}
+
+/// A file with a token that nobody signed, which this broker takes if it says whose it is and that it is good for an hour.
+fn token(claims: &str) -> String {
+    let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let claims = format!("{{\"iat\":{now},\"exp\":{}{claims}}}", now + 3600);
+    let part = |json: &str| URL_SAFE_NO_PAD.encode(json);
+    let path = std::env::temp_dir().join(unique("token"));
+    let text = format!("{}.{}.", part("{\"alg\":\"none\"}"), part(&claims));
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
 }

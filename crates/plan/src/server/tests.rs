@@ -92,6 +92,36 @@ fn a_connection_speaks_librdkafka() {
 }
 
 #[test]
+fn a_token_stays_in_its_file() {
+    let text = |sasl: &str| {
+        format!(
+            "{LEAST}connections:\n  kafka:\n    m:\n      brokers: b:1\n      tls: {{}}\n      sasl:\n        mechanism: OAUTHBEARER\n{sasl}"
+        )
+    };
+    let (server, _) = load(&text("        token: {file: secret}\n")).unwrap();
+    let properties = &server.kafka["m"].properties;
+    assert_eq!(properties["sasl.oauthbearer.token.file"], "etc/secret");
+    assert!(!properties.values().any(|value| value == "0123"));
+    let (server, _) = load(&text("        token: ${PW}\n")).unwrap();
+    assert_eq!(
+        server.kafka["m"].properties["sasl.oauthbearer.token"],
+        "hunter2"
+    );
+    assert!(!format!("{server:?}").contains("hunter2"));
+    for (sasl, said) in [
+        ("", "token"),
+        ("        token: {file: none}\n", "no secret file"),
+        (
+            "        token: {file: secret}\n        username: me\n",
+            "does not take `username`",
+        ),
+    ] {
+        let found = load(&text(sasl)).unwrap_err().to_string();
+        assert!(found.contains(said), "{found}");
+    }
+}
+
+#[test]
 fn storage_in_a_bucket_has_keys_that_nobody_sees() {
     let text = "version: 1
 storage:

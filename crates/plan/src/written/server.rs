@@ -85,15 +85,15 @@ written! {
 written! {
     /// SASL of a Kafka connection.
     Sasl, "under `sasl`" {
-        /// PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512.
+        /// PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER.
         #[schemars(required)]
         mechanism: Text,
-        /// The user.
-        #[schemars(required)]
+        /// The user; not with OAUTHBEARER.
         username: Text,
-        /// The password.
-        #[schemars(required)]
+        /// The password; not with OAUTHBEARER.
         password: SecretText,
+        /// The token, with OAUTHBEARER. A file is read anew for each connection, so whoever writes it may renew it.
+        token: SecretText,
     }
 }
 

@@ -15,6 +15,8 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
+use crate::token::{self, Tokens};
+
 /// How a connection is secured.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Security {
@@ -106,16 +108,24 @@ fn certificates(name: &str, text: &[u8]) -> Result<Vec<CertificateDer<'static>>,
 }
 
 /// A mechanism and its credentials.
+#[derive(Clone, Debug)]
+pub(super) enum Sasl {
+    Password(Credentials),
+    /// OAUTHBEARER, RFC 7628.
+    Bearer(Tokens),
+}
+
+/// A user by name and password.
 #[derive(Clone)]
-pub(super) struct Sasl {
+pub(super) struct Credentials {
     mechanism: Mechanism,
     user: String,
     password: String,
 }
 
-impl fmt::Debug for Sasl {
+impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sasl")
+        f.debug_struct("Credentials")
             .field("mechanism", &self.mechanism)
             .field("user", &self.user)
             .finish_non_exhaustive()
@@ -138,6 +148,13 @@ impl Sasl {
             Some("PLAIN") => Mechanism::Plain,
             Some("SCRAM-SHA-256") => Mechanism::ScramSha256,
             Some("SCRAM-SHA-512") => Mechanism::ScramSha512,
+            Some("OAUTHBEARER") => {
+                let owned = |name: &str| Some((name.to_owned(), get(name)?.to_owned()));
+                let tokens = [token::FILE, token::TEXT].iter().copied().filter_map(owned);
+                return Tokens::of(&tokens.collect())
+                    .map(Self::Bearer)
+                    .ok_or_else(|| format!("`{}` is missing", token::FILE));
+            }
             other => {
                 return Err(format!(
                     "`sasl.mechanism: {}` is librdkafka's to answer",
@@ -155,26 +172,39 @@ impl Sasl {
             // They would have to be normalised first (SASLprep).
             return Err("SCRAM with letters beyond ASCII is librdkafka's to answer".to_owned());
         }
-        Ok(Self {
+        Ok(Self::Password(Credentials {
             mechanism,
             user,
             password,
-        })
+        }))
     }
 
     pub(super) fn name(&self) -> &'static str {
-        match self.mechanism {
-            Mechanism::Plain => "PLAIN",
-            Mechanism::ScramSha256 => "SCRAM-SHA-256",
-            Mechanism::ScramSha512 => "SCRAM-SHA-512",
+        match self {
+            Self::Bearer(_) => "OAUTHBEARER",
+            Self::Password(credentials) => match credentials.mechanism {
+                Mechanism::Plain => "PLAIN",
+                Mechanism::ScramSha256 => "SCRAM-SHA-256",
+                Mechanism::ScramSha512 => "SCRAM-SHA-512",
+            },
         }
     }
 
     /// Begins an exchange: what to send first, and who answers what comes back.
     pub(super) fn begin(&self) -> io::Result<(Vec<u8>, Exchange)> {
-        match self.mechanism {
+        let credentials = match self {
+            Self::Password(credentials) => credentials,
+            Self::Bearer(tokens) => {
+                let token = tokens.read().map_err(io::Error::other)?;
+                return Ok((
+                    format!("n,,\x01auth=Bearer {token}\x01\x01").into_bytes(),
+                    Exchange::Bearer,
+                ));
+            }
+        };
+        match credentials.mechanism {
             Mechanism::Plain => Ok((
-                format!("\0{}\0{}", self.user, self.password).into_bytes(),
+                format!("\0{}\0{}", credentials.user, credentials.password).into_bytes(),
                 Exchange::Plain,
             )),
             Mechanism::ScramSha256 | Mechanism::ScramSha512 => {
@@ -182,7 +212,7 @@ impl Sasl {
                 SystemRandom::new()
                     .fill(&mut random)
                     .map_err(|_| io::Error::other("no randomness for SCRAM"))?;
-                let scram = Scram::new(self, BASE64.encode(random));
+                let scram = Scram::new(credentials, BASE64.encode(random));
                 Ok((
                     format!("n,,{}", scram.first).into_bytes(),
                     Exchange::Scram(Box::new(scram)),
@@ -197,6 +227,8 @@ impl Sasl {
 pub(super) enum Exchange {
     /// One message, and nothing to check.
     Plain,
+    /// One message; what the broker says to it is why it refuses.
+    Bearer,
     /// RFC 5802.
     Scram(Box<Scram>),
 }
@@ -209,6 +241,9 @@ impl Exchange {
     pub(super) fn answer(&mut self, message: &[u8]) -> Result<Option<Vec<u8>>, String> {
         match self {
             Self::Plain => Ok(None),
+            Self::Bearer if message.is_empty() => Ok(None),
+            // The broker waits for this byte before it ends the exchange with an error.
+            Self::Bearer => Ok(Some(b"\x01".to_vec())),
             Self::Scram(scram) => scram.answer(message),
         }
     }
@@ -237,11 +272,11 @@ const FEWEST_ROUNDS: u32 = 4096;
 const MOST_ROUNDS: u32 = 1_000_000;
 
 impl Scram {
-    fn new(sasl: &Sasl, nonce: String) -> Self {
-        let user = sasl.user.replace('=', "=3D").replace(',', "=2C");
+    fn new(credentials: &Credentials, nonce: String) -> Self {
+        let user = credentials.user.replace('=', "=3D").replace(',', "=2C");
         Self {
-            mechanism: sasl.mechanism,
-            password: sasl.password.clone(),
+            mechanism: credentials.mechanism,
+            password: credentials.password.clone(),
             first: format!("n={user},r={nonce}"),
             nonce,
             server_signature: None,
@@ -325,7 +360,7 @@ mod tests {
     /// The exchange of RFC 7677, section 3.
     #[test]
     fn scram_speaks_as_its_standard_does() {
-        let sasl = Sasl {
+        let sasl = Credentials {
             mechanism: Mechanism::ScramSha256,
             user: "user".to_owned(),
             password: "pencil".to_owned(),
@@ -347,8 +382,19 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_shown_as_its_standard_says() {
+        let sasl = Sasl::Bearer(Tokens::Text("abc.def".to_owned()));
+        let (first, mut exchange) = sasl.begin().unwrap();
+        assert_eq!(first, b"n,,\x01auth=Bearer abc.def\x01\x01");
+        assert_eq!(exchange.answer(b""), Ok(None));
+        let refused = exchange.answer(b"{\"status\":\"invalid_token\"}");
+        assert_eq!(refused, Ok(Some(vec![1])));
+        assert!(!format!("{sasl:?}").contains("abc"));
+    }
+
+    #[test]
     fn a_broker_that_does_not_continue_our_nonce_is_refused() {
-        let sasl = Sasl {
+        let sasl = Credentials {
             mechanism: Mechanism::ScramSha512,
             user: "u".to_owned(),
             password: "p".to_owned(),
