@@ -8,11 +8,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, ops::ControlFlow, sync::Arc, time::Duration};
 
-use alluvium_plan::Plan;
+use alluvium_plan::{Accept, Plan};
 use alluvium_types::{
-    Balance, MemoryBudget, RawBatch, RawRecord, Reject, Reservation, Stage, TableSet, Timestamp,
+    Balance, MemoryBudget, OffsetRange, RawBatch, RawRecord, Reject, Reservation, Stage, TableSet,
+    Timestamp,
 };
 use bytes::Bytes;
 use datafusion::arrow::{
@@ -28,18 +29,99 @@ use crate::{
 };
 use table::TableFold;
 
-/// Decoded payloads of one step are at most this, so that a step's columns stay small.
-const STEP_BYTES: usize = 16 << 20;
+/// Payloads of one step are about this at most, so that its columns stay in a core's cache, and the raw batches that it
+/// holds on to are few.
+const STEP_BYTES: usize = 512 << 10;
 
 /// The fold of one epoch on one worker: for each table one finite plan, fed batch by batch.
 pub struct EpochFold {
     plan: Arc<Plan>,
     decoder: JsonDecoder,
     tables: Vec<TableFold>,
+    /// What was decoded last and is not folded yet.
+    stretch: Option<Stretch>,
     rejects: Vec<Reject>,
     observed: Vec<ObservedBatch>,
     /// Counts rejects and observed times; plans count their states themselves.
     reservation: Reservation,
+}
+
+/// Raw batches that follow each other in one partition's log. They are decoded one by one, as small as they come, and
+/// folded together, because each step over columns has a price of its own.
+struct Stretch {
+    /// Those with records that are decoded and not folded.
+    batches: Vec<RawBatch>,
+    /// For each decoded row the batch and the record.
+    places: Vec<Place>,
+    /// Bytes of their payloads.
+    bytes: usize,
+    /// Kafka's timestamps of the records that are not folded, from the oldest to the newest; `None`: none has one.
+    written: Option<(Timestamp, Timestamp)>,
+    /// What is known of the whole stretch.
+    observed: ObservedBatch,
+}
+
+/// A record: a position in the stretch's batches, and one in the batch.
+#[derive(Clone, Copy)]
+struct Place(u32, u32);
+
+impl Stretch {
+    fn starting_with(batch: &RawBatch, tables: TableSet, accept: Accept) -> Self {
+        Self {
+            batches: Vec::new(),
+            places: Vec::new(),
+            bytes: 0,
+            written: None,
+            observed: ObservedBatch {
+                partition: batch.partition.clone(),
+                range: batch.range,
+                tables,
+                event_times: Vec::with_capacity(batch.len()),
+                cap: cap(batch, accept),
+                oldest_record: None,
+            },
+        }
+    }
+
+    /// Whether `batch` follows and everything that is known of the stretch holds for it too.
+    fn goes_on_with(&self, batch: &RawBatch, tables: TableSet, accept: Accept) -> bool {
+        let observed = &self.observed;
+        observed.range.end() == batch.range.start()
+            && observed.partition == batch.partition
+            && observed.tables == tables
+            && observed.cap == cap(batch, accept)
+    }
+
+    fn hold(&mut self, batch: &RawBatch, written: Option<(Timestamp, Timestamp)>) {
+        self.batches.push(batch.clone());
+        self.written = match (self.written, written) {
+            (Some((oldest, newest)), Some((old, new))) => Some((oldest.min(old), newest.max(new))),
+            (one, other) => one.or(other),
+        };
+    }
+
+    /// Whether it is time for a step.
+    #[inline]
+    fn is_enough(&self) -> bool {
+        self.places.len() == BATCH_ROWS || self.bytes >= STEP_BYTES
+    }
+}
+
+/// Kafka's timestamps of the batch's records, from the oldest to the newest.
+fn written(batch: &RawBatch) -> Option<(Timestamp, Timestamp)> {
+    let mut found: Option<(Timestamp, Timestamp)> = None;
+    for time in batch.records().filter_map(|record| record.timestamp()) {
+        found = match found {
+            Some((oldest, newest)) => Some((oldest.min(time), newest.max(time))),
+            None => Some((time, time)),
+        };
+    }
+    found
+}
+
+/// No event of a batch moves event time beyond this.
+fn cap(batch: &RawBatch, accept: Accept) -> Timestamp {
+    batch.received.saturating_add_micros(micros(accept.future))
 }
 
 /// What one worker makes of one epoch.
@@ -79,8 +161,38 @@ impl EpochPart {
 /// Decoded rows and the records that they come from.
 struct Rows {
     batch: RecordBatch,
-    /// For each row the position of its record in the raw batch.
+    /// For each row the position of its place in the step.
     records: UInt32Array,
+}
+
+/// The records of the step that is being folded.
+struct Step {
+    batches: Vec<RawBatch>,
+    places: Vec<Place>,
+    written: Option<(Timestamp, Timestamp)>,
+    tables: TableSet,
+}
+
+impl Step {
+    /// Whether no event time can be too far from its record's timestamp, whichever that is. `false` says nothing.
+    fn all_accepted(&self, times: &[i64], accept: Accept) -> bool {
+        let Some((oldest, newest)) = self.written else {
+            return true;
+        };
+        let (mut first, mut last) = (i64::MAX, i64::MIN);
+        for &time in times {
+            (first, last) = (first.min(time), last.max(time));
+        }
+        let ahead = Timestamp::from_micros(last).saturating_micros_since(oldest);
+        let behind = newest.saturating_micros_since(Timestamp::from_micros(first));
+        ahead <= micros(accept.future) && accept.past.is_none_or(|past| behind <= micros(past))
+    }
+
+    fn record(&self, position: u32) -> (&RawBatch, RawRecord<'_>) {
+        let Place(batch, record) = self.places[position as usize];
+        let batch = &self.batches[batch as usize];
+        (batch, batch.record(record as usize))
+    }
 }
 
 impl Rows {
@@ -121,13 +233,15 @@ impl EpochFold {
             decoder,
             tables,
             plan,
+            stretch: None,
             rejects: Vec::new(),
             observed: Vec::new(),
             reservation: budget.reserve(0),
         })
     }
 
-    /// Decodes a batch once and folds it into the tables of `tables`.
+    /// Decodes a batch once and folds it into the tables of `tables`, at the latest with [`Self::settle`] or
+    /// [`Self::finish`].
     ///
     /// # Errors
     /// [`EngineError`] when folding failed; the epoch is void then. A bad event is no error: it becomes
@@ -137,83 +251,126 @@ impl EpochFold {
             return Ok(());
         }
         let accept = self.plan.event_time.accept;
-        let mut observed = ObservedBatch {
-            partition: batch.partition.clone(),
-            range: batch.range,
-            tables,
-            event_times: Vec::with_capacity(batch.len()),
-            cap: batch.received.saturating_add_micros(micros(accept.future)),
-            oldest_record: batch
-                .records()
-                .filter_map(|record| record.timestamp())
-                .min(),
-        };
-        let rejects_before = self.rejects.len();
-        let mut decoded = Vec::with_capacity(batch.len().min(BATCH_ROWS));
-        let mut bytes = 0;
-        for (position, record) in batch.records().enumerate() {
-            match self.decoder.decode(record.value()) {
-                Ok(()) => decoded.push(position as u32),
-                Err(error) => {
-                    let refusal = Refusal {
-                        stage: Stage::Decode,
-                        error: error.message,
-                        column: error.column,
-                        table: None,
-                    };
-                    self.rejects.push(refusal.of(batch, &record));
-                    self.count_refused(tables, 1);
+        if let Some(stretch) = &self.stretch
+            && !stretch.goes_on_with(batch, tables, accept)
+        {
+            self.settle()?;
+        }
+        let mut stretch = self
+            .stretch
+            .take()
+            .unwrap_or_else(|| Stretch::starting_with(batch, tables, accept));
+        let known = &mut stretch.observed;
+        known.range = OffsetRange::new(known.range.start(), batch.range.end())
+            .expect("what follows ends behind what it follows");
+        let written = written(batch);
+        known.oldest_record = written
+            .map(|(oldest, _)| oldest)
+            .into_iter()
+            .chain(known.oldest_record)
+            .min();
+        stretch.hold(batch, written);
+        let mut records = batch.records();
+        let mut position = 0_u32;
+        let mut refused = Vec::new();
+        while records.len() > 0 {
+            let at = stretch.batches.len() as u32 - 1;
+            let payloads = records.by_ref().map(|record| record.value());
+            self.decoder.decode_each(payloads, |payload, decoded| {
+                match decoded {
+                    Ok(()) => stretch.places.push(Place(at, position)),
+                    Err(error) => refused.push((position, error)),
                 }
+                position += 1;
+                stretch.bytes += payload.map_or(0, <[u8]>::len);
+                match stretch.is_enough() {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            });
+            for (position, error) in refused.drain(..) {
+                let refusal = Refusal {
+                    stage: Stage::Decode,
+                    error: error.message,
+                    column: error.column,
+                    table: None,
+                };
+                self.refuse(refusal, batch, &batch.record(position as usize));
+                self.count_refused(tables, 1);
             }
-            bytes += record.value().map_or(0, <[u8]>::len);
-            if decoded.len() == BATCH_ROWS || bytes >= STEP_BYTES {
-                self.fold_step(batch, tables, &mut decoded, &mut observed)?;
-                bytes = 0;
+            if stretch.is_enough() {
+                self.fold_step(&mut stretch)?;
+                stretch.hold(batch, written);
             }
         }
-        self.fold_step(batch, tables, &mut decoded, &mut observed)?;
+        self.stretch = Some(stretch);
+        Ok(())
+    }
 
-        let held: usize = self.rejects[rejects_before..]
-            .iter()
-            .map(Reject::size)
-            .sum::<usize>()
-            + observed.size();
-        self.reservation.resize(self.reservation.bytes() + held);
+    /// Folds everything that was pushed, and lets go of the raw batches. [`Self::push`] may hold on to the last ones until
+    /// others follow; whoever sees that none do, for now, calls this.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn settle(&mut self) -> Result<(), EngineError> {
+        let Some(mut stretch) = self.stretch.take() else {
+            return Ok(());
+        };
+        self.fold_step(&mut stretch)?;
+        let observed = stretch.observed;
         if !observed.event_times.is_empty() {
+            self.hold(observed.size());
             self.observed.push(observed);
         }
         Ok(())
     }
 
-    /// Folds what the decoder holds: the records at the positions in `decoded`.
-    fn fold_step(
-        &mut self,
-        raw: &RawBatch,
-        tables: TableSet,
-        decoded: &mut Vec<u32>,
-        observed: &mut ObservedBatch,
-    ) -> Result<(), EngineError> {
-        if decoded.is_empty() {
+    /// Folds what the decoder holds of a stretch.
+    fn fold_step(&mut self, stretch: &mut Stretch) -> Result<(), EngineError> {
+        let step = Step {
+            batches: mem::take(&mut stretch.batches),
+            places: mem::take(&mut stretch.places),
+            written: stretch.written.take(),
+            tables: stretch.observed.tables,
+        };
+        stretch.bytes = 0;
+        if step.places.is_empty() {
             return Ok(());
         }
         let rows = Rows {
             batch: self.decoder.finish()?,
-            records: std::mem::take(decoded).into(),
+            records: (0..step.places.len() as u32).collect::<Vec<_>>().into(),
         };
-        let rows = self.accept(raw, tables, rows)?;
-        observed
+        let rows = self.accept(&step, rows)?;
+        stretch
+            .observed
             .event_times
             .extend_from_slice(self.event_times(&rows));
-        let rows = self.filter(raw, tables, rows)?;
+        let rows = self.filter(&step, rows)?;
+        let mut refused = Vec::new();
         for (position, table) in self.tables.iter_mut().enumerate() {
-            if tables.contains(position) {
+            if step.tables.contains(position) {
                 table.fold(&rows, self.plan.event_time.column, |row, refusal| {
-                    let record = raw.record(rows.records.value(row) as usize);
-                    self.rejects.push(refusal.of(raw, &record));
+                    refused.push((rows.records.value(row), refusal));
                 })?;
             }
         }
+        for (position, refusal) in refused {
+            let (batch, record) = step.record(position);
+            self.refuse(refusal, batch, &record);
+        }
         Ok(())
+    }
+
+    fn refuse(&mut self, refusal: Refusal, batch: &RawBatch, record: &RawRecord<'_>) {
+        let reject = refusal.of(batch, record);
+        self.hold(reject.size());
+        self.rejects.push(reject);
+    }
+
+    /// Counts what is held from now on.
+    fn hold(&mut self, bytes: usize) {
+        self.reservation.resize(self.reservation.bytes() + bytes);
     }
 
     fn event_times<'r>(&self, rows: &'r Rows) -> &'r [i64] {
@@ -225,16 +382,15 @@ impl EpochFold {
 
     /// Refuses events without event time, and those too far from their record's timestamp (P5). Only
     /// what is left is ever seen by watermarks.
-    fn accept(
-        &mut self,
-        raw: &RawBatch,
-        tables: TableSet,
-        rows: Rows,
-    ) -> Result<Rows, EngineError> {
+    fn accept(&mut self, step: &Step, rows: Rows) -> Result<Rows, EngineError> {
         let accept = self.plan.event_time.accept;
         let future = micros(accept.future);
-        let name = self.plan.decoded.field(self.plan.event_time.column).name();
+        let plan = self.plan.clone();
+        let name = plan.decoded.field(plan.event_time.column).name();
         let times = rows.batch.column(self.plan.event_time.column);
+        if times.null_count() == 0 && step.all_accepted(self.event_times(&rows), accept) {
+            return Ok(rows);
+        }
         let mut refused = Failures::default();
         for (row, &time) in self.event_times(&rows).iter().enumerate() {
             if times.is_null(row) {
@@ -243,7 +399,7 @@ impl EpochFold {
                 refused.rows.push((row, error));
                 continue;
             }
-            let record = raw.record(rows.records.value(row) as usize);
+            let (_, record) = step.record(rows.records.value(row));
             let Some(written) = record.timestamp() else {
                 continue;
             };
@@ -273,21 +429,16 @@ impl EpochFold {
                 column: Some(name.clone()),
                 table: None,
             };
-            let record = raw.record(rows.records.value(*row) as usize);
-            self.rejects.push(refusal.of(raw, &record));
+            let (batch, record) = step.record(rows.records.value(*row));
+            self.refuse(refusal, batch, &record);
         }
-        self.count_refused(tables, refused.rows.len());
+        self.count_refused(step.tables, refused.rows.len());
         rows.keep(&refused.survivors(rows.batch.num_rows()))
     }
 
     /// The pipeline's `where`, the same for all tables; NULL is no. An event for which it fails is
     /// refused by all of them.
-    fn filter(
-        &mut self,
-        raw: &RawBatch,
-        tables: TableSet,
-        rows: Rows,
-    ) -> Result<Rows, EngineError> {
+    fn filter(&mut self, step: &Step, rows: Rows) -> Result<Rows, EngineError> {
         let Some(condition) = self.plan.filter.clone() else {
             return Ok(rows);
         };
@@ -314,11 +465,11 @@ impl EpochFold {
                 column: None,
                 table: None,
             };
-            let record = raw.record(rows.records.value(row) as usize);
-            self.rejects.push(refusal.of(raw, &record));
+            let (batch, record) = step.record(rows.records.value(row));
+            self.refuse(refusal, batch, &record);
         }
-        self.count_refused(tables, failed);
-        for balance in self.balances(tables) {
+        self.count_refused(step.tables, failed);
+        for balance in self.balances(step.tables) {
             balance.events_in += (all - failed - kept) as u64;
             balance.filtered += (all - failed - kept) as u64;
         }
@@ -348,7 +499,8 @@ impl EpochFold {
     ///
     /// # Errors
     /// [`EngineError`] when a plan failed.
-    pub fn finish(self) -> Result<EpochPart, EngineError> {
+    pub fn finish(mut self) -> Result<EpochPart, EngineError> {
+        self.settle()?;
         let mut reservation = self.reservation;
         let mut tables = Vec::with_capacity(self.tables.len());
         for table in self.tables {

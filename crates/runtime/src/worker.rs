@@ -124,6 +124,7 @@ fn read(fold: &mut EpochFold, batch: FetchedBatch, tables: TableSet) -> Result<(
     let (partition, generation) = (batch.partition.clone(), batch.generation);
     batch
         .read(|records| fold.push(&records, tables))
+        .and_then(|()| fold.settle().map_err(ReadError::Taker))
         .map_err(|error| match error {
             ReadError::Taker(error) => Unpacking::Engine(error),
             ReadError::Damaged(damaged) => Unpacking::Unreadable(Unreadable {

@@ -15,7 +15,8 @@ pub trait Packed: fmt::Debug + Send + Sync + 'static {
     /// (P1, P2), until `each` breaks off.
     ///
     /// # Errors
-    /// [`Damaged`] when bytes cannot be read; every piece handed out before ends at or before the damage.
+    /// [`Damaged`] when bytes cannot be read. Pieces handed out before may reach beyond the offset that it names, so
+    /// whoever took them drops them and stops there the next time.
     fn unpack(
         &self,
         range: OffsetRange,

@@ -21,6 +21,7 @@ impl Span {
         end: u32::MAX,
     };
 
+    #[inline]
     fn get(self, buffer: &Bytes) -> Option<&[u8]> {
         (self.start != u32::MAX).then(|| &buffer[self.start as usize..self.end as usize])
     }
@@ -75,16 +76,19 @@ pub struct RawRecord<'a> {
 
 impl<'a> RawRecord<'a> {
     /// Its offset.
+    #[inline]
     pub fn offset(&self) -> i64 {
         self.entry.offset
     }
 
     /// The Kafka record's timestamp, when it has one.
+    #[inline]
     pub fn timestamp(&self) -> Option<Timestamp> {
         self.entry.timestamp
     }
 
     /// Its value; `None` for a tombstone.
+    #[inline]
     pub fn value(&self) -> Option<&'a [u8]> {
         self.entry.value.get(&self.shared.buffer)
     }
@@ -129,6 +133,7 @@ impl RawBatch {
     }
 
     /// The records, in offset order.
+    #[inline]
     pub fn records(&self) -> impl ExactSizeIterator<Item = RawRecord<'_>> {
         self.shared.entries[self.visible.clone()]
             .iter()
@@ -142,6 +147,7 @@ impl RawBatch {
     ///
     /// # Panics
     /// When there is no such record.
+    #[inline]
     pub fn record(&self, position: usize) -> RawRecord<'_> {
         RawRecord {
             shared: &self.shared,
@@ -270,6 +276,7 @@ impl RawBatchBuilder {
     ///
     /// # Panics
     /// When `offset` does not lie beyond the last one, or a place beyond the buffer.
+    #[inline]
     pub fn index(
         &mut self,
         offset: i64,
@@ -297,6 +304,7 @@ impl RawBatchBuilder {
         self.entries.push(entry);
     }
 
+    #[inline]
     fn span(&self, place: Option<Range<usize>>) -> Span {
         let Some(place) = place else {
             return Span::ABSENT;

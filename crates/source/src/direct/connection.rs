@@ -62,8 +62,16 @@ impl Stream {
 
 /// A response on its way in.
 enum Inbox {
-    Size { bytes: [u8; 4], filled: usize },
-    Body { buffer: Vec<u8>, filled: usize },
+    Size {
+        bytes: [u8; 4],
+        filled: usize,
+    },
+    /// The buffer may be longer than the response, by what an earlier one left in it.
+    Body {
+        buffer: Vec<u8>,
+        size: usize,
+        filled: usize,
+    },
 }
 
 impl Inbox {
@@ -243,7 +251,11 @@ impl Connection {
         loop {
             let room = match &mut self.inbox {
                 Inbox::Size { bytes, filled } => &mut bytes[*filled..],
-                Inbox::Body { buffer, filled } => &mut buffer[*filled..],
+                Inbox::Body {
+                    buffer,
+                    size,
+                    filled,
+                } => &mut buffer[*filled..*size],
             };
             let count = match self.stream.read(room) {
                 Ok(0) if !room.is_empty() => {
@@ -268,17 +280,28 @@ impl Connection {
                             )));
                         }
                         let mut buffer = self.buffers.take_used(size);
-                        buffer.resize(size, 0);
-                        self.inbox = Inbox::Body { buffer, filled: 0 };
+                        if buffer.len() < size {
+                            buffer.resize(size, 0);
+                        }
+                        self.inbox = Inbox::Body {
+                            buffer,
+                            size,
+                            filled: 0,
+                        };
                     }
                 }
-                Inbox::Body { buffer, filled } => {
+                Inbox::Body {
+                    buffer,
+                    size,
+                    filled,
+                } => {
                     *filled += count;
-                    if *filled == buffer.len() {
-                        let buffer = std::mem::take(buffer);
+                    if filled == size {
+                        let (buffer, size) = (std::mem::take(buffer), *size);
                         self.inbox = Inbox::EMPTY;
                         let reservation = self.memory.reserve(buffer.capacity());
-                        return Ok(self.buffers.share(buffer, Some(reservation)));
+                        let bytes = self.buffers.share(buffer, Some(reservation));
+                        return Ok(bytes.slice(..size));
                     }
                 }
             }

@@ -9,7 +9,7 @@ use alluvium_types::{
 };
 
 use super::{
-    codec::{self, Unpacked},
+    codec::{self, Unpacked, Unpacking},
     record_batch::{Header, RecordBatch, varint},
 };
 
@@ -17,11 +17,15 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct PackedBatches {
     pub(crate) batches: Vec<RecordBatch>,
-    /// About the most unpacked bytes of one piece; a single record batch may be larger (P30).
+    /// The most unpacked bytes of one piece, about; a single record may be larger (P30).
     pub(crate) piece_bytes: usize,
     pub(crate) buffers: BufferPool,
     pub(crate) memory: MemoryBudget,
 }
+
+/// About the most unpacked bytes of one piece. A record batch is unpacked, indexed and decoded in parts that fit into a
+/// core's second cache, because a record batch of a mebibyte does not.
+const PART: usize = 256 << 10;
 
 impl Packed for PackedBatches {
     fn unpack(
@@ -36,51 +40,71 @@ impl Packed for PackedBatches {
                 batch.header.last_offset >= range.start() && batch.header.base_offset < range.end()
             })
             .peekable();
+        let enough = self.piece_bytes.min(PART);
+        // The last step of a piece may reach beyond what is enough. A buffer that has to grow for it has a size that nobody
+        // takes again.
+        let mut room = enough + codec::STEP;
+        let mut unpacked = Unpacked::over(self.buffers.take_used(room));
+        let mut open: Option<Open<'_>> = None;
         let mut start = range.start();
+        let mut usual = 0;
         while start < range.end() {
-            let mut unpacked = Unpacked::over(self.buffers.take_used(self.piece_bytes));
-            let mut parts: Vec<(&Header, Range<usize>)> = Vec::new();
-            // Batches that follow each other are of about one size. One that does not fit would let the buffer grow into
-            // a size that nobody takes again.
-            let mut next = 0;
-            while unpacked.len() + next <= self.piece_bytes
-                && let Some(batch) = wanted.next()
-            {
-                let from = unpacked.len();
-                codec::unpack(batch.header.codec, batch.body(), &mut unpacked)
-                    .map_err(|text| damaged(&batch.header, text))?;
-                next = unpacked.len() - from;
-                parts.push((&batch.header, from..unpacked.len()));
+            let mut parts = Vec::new();
+            let mut full = false;
+            while !full {
+                let mut batch = match open.take() {
+                    Some(batch) => batch,
+                    None => match wanted.next() {
+                        Some(batch) => Open::begin(batch, &mut unpacked)?,
+                        None => break,
+                    },
+                };
+                let ended = batch
+                    .fill(&mut unpacked, enough, parts.is_empty())
+                    .map_err(|text| damaged(batch.header, text))?;
+                full = !ended || unpacked.len() >= enough;
+                parts.push((batch, unpacked.len(), ended));
             }
-            let end = match (wanted.peek(), parts.last()) {
-                // The piece covers what it has read; the last one covers the rest of the range.
-                (Some(_), Some((last, _))) => last.last_offset + 1,
-                (Some(_), None) | (None, _) => range.end(),
-            };
-            let count = parts
-                .iter()
-                .map(|(header, _)| header.records)
-                .sum::<usize>();
-            // A header's count is the producer's word: a wrong one must not make room for millions.
-            let mut records = RawBatchBuilder::over(
-                unpacked.finish(),
-                &self.buffers,
-                count.min(self.piece_bytes),
-            );
-            let piece = OffsetRange::new(start, end).expect("batches follow each other");
-            for (header, place) in parts {
-                index(header, place, piece, &mut records).map_err(|text| damaged(header, text))?;
+            let filled = unpacked.len();
+            room = room.max(filled);
+            // A little more than the last time, since records are of about one size.
+            let mut records =
+                RawBatchBuilder::over(unpacked.take(), &self.buffers, usual + usual / 8);
+            let mut read = 0;
+            let mut end = range.end();
+            for (mut batch, until, mut ended) in parts {
+                read = batch
+                    .index(read..until, ended, range, &mut records)
+                    .and_then(|at| {
+                        ended = ended || batch.ends_here(&mut unpacked)?;
+                        Ok(at)
+                    })
+                    .map_err(|text| damaged(batch.header, text))?;
+                // A piece covers what it has read, and the last one covers the rest of the range.
+                if !ended {
+                    end = batch.last + 1;
+                    open = Some(batch);
+                } else if wanted.peek().is_some() {
+                    end = batch.header.last_offset + 1;
+                }
             }
-            let reservation = self.memory.reserve(records.size());
-            let piece = Piece {
-                records,
-                range: piece,
-                reservation: Some(reservation),
-            };
-            if each(piece).is_break() {
-                return Ok(());
+            let end = end.clamp(start, range.end());
+            if end < range.end() {
+                unpacked.go_on(self.buffers.take_used(room), &records.bytes()[read..filled]);
             }
-            start = end;
+            if start < end {
+                usual = records.len();
+                let reservation = self.memory.reserve(records.size());
+                let piece = Piece {
+                    records,
+                    range: OffsetRange::new(start, end).expect("pieces follow each other"),
+                    reservation: Some(reservation),
+                };
+                if each(piece).is_break() {
+                    return Ok(());
+                }
+                start = end;
+            }
         }
         Ok(())
     }
@@ -94,44 +118,111 @@ fn damaged(header: &Header, text: impl Into<String>) -> Damaged {
 }
 
 const CUT_OFF: &str = "a record is cut off";
+const NOT_IN_ORDER: &str = "its records' offsets are not in order";
+const MORE_BYTES: &str = "bytes follow its last record";
 
-/// Indexes the records that stand in `place` of the builder's buffer, as far as they lie in `range`.
-fn index(
-    header: &Header,
-    place: Range<usize>,
-    range: OffsetRange,
-    records: &mut RawBatchBuilder,
-) -> Result<(), &'static str> {
-    let mut at = place.start;
-    let mut last = header.base_offset - 1;
-    for _ in 0..header.records {
-        let record = Record::read(&records.bytes()[..place.end], at).ok_or(CUT_OFF)?;
-        at = record.end;
-        let offset = header
-            .base_offset
-            .checked_add(record.offset_past_base)
-            .filter(|offset| *offset > last && *offset <= header.last_offset)
-            .ok_or("its records' offsets are not in order")?;
-        last = offset;
-        // The batch that holds the asked offset comes whole, and a batch can be cut between two tables' starts.
-        if !range.contains(offset) {
-            continue;
-        }
-        let millis = header
-            .log_append_time
-            .unwrap_or_else(|| header.base_timestamp.wrapping_add(record.time_past_base));
-        let timestamp = (millis >= 0).then(|| Timestamp::from_millis(millis));
-        if record.headers == 0 {
-            records.index(offset, timestamp, record.key, record.value, []);
-        } else {
-            let headers = read_headers(records.bytes(), &record).ok_or(CUT_OFF)?;
-            records.index(offset, timestamp, record.key, record.value, headers);
-        }
+/// A record batch that is being read.
+struct Open<'b> {
+    header: &'b Header,
+    unpacking: Unpacking<'b>,
+    /// Records that were read.
+    read: usize,
+    /// The offset of the last one.
+    last: i64,
+}
+
+impl<'b> Open<'b> {
+    fn begin(batch: &'b RecordBatch, unpacked: &mut Unpacked) -> Result<Self, Damaged> {
+        let header = &batch.header;
+        let unpacking = Unpacking::of(header.codec, batch.body(), unpacked)
+            .map_err(|text| damaged(header, text))?;
+        Ok(Self {
+            header,
+            unpacking,
+            read: 0,
+            last: header.base_offset - 1,
+        })
     }
-    if at != place.end {
-        return Err("bytes follow its last record");
+
+    /// Unpacks until there is `enough`; `true` when the batch has ended. If it stands `alone` in the buffer, there is at
+    /// least one whole record then.
+    fn fill(
+        &mut self,
+        unpacked: &mut Unpacked,
+        enough: usize,
+        alone: bool,
+    ) -> Result<bool, String> {
+        while unpacked.len() < enough || alone && Record::read(unpacked.bytes(), 0).is_none() {
+            if !self.unpacking.step(unpacked)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
-    Ok(())
+
+    /// Indexes the whole records that stand in `place` of the builder's buffer, as far as they lie in `range`, and returns
+    /// where the next one begins. `ended`: nothing of the batch comes behind.
+    fn index(
+        &mut self,
+        place: Range<usize>,
+        ended: bool,
+        range: OffsetRange,
+        records: &mut RawBatchBuilder,
+    ) -> Result<usize, String> {
+        let header = self.header;
+        let mut at = place.start;
+        while self.read < header.records {
+            let Some(record) = Record::read(&records.bytes()[..place.end], at) else {
+                if ended {
+                    return Err(CUT_OFF.to_owned());
+                }
+                return Ok(at);
+            };
+            at = record.end;
+            let offset = header
+                .base_offset
+                .checked_add(record.offset_past_base)
+                .filter(|offset| *offset > self.last && *offset <= header.last_offset)
+                .ok_or(NOT_IN_ORDER)?;
+            self.last = offset;
+            self.read += 1;
+            // The batch that holds the asked offset comes whole, and a batch can be cut between two tables' starts.
+            if !range.contains(offset) {
+                continue;
+            }
+            let millis = header
+                .log_append_time
+                .unwrap_or_else(|| header.base_timestamp.wrapping_add(record.time_past_base));
+            let timestamp = (millis >= 0).then(|| Timestamp::from_millis(millis));
+            if record.headers == 0 {
+                records.index(offset, timestamp, record.key, record.value, []);
+            } else {
+                let headers = read_headers(records.bytes(), &record).ok_or(CUT_OFF)?;
+                records.index(offset, timestamp, record.key, record.value, headers);
+            }
+        }
+        if at != place.end {
+            return Err(MORE_BYTES.to_owned());
+        }
+        Ok(at)
+    }
+
+    /// Whether its last record was read, and nothing follows.
+    fn ends_here(&mut self, unpacked: &mut Unpacked) -> Result<bool, String> {
+        if self.read < self.header.records {
+            // No offset is left for what has to come.
+            return match self.last < self.header.last_offset {
+                true => Ok(false),
+                false => Err(NOT_IN_ORDER.to_owned()),
+            };
+        }
+        while self.unpacking.step(unpacked)? {
+            if unpacked.len() > 0 {
+                return Err(MORE_BYTES.to_owned());
+            }
+        }
+        Ok(true)
+    }
 }
 
 /// Where a record's parts stand in the buffer.
@@ -148,6 +239,7 @@ struct Record {
 
 impl Record {
     /// The record that begins at `at`; `None` when it does not end in `buffer`.
+    #[inline]
     fn read(buffer: &[u8], at: usize) -> Option<Self> {
         let mut cursor = Cursor { buffer, at };
         let length = usize::try_from(cursor.varint()?).ok()?;
@@ -195,7 +287,7 @@ struct Cursor<'b> {
 }
 
 impl Cursor<'_> {
-    #[inline]
+    #[inline(always)]
     fn varint(&mut self) -> Option<i64> {
         // Most numbers are one byte or two.
         let rest = self.buffer.get(self.at..)?;
@@ -220,7 +312,7 @@ impl Cursor<'_> {
     }
 
     /// A length and so many bytes. The inner `None` is null.
-    #[inline]
+    #[inline(always)]
     fn bytes(&mut self) -> Option<Option<Range<usize>>> {
         let length = self.varint()?;
         if length == -1 {

@@ -13,6 +13,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::{PartitionTimes, once::finish_measures};
 
+/// Offsets between two records that hold none, as transactions leave them (P1).
+const GAP: i64 = 2;
+
 fn every_kind() -> Arc<Plan> {
     pipeline(
         "where: flag or flag is null",
@@ -103,7 +106,8 @@ fn split() -> impl Strategy<Value = Split> {
         (
             prop::collection::vec(prop::bool::weighted(f64::from(percent) / 100.0), 64),
             prop::collection::vec(0..folds, 64),
-            prop::collection::vec(any::<u32>(), 64),
+            // In order they follow each other, and are folded together.
+            prop_oneof![Just(vec![0; 64]), prop::collection::vec(any::<u32>(), 64)],
             prop::collection::vec(any::<bool>(), 8),
         )
             .prop_map(|(ends, folds, turns, merged_before)| Split {
@@ -120,7 +124,14 @@ struct Outcome {
     tables: Vec<RecordBatch>,
     balances: Vec<Balance>,
     #[allow(clippy::type_complexity)]
-    rejects: Vec<(i64, Option<Arc<str>>, Stage, String, Option<String>)>,
+    rejects: Vec<(
+        i64,
+        Option<Arc<str>>,
+        Stage,
+        String,
+        Option<String>,
+        Option<Bytes>,
+    )>,
     late: Vec<u64>,
     newest: Option<Timestamp>,
 }
@@ -141,10 +152,13 @@ fn outcome(plan: &Arc<Plan>, input: &[Record], split: &Split) -> Outcome {
     let tables = TableSet::all(plan.tables.len());
     let mut folds: BTreeMap<u8, EpochFold> = BTreeMap::new();
     for position in order {
+        let mut raw = batch(&batches[position]);
+        // The gap behind its last record belongs to it, so that the next one follows.
+        raw.range = OffsetRange::new(raw.range.start(), raw.range.end() + GAP).unwrap();
         folds
             .entry(split.folds[position % 64])
             .or_insert_with(|| EpochFold::new(plan.clone(), budget.clone()).unwrap())
-            .push(&batch(&batches[position]), tables)
+            .push(&raw, tables)
             .unwrap();
     }
     let parts: Vec<EpochPart> = folds
@@ -196,6 +210,7 @@ fn outcome(plan: &Arc<Plan>, input: &[Record], split: &Split) -> Outcome {
                 reject.stage,
                 reject.error,
                 reject.column,
+                reject.payload,
             )
         })
         .collect();
@@ -256,11 +271,10 @@ proptest! {
         other in split(),
     ) {
         let plan = every_kind();
-        // Offsets with gaps, as transactions leave them (P1).
         let input: Vec<Record> = events
             .into_iter()
             .enumerate()
-            .map(|(position, (written, value))| (position as i64 * 3, written, value))
+            .map(|(position, (written, value))| (position as i64 * (1 + GAP), written, value))
             .collect();
         let whole = Split { ends: vec![false; 64], folds: vec![0; 64], turns: vec![0; 64], merged_before: vec![false; 8] };
         let alone = Split { ends: vec![true; 64], ..other.clone() };

@@ -25,8 +25,10 @@ fn unpacked(codec: Codec, body: &[u8]) -> Result<Vec<u8>, String> {
     // Something stands in the buffer already, as when several batches share it.
     let mut into = Unpacked::over(b"leftovers of an earlier use".to_vec());
     into.append(b"before").unwrap();
-    unpack(codec, body, &mut into)?;
-    let all = into.finish();
+    let mut unpacking = Unpacking::of(codec, body, &mut into)?;
+    while unpacking.step(&mut into)? {}
+    assert!(!unpacking.step(&mut into)?, "an end stays an end");
+    let all = into.bytes();
     assert!(all.starts_with(b"before"));
     Ok(all[6..].to_vec())
 }
@@ -97,6 +99,29 @@ fn every_form_comes_back_whole() {
     let bytes = text();
     for (name, codec, body) in every_form(&bytes) {
         assert!(unpacked(codec, &body).as_ref() == Ok(&bytes), "{name}");
+    }
+}
+
+#[test]
+fn it_comes_in_steps_and_goes_on_in_another_buffer() {
+    let bytes = text();
+    for (name, codec, body) in every_form(&bytes) {
+        let mut into = Unpacked::default();
+        let mut unpacking = Unpacking::of(codec, &body, &mut into).unwrap();
+        let (mut all, mut steps) = (Vec::new(), 0);
+        while unpacking.step(&mut into).unwrap() {
+            steps += 1;
+            let filled = into.len();
+            let kept = filled - filled / 3;
+            let done = into.take();
+            all.extend_from_slice(&done[..kept]);
+            into.go_on(b"leftovers".to_vec(), &done[kept..filled]);
+            assert!(into.bytes() == &done[kept..filled], "{name}");
+        }
+        all.extend_from_slice(into.bytes());
+        assert!(all == bytes, "{name}");
+        let at_once = matches!(name, "snappy" | "lz4, linked");
+        assert!(at_once == (steps == 1), "{name}: {steps} steps");
     }
 }
 

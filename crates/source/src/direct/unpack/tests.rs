@@ -165,6 +165,87 @@ fn records_come_out_as_they_went_in_however_they_are_cut() {
     }
 }
 
+/// The same batch with its records compressed.
+fn compressed(whole: &[u8], codec: u8) -> Vec<u8> {
+    let body = &whole[HEADER..];
+    let packed = match codec {
+        0 => body.to_vec(),
+        2 => snap::raw::Encoder::new().compress_vec(body).unwrap(),
+        4 => zstd::stream::encode_all(body, 1).unwrap(),
+        unknown => panic!("codec {unknown}"),
+    };
+    let mut summed = whole[21..HEADER].to_vec();
+    summed[1] |= codec;
+    summed.extend(packed);
+    sealed(i64::from_be_bytes(whole[..8].try_into().unwrap()), &summed)
+}
+
+#[test]
+fn a_batch_larger_than_a_piece_comes_in_parts() {
+    // Some records are larger than a part, and some have none beside them.
+    let mut state = 3_u32;
+    let values: Vec<Vec<u8>> = (0..900_u32)
+        .map(|number| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let size = match number % 300 {
+                7 => 3 * PART,
+                8 => 1,
+                _ => (state >> 20) as usize % 4000,
+            };
+            (0..size).map(|at| (at as u32 ^ state) as u8).collect()
+        })
+        .collect();
+    let plans: Vec<Plan<'_>> = values
+        .iter()
+        .zip(0..)
+        .map(|(value, at)| (at, at, None, Some(value.as_slice())))
+        .collect();
+    for codec in [0, 2, 4] {
+        let mut bytes = compressed(&batch(10, 0, -1, &plans), codec);
+        bytes.extend(compressed(&batch(2000, 0, -1, &plans[..400]), codec));
+        bytes.extend(compressed(&batch(3000, 0, -1, &plans[..2]), codec));
+        let (batches, _) = read(bytes, &[], 10);
+        let rows = unpacked(batches.clone(), (10, 4000), 1 << 20).unwrap();
+        assert_eq!(rows.len(), 900 + 400 + 2);
+        for (at, row) in rows.iter().enumerate() {
+            let (base, of_batch) = match at {
+                0..900 => (10, at),
+                900..1300 => (2000, at - 900),
+                _ => (3000, at - 1300),
+            };
+            assert_eq!(row.0, base + of_batch as i64);
+            assert!(row.2.as_ref() == Some(&values[of_batch]), "record {at}");
+        }
+        for cut in [11, 18, 317, 318, 909, 910, 1500, 2000, 2399, 3001] {
+            let mut parts = unpacked(batches.clone(), (10, cut), 1 << 20).unwrap();
+            parts.extend(unpacked(batches.clone(), (cut, 4000), 1 << 20).unwrap());
+            assert!(parts == rows, "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn damage_behind_a_part_is_named_by_its_batch() {
+    let value = vec![b'v'; PART];
+    let plans: Vec<Plan<'_>> = (0..6).map(|at| (at, 0, None, Some(&value[..]))).collect();
+    let mut last_is_wrong = plans.clone();
+    last_is_wrong[5].0 = 4;
+    let (batches, _) = read(batch(10, 0, -1, &last_is_wrong), &[], 10);
+    let mut taken = 0;
+    let packed = PackedBatches {
+        batches,
+        piece_bytes: 1 << 20,
+        buffers: BufferPool::new(2),
+        memory: MemoryBudget::new(1 << 20),
+    };
+    let damaged = packed.unpack(OffsetRange::new(10, 15).unwrap(), &mut |piece| {
+        taken += piece.records.len();
+        ControlFlow::Continue(())
+    });
+    assert_eq!(damaged.unwrap_err().offset, 10);
+    assert!(taken > 0, "parts before it were handed out");
+}
+
 #[test]
 fn aborted_records_and_markers_are_passed_over() {
     let value =
