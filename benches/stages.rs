@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{ops::ControlFlow, path::Path, sync::Arc, time::Duration};
 
 use alluvium_engine::{EpochFold, JsonDecoder, merge_panes};
 use alluvium_plan::{Plan, SourceFile, load_pipeline};
@@ -138,12 +138,15 @@ fn decoding(criterion: &mut Criterion) {
                 let mut rest = bytes.as_bytes();
                 let mut rows = 0;
                 for lengths in lengths.chunks(AT_ONCE) {
-                    for length in lengths {
+                    let events = lengths.iter().map(|length| {
                         let event;
                         (event, rest) = rest.split_at(*length);
-                        let decoded = decoder.decode(Some(event));
+                        Some(event)
+                    });
+                    decoder.decode_each(events, |_, decoded| {
                         decoded.expect("no generated event is broken here");
-                    }
+                        ControlFlow::Continue(())
+                    });
                     rows += decoder.finish().expect("a batch").num_rows();
                 }
                 rows
@@ -178,11 +181,11 @@ fn stages(criterion: &mut Criterion) {
     group.bench_function("decode", |bencher| {
         let mut decoder = JsonDecoder::new(&plan).expect("a decoder");
         bencher.iter(|| {
-            for record in batch.records() {
-                decoder
-                    .decode(record.value())
-                    .expect("no generated event is broken here");
-            }
+            let events = batch.records().map(|record| record.value());
+            decoder.decode_each(events, |_, decoded| {
+                decoded.expect("no generated event is broken here");
+                ControlFlow::Continue(())
+            });
             decoder.finish().expect("a batch").num_rows()
         });
     });

@@ -11,15 +11,16 @@ mod columns;
 mod layout;
 mod moment;
 mod number;
+mod processor;
 mod syntax;
 #[cfg(test)]
 mod tests;
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{borrow::Cow, fmt, ops::ControlFlow, sync::Arc};
 
 use alluvium_plan::{EpochUnit, EventColumn, Plan, UnknownFields};
 use datafusion::arrow::{
-    array::RecordBatch,
+    array::{RecordBatch, RecordBatchOptions},
     datatypes::{DataType, SchemaRef, TimeUnit},
 };
 
@@ -259,6 +260,25 @@ impl JsonDecoder {
     /// # Errors
     /// [`DecodeError`] says why the event is refused; then nothing was appended.
     pub fn decode(&mut self, payload: Option<&[u8]>) -> Result<(), DecodeError> {
+        self.append(payload)
+    }
+
+    /// [`Self::decode`] for one payload after the other, until `each` breaks off. It is told what became of each. Faster
+    /// than one by one, because the processor is asked only once what it can do.
+    pub fn decode_each<'p>(
+        &mut self,
+        payloads: impl Iterator<Item = Option<&'p [u8]>>,
+        each: impl FnMut(Option<&'p [u8]>, Result<(), DecodeError>) -> ControlFlow<()>,
+    ) {
+        processor::run(Each {
+            decoder: self,
+            payloads,
+            each,
+        });
+    }
+
+    #[inline(always)]
+    fn append(&mut self, payload: Option<&[u8]>) -> Result<(), DecodeError> {
         let payload =
             payload.ok_or_else(|| DecodeError::whole("the record has no value (a tombstone)"))?;
         if payload.len() > MAX_PAYLOAD {
@@ -274,6 +294,12 @@ impl JsonDecoder {
             self.rows.take(absent, payload, &self.slots);
             return Ok(());
         }
+        self.append_unforeseen(payload)
+    }
+
+    /// The way of an event that follows no known layout.
+    #[inline(never)]
+    fn append_unforeseen(&mut self, payload: &[u8]) -> Result<(), DecodeError> {
         let text = valid(payload)?;
         let unknown = self.parse(text)?;
         self.check(text, unknown)?;
@@ -289,8 +315,14 @@ impl JsonDecoder {
     /// # Errors
     /// [`EngineError::Batch`] when they do not fit that schema, which is a bug.
     pub fn finish(&mut self) -> Result<RecordBatch, EngineError> {
+        // Without a column nothing else would say how many rows there are.
+        let rows = RecordBatchOptions::new().with_row_count(Some(self.rows.count()));
         let arrays = self.rows.finish(&self.schema)?;
-        Ok(RecordBatch::try_new(self.schema.clone(), arrays)?)
+        Ok(RecordBatch::try_new_with_options(
+            self.schema.clone(),
+            arrays,
+            &rows,
+        )?)
     }
 
     /// Reads one object into the slots and returns the first key that no column has.
@@ -394,6 +426,31 @@ impl JsonDecoder {
                 shorten(&said(text, key))
             ))),
             _ => Ok(()),
+        }
+    }
+}
+
+/// Decoding one payload after the other.
+struct Each<'d, P, E> {
+    decoder: &'d mut JsonDecoder,
+    payloads: P,
+    each: E,
+}
+
+impl<'p, P, E> processor::Work for Each<'_, P, E>
+where
+    P: Iterator<Item = Option<&'p [u8]>>,
+    E: FnMut(Option<&'p [u8]>, Result<(), DecodeError>) -> ControlFlow<()>,
+{
+    type Done = ();
+
+    #[inline(always)]
+    fn run(mut self) {
+        for payload in self.payloads {
+            let decoded = self.decoder.append(payload);
+            if (self.each)(payload, decoded).is_break() {
+                return;
+            }
         }
     }
 }

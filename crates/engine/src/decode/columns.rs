@@ -125,7 +125,7 @@ impl Rows {
 
     /// Takes what was written into [`Self::next`], but for the places without a value. `payload` is the event that it was
     /// read from, and `slots` hold what takes more than 64 bits.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self, absent: &[u16], payload: &[u8], slots: &[Slot]) {
         let from = self.count * self.width();
         for place in absent {

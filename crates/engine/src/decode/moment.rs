@@ -94,7 +94,7 @@ impl Days {
     }
 
     /// The microseconds of a time in the minute that is known, when it is written `SSZ` or `SS.fffZ` behind it.
-    #[inline]
+    #[inline(always)]
     fn within_minute(&self, bytes: &[u8]) -> Option<i64> {
         let (minute, rest) = bytes.split_first_chunk::<16>()?;
         if u128::from_le_bytes(*minute) != self.minute {
@@ -114,7 +114,7 @@ impl Days {
 }
 
 /// Microseconds of the seconds of a minute.
-#[inline]
+#[inline(always)]
 fn within(tens: u8, ones: u8) -> Option<i64> {
     pair(tens, ones)
         .filter(|second| *second <= 60)
@@ -122,7 +122,7 @@ fn within(tens: u8, ones: u8) -> Option<i64> {
 }
 
 /// [`timestamp`] with a memory for dates and minutes.
-#[inline]
+#[inline(always)]
 pub(crate) fn timestamp_with(bytes: &[u8], memory: &mut Days) -> Result<i64, FaultKind> {
     if let Some(micros) = memory.within_minute(bytes) {
         return within_years(micros);

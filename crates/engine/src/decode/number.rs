@@ -24,7 +24,7 @@ pub(crate) fn integer(text: &str) -> Result<i64, FaultKind> {
 
 /// An integer of up to 18 digits that begins at `at`, and where it ends. `None` for whatever is not plainly one; what
 /// follows the digits is not looked at.
-#[inline]
+#[inline(always)]
 pub(crate) fn scan_integer(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
     let negative = bytes.get(at) == Some(&b'-');
     let start = at + usize::from(negative);
@@ -34,7 +34,7 @@ pub(crate) fn scan_integer(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
 }
 
 /// Digits as JSON allows them before a point: some, at most 18, and no zero before others.
-#[inline]
+#[inline(always)]
 fn scan_digits(bytes: &[u8], start: usize) -> Option<(u64, usize)> {
     match few_digits(bytes, start) {
         Some((value, count @ 1..8)) if count == 1 || bytes[start] != b'0' => {
@@ -93,7 +93,7 @@ const INTEGER_POWERS: [u64; 8] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000,
 
 /// A number without an exponent that begins at `at`, to the nearest double. `None` for whatever is no number; what
 /// follows it is not looked at.
-#[inline]
+#[inline(always)]
 pub(crate) fn scan_double(bytes: &[u8], at: usize) -> Option<Scanned> {
     let negative = bytes.get(at) == Some(&b'-');
     let start = at + usize::from(negative);
