@@ -120,7 +120,15 @@ fn check(bytes: &[u8]) -> Result<(), FunctionError> {
         Mode::List if count > 7 => Err(damaged(format!("a list of {count} coupons"))),
         Mode::List => {
             let places = if compact { count.into() } else { 8 };
-            check_coupons(&bytes[HEADER..], places, count.into())
+            check_coupons(&bytes[HEADER..], places, count.into())?;
+            // Readers look at so many places from the front, whatever stands in the others.
+            if coupons(&bytes[HEADER..])
+                .take(count.into())
+                .any(|coupon| coupon == 0)
+            {
+                return Err(damaged("an empty place among coupons".into()));
+            }
+            Ok(())
         }
         Mode::Set => {
             let &[a, b, c, d] = bytes.get(HEADER..HEADER + 4).unwrap_or_default() else {
@@ -139,7 +147,7 @@ fn check(bytes: &[u8]) -> Result<(), FunctionError> {
     }
 }
 
-/// There must be as many different coupons as the header says; an empty place is zero.
+/// There must be as many coupons as the header says, none of them twice; an empty place is zero.
 fn check_coupons(bytes: &[u8], places: usize, count: usize) -> Result<(), FunctionError> {
     if bytes.len() < places * 4 {
         return Err(damaged(format!(
@@ -151,11 +159,12 @@ fn check_coupons(bytes: &[u8], places: usize, count: usize) -> Result<(), Functi
         .take(places)
         .filter(|&coupon| coupon != 0)
         .collect();
+    let all = found.len();
     found.sort_unstable();
     found.dedup();
-    if found.len() != count {
+    if all != count || found.len() != count {
         return Err(damaged(format!(
-            "{} different coupons where the header says {count}",
+            "{all} coupons, {} of them different, where the header says {count}",
             found.len()
         )));
     }
