@@ -40,6 +40,7 @@ pub(crate) fn run(brokers: &str, topic: &str, events: usize, drain: &str) -> Out
         pipeline: &PIPELINE.replace("DRAIN", drain),
         tables: &["clicks"],
         settings: "",
+        properties: "",
     });
     let spent = server.wait_for(events);
     let answer = server

@@ -35,6 +35,8 @@ pub(crate) struct Job<'j> {
     pub(crate) tables: &'j [&'j str],
     /// More lines of the server file.
     pub(crate) settings: &'j str,
+    /// Properties of the connection, as YAML between braces.
+    pub(crate) properties: &'j str,
 }
 
 /// `alluvium run` over an empty storage of its own.
@@ -66,9 +68,10 @@ impl Server {
         write(
             "alluvium.yaml",
             &format!(
-                "version: 1\nstorage: {{root: ./data}}\nconnections: {{kafka: {{main: {{brokers: \"{brokers}\"}}}}}}\n\
+                "version: 1\nstorage: {{root: ./data}}\n\
+                 connections: {{kafka: {{main: {{brokers: \"{brokers}\", properties: {{{}}}}}}}}}\n\
                  listen: {{http: \"127.0.0.1:0\"}}\n{}",
-                job.settings
+                job.properties, job.settings
             ),
         );
         let begin = Instant::now();

@@ -107,6 +107,7 @@ impl River {
             pipeline: &PIPELINE.replace("EVERY", every),
             tables: &["t1"],
             settings: "",
+            properties: "",
         });
         let producer = ClientConfig::new()
             .set("bootstrap.servers", &kafka.brokers)

@@ -7,7 +7,7 @@ use rand::{Rng, rngs::StdRng};
 use crate::common;
 
 /// The names, in the order in which they are measured.
-pub(crate) const NAMES: [&str; 12] = [
+pub(crate) const NAMES: [&str; 13] = [
     "keys",
     "budget",
     "measures",
@@ -18,6 +18,7 @@ pub(crate) const NAMES: [&str; 12] = [
     "partitions",
     "interval",
     "workers",
+    "fetching",
     crate::answers::ANSWERS,
     crate::answers::START,
 ];
@@ -44,6 +45,7 @@ pub(crate) struct Point {
     pub(crate) pipeline: String,
     pub(crate) tables: Vec<String>,
     pub(crate) settings: String,
+    pub(crate) properties: String,
 }
 
 /// Gives the event of a number.
@@ -156,6 +158,7 @@ fn point(
         pipeline: pipeline(group_by, &measures, &names(1), "1s"),
         tables: names(1),
         settings: String::new(),
+        properties: String::new(),
     }
 }
 
@@ -275,7 +278,40 @@ pub(crate) fn all() -> Vec<Curve> {
                 })
                 .into(),
         },
+        Curve {
+            name: "fetching",
+            axis: "property",
+            about: "Fetching: the same with `drain: portable`, and one of librdkafka's properties changed.",
+            points: [
+                "",
+                "fetch.wait.max.ms: 500",
+                "fetch.min.bytes: 100000",
+                "fetch.queue.backoff.ms: 1000",
+                "queued.min.messages: 1000",
+                "queued.min.messages: 1000000",
+                "max.partition.fetch.bytes: 65536",
+                "max.partition.fetch.bytes: 8388608",
+                "socket.receive.buffer.bytes: 4194304",
+            ]
+            .map(fetching)
+            .into(),
+        },
     ]
+}
+
+/// By librdkafka's own requests, with a property as its documentation writes it.
+fn fetching(property: &str) -> Point {
+    let usual = USUAL.map(str::to_owned);
+    let pipeline = pipeline("{country: country}", &usual, &names(1), "1s");
+    let at = match property {
+        "" => "as shipped",
+        property => property,
+    };
+    Point {
+        pipeline: pipeline.replace("start: earliest,", "start: earliest, drain: portable,"),
+        properties: property.to_owned(),
+        ..clicks(format!("`{at}`"), &USUAL)
+    }
 }
 
 fn keys(at: impl ToString, count: usize) -> Point {

@@ -85,6 +85,7 @@ fn line(kafka: &Kafka, point: &Point) -> String {
         pipeline: &point.pipeline,
         tables: &tables,
         settings: &point.settings,
+        properties: &point.properties,
     });
     let spent = server.wait_for(events);
     let storage = server.stop();
