@@ -327,9 +327,10 @@ impl EpochFold {
 
     /// Folds what the decoder holds of a stretch.
     fn fold_step(&mut self, stretch: &mut Stretch) -> Result<(), EngineError> {
+        let rows = stretch.places.len();
         let step = Step {
             batches: mem::take(&mut stretch.batches),
-            places: mem::take(&mut stretch.places),
+            places: mem::replace(&mut stretch.places, Vec::with_capacity(rows)),
             written: stretch.written.take(),
             tables: stretch.observed.tables,
         };
