@@ -48,7 +48,8 @@ fn topic(prefix: &str, settings: &[(&str, &str)]) -> String {
         .set("bootstrap.servers", brokers())
         .create()
         .unwrap();
-    let topic = settings.iter().fold(
+    // The records of these tests are dated in the past, and a broker would soon delete them.
+    let topic = settings.iter().chain(&[("retention.ms", "-1")]).fold(
         NewTopic::new(&name, PARTITIONS, TopicReplication::Fixed(1)),
         |topic, (key, value)| topic.set(key, value),
     );
