@@ -22,6 +22,7 @@ use datafusion::{
         basic::{Compression, ZstdLevel},
         file::properties::WriterProperties,
     },
+    prelude::{SessionConfig, SessionContext},
 };
 use rand::{SeedableRng, rngs::StdRng};
 
@@ -261,5 +262,44 @@ fn stages(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, decoding, stages);
+/// Sketches of 5,000 values each, merged into one by SQL.
+fn sketches(criterion: &mut Criterion) {
+    const SKETCHES: usize = 400;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .expect("a runtime");
+    let session = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+    alluvium_functions::register(&session);
+    let query = format!(
+        "SELECT hll_sketch_agg(v) AS distinct_values, ddsketch_agg(v) AS quantiles
+         FROM generate_series(1, {}) AS t(v) GROUP BY v / 5000",
+        SKETCHES * 5000 - 1,
+    );
+    runtime.block_on(async {
+        let made = session.sql(&query).await.expect("plans");
+        let made = made.cache().await.expect("runs").into_view();
+        session.register_table("sketches", made).expect("a table");
+    });
+    let mut group = criterion.benchmark_group("merge full sketches");
+    group.throughput(Throughput::Elements(SKETCHES as u64));
+    for merge in [
+        "hll_union_agg(distinct_values)",
+        "ddsketch_merge(quantiles)",
+    ] {
+        group.bench_function(merge, |bencher| {
+            bencher.iter(|| {
+                runtime.block_on(async {
+                    let merged = session
+                        .sql(&format!("SELECT {merge} FROM sketches"))
+                        .await
+                        .expect("plans");
+                    merged.collect().await.expect("runs").len()
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, decoding, stages, sketches);
 criterion_main!(benches);

@@ -1,9 +1,10 @@
 //! Counts of distinct values by Apache DataSketches HLL sketches (HLL8, lgK 12), under Spark's
 //! function names. Owns how values of each type are hashed, so that other engines' sketches of the
 //! same values merge with ours. The bytes are those of the DataSketches family, in the one form
-//! that `hll/codec.rs` writes; the sketch itself is the crate's.
+//! that `hll/codec.rs` writes; the sketch itself is the crate's, what a group holds is in `hll/group.rs`.
 
 mod codec;
+mod group;
 
 use std::{
     hash::Hash,
@@ -28,15 +29,13 @@ use datafusion::{
     common::{Result, plan_err},
     logical_expr::{AggregateUDF, EmitTo, ScalarUDF},
 };
-use datasketches::{
-    hash::value::{canonical_float, raw_bytes},
-    hll::HllUnion,
-};
+use datasketches::hash::value::{canonical_float, raw_bytes};
 
 use crate::{
     scalar::{self, Scalar},
     single_state::{Definition, Rows, SingleState, States, binary_array},
 };
+use group::Group;
 
 /// `hll_sketch_agg(x)`: a sketch of the distinct values, as bytes; NULL and empty strings are
 /// passed over, as in every DataSketches library. Without a value it is the empty sketch. The same
@@ -115,56 +114,28 @@ impl Definition for UnionAgg {
     }
 }
 
-/// What a group has seen.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Touched {
-    /// No value and no sketch, which only a merge asks.
-    #[default]
-    Never,
-    Once,
-    /// Its sketch has all its registers and grows no more.
-    Grown,
-}
-
-/// One sketch a group. A union rather than a plain sketch: it takes values as well as sketches.
+/// One sketch a group: takes values as well as sketches.
 #[derive(Clone)]
 struct Sketches {
     function: &'static str,
-    sketches: Vec<HllUnion>,
-    touched: Vec<Touched>,
-    /// The bytes behind all sketches, which start small and grow to 4 KiB each.
-    registers: usize,
+    groups: Vec<Group>,
+    /// The bytes behind all groups, which start small and grow to 4 KiB each.
+    heap: usize,
 }
 
 impl Sketches {
     fn new(function: &'static str) -> Self {
         Self {
             function,
-            sketches: Vec::new(),
-            touched: Vec::new(),
-            registers: 0,
+            groups: Vec::new(),
+            heap: 0,
         }
-    }
-
-    fn change(&mut self, group: usize, change: impl FnOnce(&mut HllUnion)) {
-        let sketch = &mut self.sketches[group];
-        if self.touched[group] == Touched::Grown {
-            change(sketch);
-            return;
-        }
-        let before = sketch.estimated_size();
-        change(sketch);
-        let now = sketch.estimated_size();
-        self.registers = self.registers + now - before;
-        self.touched[group] = match now >= codec::REGISTERS {
-            true => Touched::Grown,
-            false => Touched::Once,
-        };
     }
 
     #[inline]
     fn add(&mut self, group: usize, value: impl Hash) {
-        self.change(group, |sketch| sketch.update_value(value));
+        let grown = self.groups[group].add(value);
+        self.heap = self.heap.wrapping_add_signed(grown);
     }
 
     fn add_bytes(&mut self, group: usize, bytes: &[u8]) {
@@ -198,21 +169,16 @@ impl Sketches {
         })
     }
 
-    fn take(&mut self, emit_to: EmitTo) -> (Vec<HllUnion>, Vec<Touched>) {
-        let sketches = emit_to.take_needed(&mut self.sketches);
-        self.registers -= sketches.iter().map(HllUnion::estimated_size).sum::<usize>();
-        (sketches, emit_to.take_needed(&mut self.touched))
+    fn take(&mut self, emit_to: EmitTo) -> Vec<Group> {
+        let groups = emit_to.take_needed(&mut self.groups);
+        self.heap -= groups.iter().map(Group::heap_size).sum::<usize>();
+        groups
     }
 }
 
 impl States for Sketches {
     fn grow(&mut self, total: usize) {
-        while self.sketches.len() < total {
-            let sketch = codec::empty();
-            self.registers += sketch.estimated_size();
-            self.sketches.push(sketch);
-        }
-        self.touched.resize(total, Touched::default());
+        self.groups.resize_with(total, Group::default);
     }
 
     fn update(&mut self, values: &ArrayRef, rows: &Rows<'_>) -> Result<()> {
@@ -281,22 +247,22 @@ impl States for Sketches {
             return Ok(());
         }
         rows.for_each_bytes(states, |group, bytes| {
-            let sketch = codec::read(bytes)?;
-            self.change(group, |union| union.update(&sketch));
+            let grown = self.groups[group].merge(bytes)?;
+            self.heap = self.heap.wrapping_add_signed(grown);
             Ok(())
         })
     }
 
     fn emit(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let (sketches, _) = self.take(emit_to);
+        let groups = self.take(emit_to);
         binary_array(
             self.function,
-            sketches.iter().map(|sketch| Some(codec::write(sketch))),
+            groups.iter().map(|group| Some(group.bytes())),
         )
     }
 
     fn heap_size(&self) -> usize {
-        self.sketches.capacity() * size_of::<HllUnion>() + self.touched.capacity() + self.registers
+        self.groups.capacity() * size_of::<Group>() + self.heap
     }
 
     fn fresh(&self) -> Box<dyn States> {
@@ -326,12 +292,12 @@ impl States for Unions {
     }
 
     fn emit(&mut self, emit_to: EmitTo) -> Result<ArrayRef> {
-        let (sketches, touched) = self.0.take(emit_to);
-        let states = sketches.iter().zip(touched);
+        let groups = self.0.take(emit_to);
         binary_array(
             self.0.function,
-            states
-                .map(|(sketch, touched)| (touched != Touched::Never).then(|| codec::write(sketch))),
+            groups
+                .iter()
+                .map(|group| (!matches!(group, Group::Empty)).then(|| group.bytes())),
         )
     }
 
@@ -384,10 +350,10 @@ impl scalar::Definition for Union {
                 unions.append_null();
                 continue;
             };
-            let mut union = codec::empty();
-            union.update(&codec::read(left)?);
-            union.update(&codec::read(right)?);
-            unions.append_value(codec::write(&union));
+            let mut union = Group::default();
+            union.merge(left)?;
+            union.merge(right)?;
+            unions.append_value(union.bytes());
         }
         Ok(Arc::new(unions.finish()))
     }

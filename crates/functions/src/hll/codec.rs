@@ -7,6 +7,8 @@
 //! *coupons* (up to 7 in a list, some hundreds in a set) or, from about 390 distinct values on,
 //! three doubles of estimator state, the number of zero registers and one byte a register.
 
+use std::sync::LazyLock;
+
 use datasketches::hll::{HllSketch, HllType, HllUnion};
 
 use crate::error::FunctionError;
@@ -14,6 +16,8 @@ use crate::error::FunctionError;
 const LG_K: u8 = 12;
 /// Registers of a sketch that has all of them, a byte each.
 pub(super) const REGISTERS: usize = 1 << LG_K;
+/// Values of a register, of six bits.
+const VALUES: usize = 64;
 const HEADER: usize = 8;
 const ARRAY_START: usize = 40;
 
@@ -35,8 +39,41 @@ pub(super) fn empty() -> HllUnion {
 
 /// Reads a sketch that this module or another DataSketches library wrote.
 pub(super) fn read(bytes: &[u8]) -> Result<HllSketch, FunctionError> {
-    check(bytes)?;
+    look(bytes)?;
     HllSketch::deserialize(bytes).map_err(|error| damaged(error.to_string()))
+}
+
+/// A sketch as it is stored.
+pub(super) enum Stored<'a> {
+    Registers(&'a [u8; REGISTERS]),
+    /// Four bytes each, some of them empty.
+    Coupons(&'a [u8]),
+}
+
+/// Raises registers to what the coupons say.
+pub(super) fn raise(registers: &mut [u8; REGISTERS], bytes: &[u8]) {
+    for coupon in coupons(bytes) {
+        let register = &mut registers[coupon as usize % REGISTERS];
+        // The upper six bits; zero in an empty place.
+        *register = (*register).max((coupon >> 26) as u8);
+    }
+}
+
+/// The canonical bytes of a sketch that has all registers.
+pub(super) fn write_registers(registers: &[u8; REGISTERS]) -> Vec<u8> {
+    /// The crate's own header; it is the same for all of them.
+    static FULL: LazyLock<Vec<u8>> = LazyLock::new(|| {
+        let mut union = empty();
+        (0..REGISTERS as u64).for_each(|value| union.update_value(value));
+        let mut header = write(&union);
+        header.truncate(HEADER + 8);
+        header
+    });
+    let mut bytes = Vec::with_capacity(ARRAY_START + REGISTERS);
+    bytes.extend_from_slice(&FULL);
+    bytes.extend_from_slice(&derived(registers));
+    bytes.extend_from_slice(registers);
+    bytes
 }
 
 /// The canonical bytes: equal sets of values give equal bytes.
@@ -70,9 +107,9 @@ fn coupons(bytes: &[u8]) -> impl Iterator<Item = u32> {
         .map(|coupon| u32::from_le_bytes([coupon[0], coupon[1], coupon[2], coupon[3]]))
 }
 
-/// Refuses whatever the crate would take but no library writes: it would panic later or count
-/// wrongly.
-fn check(bytes: &[u8]) -> Result<(), FunctionError> {
+/// Looks into a sketch that this module or another DataSketches library wrote. Refuses whatever the crate would take but no
+/// library writes: it would panic later or count wrongly.
+pub(super) fn look(bytes: &[u8]) -> Result<Stored<'_>, FunctionError> {
     let &[
         preamble,
         version,
@@ -115,20 +152,20 @@ fn check(bytes: &[u8]) -> Result<(), FunctionError> {
     }
     let compact = flags & COMPACT != 0;
     match mode {
-        Mode::List if count == 0 => Ok(()),
         // A list of eight has become a set.
         Mode::List if count > 7 => Err(damaged(format!("a list of {count} coupons"))),
         Mode::List => {
-            let places = if compact { count.into() } else { 8 };
-            check_coupons(&bytes[HEADER..], places, count.into())?;
+            let places = match count {
+                0 => 0,
+                count if compact => count.into(),
+                _ => 8,
+            };
+            let found = checked_coupons(&bytes[HEADER..], places, count.into())?;
             // Readers look at so many places from the front, whatever stands in the others.
-            if coupons(&bytes[HEADER..])
-                .take(count.into())
-                .any(|coupon| coupon == 0)
-            {
+            if coupons(found).take(count.into()).any(|coupon| coupon == 0) {
                 return Err(damaged("an empty place among coupons".into()));
             }
-            Ok(())
+            Ok(Stored::Coupons(found))
         }
         Mode::Set => {
             let &[a, b, c, d] = bytes.get(HEADER..HEADER + 4).unwrap_or_default() else {
@@ -141,24 +178,21 @@ fn check(bytes: &[u8]) -> Result<(), FunctionError> {
                 )));
             }
             let places = if compact { count } else { 1 << lg_table };
-            check_coupons(&bytes[HEADER + 4..], places, count)
+            checked_coupons(&bytes[HEADER + 4..], places, count).map(Stored::Coupons)
         }
-        Mode::Array => check_array(bytes),
+        Mode::Array => checked_registers(bytes).map(Stored::Registers),
     }
 }
 
 /// There must be as many coupons as the header says, none of them twice; an empty place is zero.
-fn check_coupons(bytes: &[u8], places: usize, count: usize) -> Result<(), FunctionError> {
-    if bytes.len() < places * 4 {
+fn checked_coupons(bytes: &[u8], places: usize, count: usize) -> Result<&[u8], FunctionError> {
+    let Some(stored) = bytes.get(..places * 4) else {
         return Err(damaged(format!(
             "{} bytes do not hold {places} coupons",
             bytes.len()
         )));
-    }
-    let mut found: Vec<u32> = coupons(bytes)
-        .take(places)
-        .filter(|&coupon| coupon != 0)
-        .collect();
+    };
+    let mut found: Vec<u32> = coupons(stored).filter(|&coupon| coupon != 0).collect();
     let all = found.len();
     found.sort_unstable();
     found.dedup();
@@ -172,42 +206,52 @@ fn check_coupons(bytes: &[u8], places: usize, count: usize) -> Result<(), Functi
     if found.iter().any(|coupon| coupon >> 26 == 0) {
         return Err(damaged("a coupon without a value".into()));
     }
-    Ok(())
+    Ok(stored)
 }
 
-/// The number of zeros and both sums follow from the registers. Each sum is exact: its terms are
-/// powers of two within 32 binary places, and there are 2^12 of them.
-fn check_array(bytes: &[u8]) -> Result<(), FunctionError> {
+fn checked_registers(bytes: &[u8]) -> Result<&[u8; REGISTERS], FunctionError> {
     let registers = bytes.get(ARRAY_START..).unwrap_or_default();
-    if registers.len() != REGISTERS {
+    let Some((registers, [])) = registers.split_first_chunk() else {
         return Err(damaged(format!(
             "{} bytes of registers instead of {REGISTERS}",
             registers.len()
         )));
-    }
-    let mut counts = [0_u32; 64];
-    for &register in registers {
-        let Some(count) = counts.get_mut(usize::from(register)) else {
-            return Err(damaged(format!("a register of {register}")));
-        };
-        *count += 1;
-    }
-    let sum = |values: std::ops::Range<usize>| -> f64 {
-        values
-            .map(|value| f64::from(counts[value]) / (1_u64 << value) as f64)
-            .sum()
     };
-    let mut derived = Vec::with_capacity(24);
-    derived.extend(sum(0..32).to_le_bytes());
-    derived.extend(sum(32..64).to_le_bytes());
-    derived.extend(counts[0].to_le_bytes());
-    derived.extend([0; 4]);
-    if bytes[HEADER + 8..ARRAY_START] != derived {
+    if let Some(register) = registers
+        .iter()
+        .find(|register| usize::from(**register) >= VALUES)
+    {
+        return Err(damaged(format!("a register of {register}")));
+    }
+    if bytes[HEADER + 8..ARRAY_START] != derived(registers) {
         return Err(damaged(
             "the registers do not give the sums beside them".into(),
         ));
     }
-    Ok(())
+    Ok(registers)
+}
+
+/// What stands beside the registers and follows from them: the sums of 2^-r of those below 32 and of the others, and how many
+/// are zero. Each sum is exact: its terms are powers of two within 32 binary places, and there are 2^12 of them.
+fn derived(registers: &[u8; REGISTERS]) -> [u8; ARRAY_START - HEADER - 8] {
+    // Four at a time, each counted in its own table, so that equal neighbours do not wait for each other.
+    let mut tables = [[0_u32; VALUES]; 4];
+    for four in registers.as_chunks::<4>().0 {
+        for (table, register) in tables.iter_mut().zip(four) {
+            table[usize::from(*register) % VALUES] += 1;
+        }
+    }
+    let count = |value: usize| tables.iter().map(|table| table[value]).sum::<u32>();
+    let sum = |values: std::ops::Range<usize>| -> f64 {
+        values
+            .map(|value| f64::from(count(value)) / (1_u64 << value) as f64)
+            .sum()
+    };
+    let mut derived = [0; ARRAY_START - HEADER - 8];
+    derived[..8].copy_from_slice(&sum(0..VALUES / 2).to_le_bytes());
+    derived[8..16].copy_from_slice(&sum(VALUES / 2..VALUES).to_le_bytes());
+    derived[16..20].copy_from_slice(&count(0).to_le_bytes());
+    derived
 }
 
 fn damaged(reason: String) -> FunctionError {

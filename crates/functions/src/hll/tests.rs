@@ -17,7 +17,7 @@ use datasketches::{
 };
 use proptest::prelude::*;
 
-use super::{Estimate, SketchAgg, Union, UnionAgg, codec};
+use super::{Estimate, SketchAgg, Union, UnionAgg, codec, group::Group};
 use crate::{
     scalar::Definition as _,
     single_state::{Definition, Rows},
@@ -91,6 +91,30 @@ proptest! {
         prop_assert_eq!(read.estimate(), read.composite_estimate());
     }
 
+    /// Merged as bytes or by the crate, in any mixture of values and sketches.
+    #[test]
+    fn merging_bytes_is_what_the_crate_does(
+        parts in proptest::collection::vec(
+            (any::<u16>(), prop_oneof![0..10_i64, 20..60_i64, 300..500_i64, 1_000..4_000_i64], any::<bool>()),
+            1..6,
+        ),
+    ) {
+        let mut expected = codec::empty();
+        let mut group = Group::default();
+        for (start, count, as_values) in parts {
+            let values = (0..count).map(|value| value + i64::from(start));
+            values.clone().for_each(|value| expected.update_value(value));
+            let before = group.heap_size() as isize;
+            let grown = if as_values {
+                values.map(|value| group.add(value)).sum()
+            } else {
+                group.merge(&integers(values)).unwrap()
+            };
+            prop_assert_eq!(group.heap_size() as isize - before, grown);
+        }
+        prop_assert_eq!(hex(&group.bytes()), hex(&codec::write(&expected)));
+    }
+
     #[test]
     fn damaged_bytes_never_panic(
         count in prop_oneof![0..10_i64, 20..60_i64, 400..800_i64],
@@ -116,6 +140,11 @@ proptest! {
                     merged.update_value(value);
                 }
                 let _ = codec::write(&merged);
+                let mut group = Group::default();
+                group.merge(&bytes).unwrap();
+                group.merge(&sound).unwrap();
+                group.merge(&bytes).unwrap();
+                let _ = group.bytes();
             }
         }
     }
