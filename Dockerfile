@@ -16,8 +16,8 @@ COPY . .
 # The caches live beside the layers, so a change of code builds our crates only.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
   --mount=type=cache,target=/src/target \
-  cargo build --release --locked --features vendored-openssl --bin alluvium \
-  && install -D --strip target/release/alluvium /out/usr/local/bin/alluvium \
+  cargo build --profile dist --locked --features vendored-openssl --bin alluvium \
+  && install -D target/dist/alluvium /out/usr/local/bin/alluvium \
   && install -d /out/var/lib/alluvium /out/etc/alluvium/pipelines
 
 # glibc, libgcc and CA certificates; no shell, no package manager.
