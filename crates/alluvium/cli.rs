@@ -123,6 +123,9 @@ pub(crate) struct DemoArgs {
     /// Where HTTP listens [default: 127.0.0.1:8427, or the next free port].
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) http: Option<std::net::SocketAddr>,
+    /// Where the Postgres wire listens [default: 127.0.0.1:8432, or the next free port].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) postgres: Option<std::net::SocketAddr>,
     /// Worker threads [default: one a core].
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<std::num::NonZeroUsize>,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod clients;
 mod golden;
 mod kill;
 mod ledger;
@@ -11,4 +12,5 @@ mod reading;
 mod real_kafka;
 mod s3;
 mod site;
+mod sql;
 mod structure;

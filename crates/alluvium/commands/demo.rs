@@ -5,6 +5,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, IsTerminal},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroU64,
     process::ExitCode,
     sync::{
@@ -27,7 +28,7 @@ use crate::{
     balances,
     cli::DemoArgs,
     clicks::{Clicks, ClicksOptions, EVENTS_PER_SECOND, Ledger},
-    doors::{Door, PortTaken},
+    doors::{Door, Kind, PortTaken},
     failure::{Failure, WORK_FAILED},
     feed::{Doing, Feed, HoldBack},
     files,
@@ -53,8 +54,9 @@ const RATE: NonZeroU64 = NonZeroU64::new(EVENTS_PER_SECOND as u64).expect("the r
 /// Where the simulated clock of a demo with an end starts, so that its answers follow from the seed alone.
 /// In microseconds: 2026-11-01T00:00:00Z.
 const START_MICROS: i64 = 1_793_491_200_000_000;
-/// The default door.
-const HTTP: &str = "127.0.0.1:8427";
+/// The doors, unless others are asked for.
+const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8427);
+const POSTGRES: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8432);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// How often a plain line is printed.
@@ -87,16 +89,16 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
     let stop = Stop::on_signals("ending with a last commit; once more ends at once")?;
     let metrics = telemetry::Metrics::start()
         .map_err(|error| Failure::work("metrics cannot be recorded").because(&*error))?;
-    let listener = match args.http {
-        Some(address) => Door::listen(address, PortTaken::Refuse)?,
-        None => Door::listen(
-            HTTP.parse().expect("the default is an address"),
-            PortTaken::TakeNext,
-        )?,
+    let listen = |kind, wanted: Option<SocketAddr>, usual| match wanted {
+        Some(address) => Door::listen(kind, address, PortTaken::Refuse),
+        None => Door::listen(kind, usual, PortTaken::TakeNext),
     };
+    let http = listen(Kind::Http, args.http, HTTP)?;
+    let postgres = listen(Kind::Postgres, args.postgres, POSTGRES)?;
     let broker = EmbeddedBroker::start(None, &[(TOPIC.to_owned(), PARTITIONS)])
         .map_err(|error| Failure::work("the embedded broker did not start").because(&error))?;
-    folder.write(&broker.brokers(), listener.local_addr()?, args.workers)?;
+    let doors = (http.local_addr()?, postgres.local_addr()?);
+    folder.write(&broker.brokers(), doors, args.workers)?;
 
     let found =
         files::load_at(&folder.server_file()).map_err(|found| Failure::wrong_files(&found))?;
@@ -105,14 +107,20 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
     let store = io.block_on(found.store())?;
     let running = run::start(&found, plans, store.clone(), None)?;
     let queries = run::queries(&found, store, &running)?;
-    let door = Door::open(listener, &io, queries, &running, metrics)?;
-    let url = format!("http://{}", door.address());
-    to_stdout(|out| writeln!(out, "{}", welcome(&folder, &url)))?;
+    let http = Door::open(http, &io, queries.clone(), &running, metrics)?;
+    let postgres = Door::open_postgres(postgres, &io, queries)?;
+    let url = format!("http://{}", http.address());
+    let psql = format!(
+        "psql -h {} -p {} alluvium",
+        postgres.address().ip(),
+        postgres.address().port()
+    );
+    to_stdout(|out| writeln!(out, "{}", welcome(&folder, &url, &psql)))?;
 
     let demo = Demo::start(args, &broker, running)?;
     let watched = match args.events {
         Some(events) => demo.watch_to_the_end(events, &stop),
-        None if io::stdout().is_terminal() => screen::show(&demo.view(&url), &stop)
+        None if io::stdout().is_terminal() => screen::show(&demo.view(&url, &psql), &stop)
             .map_err(|error| Failure::work("the terminal cannot be used").because(&error)),
         None => {
             demo.watch_plainly(&stop);
@@ -120,7 +128,8 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
         }
     };
     let ended = demo.end(args.events, watched);
-    door.close(&io);
+    http.close(&io);
+    postgres.close(&io);
     ended
 }
 
@@ -179,12 +188,13 @@ impl Demo {
         })
     }
 
-    fn view(&self, url: &str) -> screen::View {
+    fn view(&self, url: &str, psql: &str) -> screen::View {
         let sending = self.sending.clone();
         // Sending without an end asks for the end itself when it fails.
         let enough = self.enough.clone();
         screen::View {
             url: url.to_owned(),
+            psql: psql.to_owned(),
             status: self.status.clone(),
             sent: Box::new(move || sending.sent.load(Ordering::Relaxed)),
             is_over: Box::new(move || enough.is_asked()),
@@ -392,7 +402,7 @@ fn send(
 }
 
 /// What can be tried, ready to copy.
-fn welcome(folder: &Folder, url: &str) -> String {
+fn welcome(folder: &Folder, url: &str, psql: &str) -> String {
     let file = folder.server_file();
     let file = file.display();
     format!(
@@ -403,6 +413,7 @@ fn welcome(folder: &Folder, url: &str) -> String {
          \n  alluvium sql --url {url} \"SELECT country, measure(clicks) AS clicks, measure(users) AS users, measure(p99_ms) AS p99_ms \
          FROM clicks_per_minute GROUP BY country ORDER BY clicks DESC LIMIT 10\"\n\
          \n  alluvium sql -c {file} \"SELECT error, count(*) AS events FROM dead_letters.clicks GROUP BY error ORDER BY events DESC LIMIT 5\"\n\
+         \n  {psql} -c 'SELECT * FROM clicks_per_minute ORDER BY window_start DESC, clicks DESC LIMIT 10'\n\
          \n  curl -s {url}/v1/sql -H 'content-type: application/json' -H 'accept: text/csv' \
          -d '{{\"sql\": \"SELECT window_start, final, measure(clicks) AS clicks FROM clicks_per_minute GROUP BY window_start, final ORDER BY window_start DESC LIMIT 5\"}}'\n",
         pipeline = folder.pipeline_file().display(),

@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 use crate::{
     balances,
     cli::RunArgs,
-    doors::{Door, PortTaken},
+    doors::{Door, Kind, PortTaken},
     failure::{Failure, INPUT_WRONG, WORK_FAILED},
     files::{self, Found},
     output::{Format, to_stdout},
@@ -45,14 +45,21 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         Stop::on_signals("draining: the last commits are on their way; once more ends at once")?;
     let metrics = telemetry::Metrics::start()
         .map_err(|error| Failure::work("metrics cannot be recorded").because(&*error))?;
-    let listener = Door::listen(found.server.listen.http, PortTaken::Refuse)?;
+    let listen = &found.server.listen;
+    let http = Door::listen(Kind::Http, listen.http, PortTaken::Refuse)?;
+    let postgres = Door::listen_postgres(listen.postgres)?;
 
     let io = Runtime::new()?;
     let store = io.block_on(usable_store(&found))?;
     let running = start(&found, plans, store.clone(), Some(instance(&found)?))?;
     let queries = queries(&found, store, &running)?;
-    let door = Door::open(listener, &io, queries, &running, metrics)?;
-    tracing::info!("HTTP listens on http://{}", door.address());
+    let mut doors = vec![Door::open(http, &io, queries.clone(), &running, metrics)?];
+    tracing::info!("HTTP listens on http://{}", doors[0].address());
+    if let Some(listener) = postgres {
+        let door = Door::open_postgres(listener, &io, queries)?;
+        tracing::info!("Postgres wire listens on {}", door.address());
+        doors.push(door);
+    }
 
     while !stop.is_asked() && !running.all_over() {
         thread::sleep(LOOK);
@@ -67,7 +74,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         to_stdout(|out| balances.write(Format::Table, out))?;
     }
     // Queries are answered until the last commit is visible.
-    door.close(&io);
+    for door in doors {
+        door.close(&io);
+    }
     let Some(stopped) = stopped else {
         return Err(Failure::work(format!(
             "the last commits took longer than {} seconds; what was not committed is read again at the next start",

@@ -9,6 +9,7 @@
 
 mod columns;
 mod layout;
+mod marks;
 mod moment;
 mod number;
 mod processor;

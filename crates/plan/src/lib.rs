@@ -39,7 +39,7 @@ pub use published::{
     CommittedFile, CommittedTable, MemoryEpoch, Published, PublishedTable, Publisher,
 };
 pub use server::{
-    AllowHttp, KafkaConnection, Listen, Memory, Secret, Server, Storage, load_server,
+    AllowHttp, DoorAt, KafkaConnection, Listen, Memory, Secret, Server, Storage, load_server,
 };
 pub use shape::{Finish, MeasureShape, ShapeError, StateKind, StateShape, TableShape};
 pub use status::{PartitionStatus, PipelineState, PipelineStatus, StatusBoard, TableStatus};

@@ -24,6 +24,7 @@ use crate::{
 
 const MEMORY: usize = 512 << 20;
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8427);
+const POSTGRES: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8432);
 
 /// A server, ready to start.
 #[derive(Clone, Debug, PartialEq)]
@@ -117,11 +118,24 @@ const PASSWORD: &str = "sasl.password";
 const TOKEN: &str = "sasl.oauthbearer.token";
 const TOKEN_FILE: &str = "sasl.oauthbearer.token.file";
 
-/// The doors.
+/// The doors. All of them listen on loopback in this release.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// Where HTTP listens; always loopback in this release.
+    /// Where HTTP listens.
     pub http: SocketAddr,
+    /// Where the Postgres wire listens.
+    pub postgres: DoorAt,
+}
+
+/// Where a door listens that a server can do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DoorAt {
+    /// Where the file says: it opens there, or the server does not start.
+    Written(SocketAddr),
+    /// At its usual place. If that is taken, by another server on this machine, the door stays shut.
+    Usual(SocketAddr),
+    /// Nowhere: `off`.
+    Off,
 }
 
 /// Budgets in bytes, each counted apart.
@@ -561,43 +575,51 @@ impl Loading<'_> {
     }
 
     fn listen(&mut self, listen: &written::Listen) -> Option<Listen> {
-        for (door, text) in [
-            ("Postgres wire", &listen.postgres),
-            ("Flight SQL", &listen.flight),
-        ] {
-            if let Some(text) = text {
-                self.reader.warning(
-                    Code::NotSupported,
-                    text.span.clone(),
-                    format!("not supported yet: {door}; this door stays shut"),
-                    "ask over HTTP, or with `alluvium sql`",
-                );
-            }
+        if let Some(text) = &listen.flight {
+            self.reader.warning(
+                Code::NotSupported,
+                text.span.clone(),
+                "not supported yet: Flight SQL; this door stays shut",
+                "ask over HTTP or Postgres wire, or with `alluvium sql`",
+            );
         }
-        let Some(http) = &listen.http else {
-            return listen.lacks("http").then_some(Listen { http: HTTP });
+        let http = match &listen.http {
+            Some(text) => self.address(text, HTTP),
+            None => listen.lacks("http").then_some(HTTP),
         };
-        let text = match http.text.strip_prefix("localhost:") {
+        let postgres = match &listen.postgres {
+            Some(text) if text.text == "off" => Some(DoorAt::Off),
+            Some(text) => self.address(text, POSTGRES).map(DoorAt::Written),
+            None => listen.lacks("postgres").then_some(DoorAt::Usual(POSTGRES)),
+        };
+        Some(Listen {
+            http: http?,
+            postgres: postgres?,
+        })
+    }
+
+    fn address(&mut self, written: &Scalar, usual: SocketAddr) -> Option<SocketAddr> {
+        let text = match written.text.strip_prefix("localhost:") {
             Some(port) => format!("127.0.0.1:{port}"),
-            None => http.text.clone(),
+            None => written.text.clone(),
         };
         let Ok(address) = text.parse::<SocketAddr>() else {
-            let message = format!("`{}` is not an address", http.shown);
+            let message = format!("`{}` is not an address", written.shown);
             let help =
-                "write a loopback address and a port: 127.0.0.1:8427; port 0 takes a free one";
-            self.error(Code::Value, &http.span, message, help);
+                format!("write a loopback address and a port: {usual}; port 0 takes a free one");
+            self.error(Code::Value, &written.span, message, help);
             return None;
         };
         if !address.ip().is_loopback() {
             self.error(
                 Code::NotSupported,
-                &http.span,
-                format!("`{}` can be reached from other machines", http.shown),
+                &written.span,
+                format!("`{}` can be reached from other machines", written.shown),
                 "this release has neither TLS nor users: listen on 127.0.0.1 and put a proxy that has both before it",
             );
             return None;
         }
-        Some(Listen { http: address })
+        Some(address)
     }
 
     fn memory(&mut self, size: Option<&Scalar>) -> Option<usize> {

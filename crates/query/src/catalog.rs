@@ -17,6 +17,7 @@ use crate::{
     error::QueryError,
     finals::FinalTable,
     panes::{RowsTable, StoredRows},
+    postgres::PG_CATALOG,
     system::{self, SystemTable},
     view::View,
 };
@@ -27,7 +28,9 @@ pub(crate) const CATALOG: &str = "alluvium";
 pub(crate) const PUBLIC: &str = "public";
 const PANES: &str = "panes";
 const DEAD_LETTERS: &str = "dead_letters";
-const SYSTEM: &str = "system";
+pub(crate) const SYSTEM: &str = "system";
+/// Every schema of ours.
+pub(crate) const SCHEMAS: [&str; 4] = [PUBLIC, PANES, DEAD_LETTERS, SYSTEM];
 
 /// The list of the one catalogue, over one query's view.
 #[derive(Debug)]
@@ -36,9 +39,18 @@ pub(crate) struct Catalogs {
 }
 
 impl Catalogs {
-    pub(crate) fn new(view: Arc<View>, status: Option<Arc<StatusBoard>>) -> Self {
+    /// With `postgres`, the schema `pg_catalog` as well.
+    pub(crate) fn new(
+        view: Arc<View>,
+        status: Option<Arc<StatusBoard>>,
+        postgres: Option<Arc<dyn SchemaProvider>>,
+    ) -> Self {
         Self {
-            catalog: Arc::new(Catalog { view, status }),
+            catalog: Arc::new(Catalog {
+                view,
+                status,
+                postgres,
+            }),
         }
     }
 }
@@ -66,13 +78,12 @@ impl CatalogProviderList for Catalogs {
 struct Catalog {
     view: Arc<View>,
     status: Option<Arc<StatusBoard>>,
+    postgres: Option<Arc<dyn SchemaProvider>>,
 }
 
 impl CatalogProvider for Catalog {
     fn schema_names(&self) -> Vec<String> {
-        [PUBLIC, PANES, DEAD_LETTERS, SYSTEM]
-            .map(String::from)
-            .into()
+        SCHEMAS.map(String::from).into()
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
@@ -81,6 +92,7 @@ impl CatalogProvider for Catalog {
             PANES => SchemaKind::Panes,
             DEAD_LETTERS => SchemaKind::DeadLetters,
             SYSTEM => SchemaKind::System,
+            PG_CATALOG => return self.postgres.clone(),
             _ => return None,
         };
         Some(Arc::new(Schema {

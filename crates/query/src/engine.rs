@@ -9,6 +9,7 @@ use alluvium_plan::{Publisher, StatusBoard, TableShape};
 
 use crate::{
     error::{ErrorKind, QueryError},
+    run::Dialect,
     session::Session,
     shared::{Limits, Shared},
     storage::Storage,
@@ -40,7 +41,12 @@ impl QueryEngine {
 
     /// A new session with its own settings: one for each connection.
     pub fn session(&self) -> Session {
-        Session::new(self.shared.clone())
+        Session::new(self.shared.clone(), Dialect::Ours)
+    }
+
+    /// A session for a client of Postgres: with `pg_catalog`, and with SQL as such clients write it.
+    pub fn postgres_session(&self) -> Session {
+        Session::new(self.shared.clone(), Dialect::Postgres)
     }
 
     /// The tables and what they answer, for completion in a prompt.

@@ -25,7 +25,9 @@ pub enum ErrorKind {
     AmbiguousColumn,
     /// No such function, or not with these arguments.
     UnknownFunction,
-    /// Types do not fit together, or a parameter is missing.
+    /// A parameter without a value.
+    UndefinedParameter,
+    /// Types do not fit together.
     Invalid,
     /// SQL that is understood and not offered.
     Unsupported,
@@ -37,8 +39,10 @@ pub enum ErrorKind {
     TooComplex,
     /// The result has more rows than allowed.
     TooManyRows,
-    /// A value: overflow, division by zero, a cast that fails.
+    /// A value: overflow, a cast that fails.
     Data,
+    /// Division by zero.
+    DivisionByZero,
     /// The memory for queries is used up.
     Memory,
     /// Too many queries run at once.
@@ -83,12 +87,14 @@ impl ErrorKind {
             Self::UnknownColumn => "42703",
             Self::AmbiguousColumn => "42702",
             Self::UnknownFunction => "42883",
+            Self::UndefinedParameter => "42P02",
             Self::Invalid => "42804",
             Self::Unsupported => "0A000",
             Self::ReadOnly => "25006",
             Self::TooLong | Self::TooManyRows => "54000",
             Self::TooComplex => "54001",
             Self::Data => "22000",
+            Self::DivisionByZero => "22012",
             Self::Memory => "53200",
             Self::Busy => "53300",
             Self::Timeout => "57014",
@@ -101,7 +107,7 @@ impl ErrorKind {
     pub fn class(self) -> ErrorClass {
         match self {
             Self::Busy | Self::Timeout | Self::Storage | Self::Memory => ErrorClass::Transient,
-            Self::Data => ErrorClass::Data,
+            Self::Data | Self::DivisionByZero => ErrorClass::Data,
             Self::Internal => ErrorClass::Bug,
             _ => ErrorClass::Config,
         }
@@ -241,7 +247,7 @@ fn external(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryErr
 fn arrow(cause: &ArrowError) -> QueryError {
     match cause {
         ArrowError::ExternalError(nested) => external(nested.as_ref()),
-        ArrowError::DivideByZero => QueryError::new(ErrorKind::Data, "division by zero"),
+        ArrowError::DivideByZero => QueryError::new(ErrorKind::DivisionByZero, "division by zero"),
         ArrowError::IoError(text, _) => QueryError::new(
             ErrorKind::Storage,
             format!("storage did not deliver: {text}"),

@@ -4,6 +4,8 @@
 //! what a plan may contain: the session verifies that once more, so that a statement which slips
 //! through here in disguise is refused there.
 
+mod meaning;
+
 use std::ops::ControlFlow;
 
 use datafusion::{
@@ -12,7 +14,7 @@ use datafusion::{
         parser::{DFParserBuilder, Statement},
         sqlparser::{
             ast::{self, Set, visit_relations},
-            dialect::GenericDialect,
+            dialect::{Dialect, GenericDialect, PostgreSqlDialect},
             keywords::Keyword,
             tokenizer::{Token, Tokenizer},
         },
@@ -21,6 +23,7 @@ use datafusion::{
 
 use crate::{
     error::{ErrorKind, QueryError},
+    postgres::Postgres,
     view::ReadMode,
 };
 
@@ -47,24 +50,44 @@ pub(crate) enum Request {
     ShowAsOf,
 }
 
-/// Checks and parses one statement.
-pub(crate) fn parse(sql: &str, max_bytes: usize) -> Result<Request, QueryError> {
+/// Checks and parses one statement, written for Postgres or as we offer it.
+pub(crate) fn parse(
+    sql: &str,
+    max_bytes: usize,
+    postgres: Option<&Postgres>,
+) -> Result<Request, QueryError> {
     if sql.len() > max_bytes {
         return Err(QueryError::new(
             ErrorKind::TooLong,
             format!("the query has {} bytes, {max_bytes} are allowed", sql.len()),
         ));
     }
-    let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, sql)
+    let dialect: &dyn Dialect = match postgres {
+        Some(_) => &PostgreSqlDialect {},
+        None => &GenericDialect {},
+    };
+    let tokens = Tokenizer::new(dialect, sql)
         .tokenize_with_location()
         .map_err(|error| DataFusionError::SQL(Box::new(error.into()), None))?;
     measure_complexity(tokens.iter().map(|token| &token.token))?;
-    let mut statements = DFParserBuilder::new(tokens)
-        .with_dialect(&dialect)
-        .with_recursion_limit(PARSER_RECURSION)
-        .build()?
-        .parse_statements()?;
+    let known = postgres.and_then(|postgres| postgres.known_question(&tokens, sql));
+    let mut statements = match known {
+        Some(statements) => statements?,
+        None => {
+            let statements = DFParserBuilder::new(tokens)
+                .with_dialect(dialect)
+                .with_recursion_limit(PARSER_RECURSION)
+                .build()?
+                .parse_statements()?;
+            match postgres {
+                Some(postgres) => statements
+                    .into_iter()
+                    .map(|statement| postgres.rewrite(statement))
+                    .collect(),
+                None => statements,
+            }
+        }
+    };
     let Some(statement) = statements.pop_front() else {
         return Err(QueryError::new(ErrorKind::Syntax, "the query is empty"));
     };
@@ -74,7 +97,21 @@ pub(crate) fn parse(sql: &str, max_bytes: usize) -> Result<Request, QueryError> 
                 .hint("send them one by one"),
         );
     }
-    classify(statement)
+    classify(put_right(statement)?)
+}
+
+fn put_right(statement: Statement) -> Result<Statement, QueryError> {
+    Ok(match statement {
+        Statement::Statement(mut inner) => {
+            meaning::put_right(&mut inner)?;
+            Statement::Statement(inner)
+        }
+        Statement::Explain(mut explain) => {
+            *explain.statement = put_right(*explain.statement)?;
+            Statement::Explain(explain)
+        }
+        other => other,
+    })
 }
 
 fn measure_complexity<'a>(tokens: impl Iterator<Item = &'a Token>) -> Result<(), QueryError> {
@@ -280,7 +317,7 @@ mod tests {
     use super::*;
 
     fn kind(sql: &str) -> Option<ErrorKind> {
-        parse(sql, 64 * 1024).err().map(|error| error.kind)
+        parse(sql, 64 * 1024, None).err().map(|error| error.kind)
     }
 
     #[test]

@@ -11,6 +11,7 @@ mod finals;
 mod guard;
 mod measure;
 mod panes;
+mod postgres;
 mod read_files;
 mod run;
 mod session;
@@ -22,7 +23,8 @@ mod view;
 
 pub use engine::QueryEngine;
 pub use error::{ErrorKind, Position, QueryError};
-pub use run::QueryResult;
+pub use postgres::{POSTGRES_VERSION, SAME_NAME, date_without_zone, fixed_setting};
+pub use run::{Described, QueryResult};
 pub use session::Session;
 pub use shared::Limits;
 pub use storage::{Commit, DeadLetters, RecordedPartition, Storage};

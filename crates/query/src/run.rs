@@ -6,14 +6,17 @@
 use std::{sync::Arc, time::Duration};
 
 use datafusion::{
-    arrow::datatypes::SchemaRef,
-    arrow::record_batch::RecordBatch,
+    arrow::{
+        datatypes::{DataType, Field, Schema, SchemaRef},
+        record_batch::RecordBatch,
+    },
     common::{
         ParamValues, Result as DataFusionResult, ScalarValue,
         tree_node::{Transformed, TreeNode},
     },
     error::DataFusionError,
-    execution::{SendableRecordBatchStream, TaskContext, context::SQLOptions},
+    execution::{SendableRecordBatchStream, SessionState, TaskContext, context::SQLOptions},
+    logical_expr::LogicalPlan,
     physical_plan::{
         ExecutionPlan,
         coop::CooperativeExec,
@@ -34,7 +37,7 @@ use tokio::{
 use crate::{
     error::{ErrorKind, QueryError, nearest},
     guard::{self, Request},
-    measure,
+    measure, postgres,
     shared::Shared,
     view::{AsOf, ReadMode, View},
 };
@@ -44,6 +47,8 @@ use crate::{
 const PLANNING_STACK: usize = 256 << 20;
 /// Batches between a query and its reader: one being read, one ready.
 const READ_AHEAD: usize = 2;
+/// Most parameters of one statement.
+const MOST_PARAMETERS: usize = 1024;
 /// How long a query waits for a place before it is told that all are taken.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -76,6 +81,25 @@ impl QueryResult {
     }
 }
 
+/// What is known of a statement before it runs.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// The types that `$1`, `$2` … must have for what surrounds them, where that says it.
+    pub parameters: Vec<Option<DataType>>,
+    /// The columns of its answer; none for a statement that only changes a setting.
+    pub schema: SchemaRef,
+}
+
+/// How a statement is written, and what it is asked of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// As our documents say.
+    #[default]
+    Ours,
+    /// By a client of Postgres, which expects its catalogue and its ways of writing too.
+    Postgres,
+}
+
 /// What a statement comes to.
 pub(crate) enum Answer {
     Rows(QueryResult),
@@ -88,6 +112,7 @@ pub(crate) enum Answer {
 pub(crate) async fn run(
     shared: Arc<Shared>,
     mode: ReadMode,
+    dialect: Dialect,
     sql: String,
     params: Vec<ScalarValue>,
 ) -> Result<Answer, QueryError> {
@@ -96,6 +121,7 @@ pub(crate) async fn run(
     let query = Query {
         shared,
         mode,
+        dialect,
         sql,
         params,
     };
@@ -114,6 +140,102 @@ pub(crate) async fn run(
         Ok(Err(error)) => Err(error),
         Err(_) => Err(broken_off()),
     }
+}
+
+/// Plans one statement without running it. `declared` are the types that the client gave its parameters, where it did.
+pub(crate) async fn describe(
+    shared: Arc<Shared>,
+    dialect: Dialect,
+    sql: String,
+    declared: Vec<Option<DataType>>,
+) -> Result<Described, QueryError> {
+    let timeout = shared.limits.timeout;
+    let workers = shared.workers().clone();
+    let mut task = AbortOnDrop(workers.spawn(async move {
+        let permit = place(&shared).await?;
+        let view = Arc::new(View::open(shared.shelf.clone(), ReadMode::Fresh).await);
+        let inside = shared.clone();
+        let described = on_deep_stack(&shared, async move {
+            let described = described(&inside, &view, dialect, &sql, &declared).await;
+            drop(permit);
+            described
+        });
+        Ok(described.await??)
+    }));
+    match tokio::time::timeout(timeout, &mut task.0).await {
+        Ok(Ok(described)) => described,
+        Ok(Err(_)) => Err(broken_off()),
+        Err(_) => Err(timed_out(timeout)),
+    }
+}
+
+async fn described(
+    shared: &Shared,
+    view: &Arc<View>,
+    dialect: Dialect,
+    sql: &str,
+    declared: &[Option<DataType>],
+) -> DataFusionResult<Described> {
+    let text = |name: &str| Schema::new(vec![Field::new(name, DataType::Utf8, false)]);
+    let (logical, _) = match logical(shared, view, dialect, sql).await? {
+        Logical::Plan(logical, state) => (logical, state),
+        Logical::Setting(answer) => {
+            let schema = match answer {
+                Answer::ShowRead => text("alluvium.read"),
+                Answer::ShowAsOf => text("alluvium.as_of"),
+                Answer::SetRead(_) | Answer::Rows(_) => Schema::empty(),
+            };
+            return Ok(Described {
+                parameters: Vec::new(),
+                schema: Arc::new(schema),
+            });
+        }
+    };
+    let mut inferred: Vec<Option<DataType>> = vec![None; declared.len()];
+    for (name, data_type) in logical.get_parameter_types()? {
+        let Some(place) = parameter_number(&name) else {
+            continue;
+        };
+        inferred.resize(inferred.len().max(place), None);
+        inferred[place - 1] = data_type;
+    }
+    if let Dialect::Postgres = dialect {
+        for number in postgres::lists(sql) {
+            if let Some(list) = inferred.get_mut(number.wrapping_sub(1))
+                && list.is_none()
+                && declared.get(number - 1).is_none_or(Option::is_none)
+            {
+                *list = Some(DataType::new_list(DataType::Utf8, true));
+            }
+        }
+    }
+    // Without values the plan has the types that it will have with them: NULL of the same type.
+    let nulls = inferred
+        .iter()
+        .enumerate()
+        .map(|(place, inferred)| {
+            let declared = declared.get(place).and_then(Option::as_ref);
+            let both = declared.zip(inferred.as_ref());
+            let known = match both {
+                Some((declared, inferred)) if declared.is_integer() && inferred.is_integer() => {
+                    Some(inferred)
+                }
+                _ => declared.or(inferred.as_ref()),
+            };
+            ScalarValue::try_from(known.unwrap_or(&DataType::Utf8))
+        })
+        .collect::<DataFusionResult<Vec<_>>>()?;
+    let logical = measure::lower(bind(logical, nulls)?)?;
+    Ok(Described {
+        parameters: inferred,
+        schema: Arc::new(logical.schema().as_arrow().clone()),
+    })
+}
+
+/// The number of `$1`, if it is one that a list of values can have.
+fn parameter_number(name: &str) -> Option<usize> {
+    let number = name.trim_start_matches('$').parse().ok()?;
+    (1..=MOST_PARAMETERS).contains(&number).then_some(number)
 }
 
 fn broken_off() -> QueryError {
@@ -162,6 +284,7 @@ type Answered = oneshot::Sender<Result<First, QueryError>>;
 struct Query {
     shared: Arc<Shared>,
     mode: ReadMode,
+    dialect: Dialect,
     sql: String,
     params: Vec<ScalarValue>,
 }
@@ -242,7 +365,9 @@ impl Query {
     }
 
     async fn attempt(&self) -> Result<Outcome, DataFusionError> {
-        let permit = self.place().await.map_err(QueryError::into_datafusion)?;
+        let permit = place(&self.shared)
+            .await
+            .map_err(QueryError::into_datafusion)?;
         let view = Arc::new(View::open(self.shared.shelf.clone(), self.mode).await);
         let (planned, permit) = self.plan(view.clone(), permit).await?;
         let (plan, context) = match planned {
@@ -262,45 +387,52 @@ impl Query {
         })))
     }
 
-    async fn place(&self) -> Result<OwnedSemaphorePermit, QueryError> {
-        let permits = self.shared.permits.clone();
-        match tokio::time::timeout(PATIENCE, permits.acquire_owned()).await {
-            Ok(Ok(permit)) => Ok(permit),
-            _ => Err(QueryError::new(
-                ErrorKind::Busy,
-                format!("{} queries run already", self.shared.limits.concurrent),
-            )
-            .hint("try again when one of them has ended")),
-        }
-    }
-
-    /// Parses and plans on a thread of its own with a deep stack. The place stays taken until that thread ends,
-    /// even if the query is given up before.
+    /// Parses and plans. The place stays taken until that ends, even if the query is given up before.
     async fn plan(
         &self,
         view: Arc<View>,
         permit: OwnedSemaphorePermit,
     ) -> Result<(Planned, OwnedSemaphorePermit), DataFusionError> {
-        let (done, planned) = oneshot::channel();
-        let shared = self.shared.clone();
+        let (shared, dialect) = (self.shared.clone(), self.dialect);
         let (sql, params) = (self.sql.clone(), self.params.clone());
-        let spawned = std::thread::Builder::new()
-            .name("alluvium-query-plan".into())
-            .stack_size(PLANNING_STACK)
-            .spawn(move || {
-                let runtime = shared.workers().clone();
-                let planned = runtime.block_on(plan(&shared, &view, &sql, params));
-                // A query that was given up has no more use for a plan.
-                let _ = done.send((planned, permit));
-            });
-        if let Err(error) = spawned {
-            return Err(DataFusionError::IoError(error));
-        }
-        match planned.await {
-            Ok((planned, permit)) => Ok((planned?, permit)),
-            Err(_) => Err(DataFusionError::Internal("the planner broke off".into())),
-        }
+        let planned = on_deep_stack(&self.shared, async move {
+            (plan(&shared, &view, dialect, &sql, params).await, permit)
+        });
+        let (planned, permit) = planned.await?;
+        Ok((planned?, permit))
     }
+}
+
+async fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, QueryError> {
+    let permits = shared.permits.clone();
+    match tokio::time::timeout(PATIENCE, permits.acquire_owned()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err(QueryError::new(
+            ErrorKind::Busy,
+            format!("{} queries run already", shared.limits.concurrent),
+        )
+        .hint("try again when one of them has ended")),
+    }
+}
+
+/// Does the work of a planner on a thread of its own with a deep stack.
+async fn on_deep_stack<T: Send + 'static>(
+    shared: &Shared,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, DataFusionError> {
+    let (done, outcome) = oneshot::channel();
+    let runtime = shared.workers().clone();
+    std::thread::Builder::new()
+        .name("alluvium-query-plan".into())
+        .stack_size(PLANNING_STACK)
+        .spawn(move || {
+            // A query that was given up has no more use for a plan.
+            let _ = done.send(runtime.block_on(work));
+        })
+        .map_err(DataFusionError::IoError)?;
+    outcome
+        .await
+        .map_err(|_| DataFusionError::Internal("the planner broke off".into()))
 }
 
 enum Planned {
@@ -308,21 +440,31 @@ enum Planned {
     Setting(Answer),
 }
 
-async fn plan(
+enum Logical {
+    Plan(LogicalPlan, Box<SessionState>),
+    Setting(Answer),
+}
+
+/// Parses a statement and plans it as far as its text goes: parameters have no values yet, tables are names.
+async fn logical(
     shared: &Shared,
     view: &Arc<View>,
+    dialect: Dialect,
     sql: &str,
-    params: Vec<ScalarValue>,
-) -> DataFusionResult<Planned> {
-    let request =
-        guard::parse(sql, shared.limits.max_sql_bytes).map_err(QueryError::into_datafusion)?;
+) -> DataFusionResult<Logical> {
+    let postgres = match dialect {
+        Dialect::Ours => None,
+        Dialect::Postgres => Some(shared.postgres().map_err(QueryError::into_datafusion)?),
+    };
+    let request = guard::parse(sql, shared.limits.max_sql_bytes, postgres)
+        .map_err(QueryError::into_datafusion)?;
     let statement = match request {
         Request::Plan(statement) => *statement,
-        Request::SetRead(mode) => return Ok(Planned::Setting(Answer::SetRead(mode))),
-        Request::ShowRead => return Ok(Planned::Setting(Answer::ShowRead)),
-        Request::ShowAsOf => return Ok(Planned::Setting(Answer::ShowAsOf)),
+        Request::SetRead(mode) => return Ok(Logical::Setting(Answer::SetRead(mode))),
+        Request::ShowRead => return Ok(Logical::Setting(Answer::ShowRead)),
+        Request::ShowAsOf => return Ok(Logical::Setting(Answer::ShowAsOf)),
     };
-    let state = shared.state(view);
+    let state = shared.state(view, postgres);
     let logical = state
         .statement_to_plan(statement)
         .await
@@ -338,12 +480,26 @@ async fn plan(
                 .hint("use SELECT, VALUES, EXPLAIN or SHOW")
                 .into_datafusion()
         })?;
+    Ok(Logical::Plan(logical, Box::new(state)))
+}
+
+async fn plan(
+    shared: &Shared,
+    view: &Arc<View>,
+    dialect: Dialect,
+    sql: &str,
+    params: Vec<ScalarValue>,
+) -> DataFusionResult<Planned> {
+    let (logical, state) = match logical(shared, view, dialect, sql).await? {
+        Logical::Plan(logical, state) => (logical, state),
+        Logical::Setting(answer) => return Ok(Planned::Setting(answer)),
+    };
     let logical = bind(logical, params)?;
     let logical = measure::lower(logical)?;
     let logical = state.optimize(&logical)?;
     let physical = state
         .query_planner()
-        .create_physical_plan(&logical, &state)
+        .create_physical_plan(&logical, state.as_ref())
         .await?;
     Ok(Planned::Query(yielding(physical)?, state.task_ctx()))
 }
@@ -365,10 +521,7 @@ fn yielding(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionP
     Ok(plan.data)
 }
 
-fn bind(
-    logical: datafusion::logical_expr::LogicalPlan,
-    params: Vec<ScalarValue>,
-) -> DataFusionResult<datafusion::logical_expr::LogicalPlan> {
+fn bind(logical: LogicalPlan, params: Vec<ScalarValue>) -> DataFusionResult<LogicalPlan> {
     let wanted = logical.get_parameter_names()?;
     let given = params.len();
     let missing = wanted.iter().find(|name| {
@@ -377,7 +530,7 @@ fn bind(
     });
     if let Some(name) = missing {
         return Err(QueryError::new(
-            ErrorKind::Invalid,
+            ErrorKind::UndefinedParameter,
             format!("parameter {name} has no value: {given} were given"),
         )
         .hint("parameters are written $1, $2 and so on")

@@ -16,7 +16,7 @@ use futures::{StreamExt, stream};
 
 use crate::{
     error::QueryError,
-    run::{self, Answer, QueryResult},
+    run::{self, Answer, Described, Dialect, QueryResult},
     shared::Shared,
     view::{AsOf, ReadMode},
 };
@@ -25,6 +25,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Session {
     shared: Arc<Shared>,
+    dialect: Dialect,
     state: Mutex<Settings>,
 }
 
@@ -35,9 +36,10 @@ struct Settings {
 }
 
 impl Session {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, dialect: Dialect) -> Self {
         Self {
             shared,
+            dialect,
             state: Mutex::default(),
         }
     }
@@ -55,7 +57,8 @@ impl Session {
         params: Vec<ScalarValue>,
     ) -> Result<QueryResult, QueryError> {
         let mode = self.read_mode();
-        match run::run(self.shared.clone(), mode, sql.to_string(), params).await? {
+        let (shared, sql) = (self.shared.clone(), sql.to_string());
+        match run::run(shared, mode, self.dialect, sql, params).await? {
             Answer::Rows(result) => {
                 self.state().last = result.as_of.clone();
                 Ok(result)
@@ -71,6 +74,18 @@ impl Session {
                 Ok(one_text("alluvium.as_of", text))
             }
         }
+    }
+
+    /// Plans one statement without running it. `declared` are the types that the client gave its parameters, in order.
+    ///
+    /// # Errors
+    /// [`QueryError`] with everything a person needs.
+    pub async fn describe(
+        &self,
+        sql: &str,
+        declared: Vec<Option<DataType>>,
+    ) -> Result<Described, QueryError> {
+        run::describe(self.shared.clone(), self.dialect, sql.to_string(), declared).await
     }
 
     /// Whether this session's answers include what is not committed yet.

@@ -3,7 +3,12 @@
 //! Owns these resources. They are apart from the data path: queries run on a runtime and in a memory pool of their own, so
 //! that a greedy query harms other queries at most. Does not own what a single query does ([`crate::run`]).
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use alluvium_functions as functions;
 use alluvium_plan::{Publisher, StatusBoard};
@@ -30,6 +35,7 @@ use crate::{
     catalog::{CATALOG, Catalogs, PUBLIC},
     error::{ErrorKind, QueryError},
     panes::STORE_URL,
+    postgres::Postgres,
     read_files::ReadFiles,
     storage::Storage,
     view::{Shelf, View},
@@ -75,6 +81,8 @@ pub(crate) struct Shared {
     pub(crate) shelf: Arc<Shelf>,
     status: Option<Arc<StatusBoard>>,
     base: SessionState,
+    /// Made when the first client of Postgres comes.
+    postgres: OnceLock<Result<Postgres, QueryError>>,
     /// Threads that execute.
     workers: Threads,
     /// The thread that watches time, so that it passes while all workers are busy.
@@ -143,6 +151,7 @@ impl Shared {
             shelf: Arc::new(Shelf::new(storage, publisher, files)),
             status,
             base: base_state(environment, threads),
+            postgres: OnceLock::new(),
             workers: Threads::start("alluvium-query", threads)?,
             watch: Threads::start("alluvium-query-watch", 1)?,
         })
@@ -156,13 +165,28 @@ impl Shared {
         &self.watch.handle
     }
 
+    /// What a session has beside our tables when it speaks to clients of Postgres.
+    pub(crate) fn postgres(&self) -> Result<&Postgres, QueryError> {
+        let made = self
+            .postgres
+            .get_or_init(|| Postgres::over(&self.base, self.shelf.clone(), self.status.clone()));
+        made.as_ref().map_err(Clone::clone)
+    }
+
     /// A session state over one query's view.
-    pub(crate) fn state(&self, view: &Arc<View>) -> SessionState {
-        let catalogs: Arc<dyn CatalogProviderList> =
-            Arc::new(Catalogs::new(view.clone(), self.status.clone()));
-        SessionStateBuilder::new_from_existing(self.base.clone())
+    pub(crate) fn state(&self, view: &Arc<View>, postgres: Option<&Postgres>) -> SessionState {
+        let catalogs: Arc<dyn CatalogProviderList> = Arc::new(Catalogs::new(
+            view.clone(),
+            self.status.clone(),
+            postgres.map(|postgres| postgres.schema.clone()),
+        ));
+        let base = postgres.map_or(&self.base, |postgres| &postgres.base);
+        let mut state = SessionStateBuilder::new_from_existing(base.clone())
             .with_catalog_list(catalogs)
-            .build()
+            .build();
+        // The moment that now() answers, the same in the whole query.
+        state.mark_start_execution();
+        state
     }
 }
 

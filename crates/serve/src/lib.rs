@@ -2,3 +2,4 @@
 //! `alluvium-query`, and show what the status board says.
 
 pub mod http;
+pub mod postgres;

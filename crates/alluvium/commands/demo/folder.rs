@@ -68,7 +68,7 @@ impl Folder {
     pub(super) fn write(
         &self,
         brokers: &str,
-        http: SocketAddr,
+        (http, postgres): (SocketAddr, SocketAddr),
         workers: Option<NonZeroUsize>,
     ) -> io::Result<()> {
         for (file, text) in [
@@ -89,7 +89,7 @@ impl Folder {
                  version: 1\n\
                  storage: {{root: ./data}}\n\
                  connections:\n  kafka:\n    main:\n      brokers: {brokers}\n\
-                 listen: {{http: \"{http}\"}}\n\
+                 listen: {{http: \"{http}\", postgres: \"{postgres}\"}}\n\
                  {workers}"
             ),
         )
@@ -125,15 +125,19 @@ impl Folder {
 mod tests {
     use super::*;
 
+    fn doors() -> (SocketAddr, SocketAddr) {
+        let [http, postgres] =
+            ["127.0.0.1:8427", "127.0.0.1:8432"].map(|text| text.parse().unwrap());
+        (http, postgres)
+    }
+
     #[test]
     fn only_a_demos_folder_is_deleted_and_only_when_asked() {
         let outer = tempfile::tempdir().unwrap();
         let path = outer.path().join("demo");
         let folder =
             Folder::prepare(&path, false).unwrap_or_else(|_| panic!("a new folder is taken"));
-        folder
-            .write("127.0.0.1:1", "127.0.0.1:8427".parse().unwrap(), None)
-            .unwrap();
+        folder.write("127.0.0.1:1", doors(), None).unwrap();
         fs::create_dir(folder.data()).unwrap();
         fs::write(path.join("mine.txt"), "keep").unwrap();
         assert!(Folder::prepare(&path, false).is_err());
@@ -155,11 +159,7 @@ mod tests {
         let folder = Folder::prepare(&outer.path().join("demo"), false)
             .unwrap_or_else(|_| panic!("a new folder is taken"));
         folder
-            .write(
-                "127.0.0.1:1",
-                "127.0.0.1:8427".parse().unwrap(),
-                NonZeroUsize::new(3),
-            )
+            .write("127.0.0.1:1", doors(), NonZeroUsize::new(3))
             .unwrap();
         let found = crate::files::load_at(&folder.server_file()).unwrap();
         assert_eq!(found.server.workers, NonZeroUsize::new(3));

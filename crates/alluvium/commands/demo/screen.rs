@@ -34,6 +34,7 @@ const REMEMBERED: usize = 240;
 pub(super) struct View {
     /// Where queries are answered.
     pub(super) url: String,
+    pub(super) psql: String,
     /// What the pipeline says.
     pub(super) status: Arc<StatusBoard>,
     /// Events sent so far.
@@ -159,8 +160,8 @@ fn draw(frame: &mut Frame<'_>, view: &View, pipelines: &[PipelineStatus], rates:
     frame.render_widget(
         Paragraph::new(
             Line::from(format!(
-                "SQL: {}/v1/sql    q leaves with a last commit",
-                view.url
+                "SQL: {}    {}/v1/sql    q leaves with a last commit",
+                view.psql, view.url
             ))
             .dim(),
         ),
@@ -323,6 +324,7 @@ mod tests {
         });
         let view = View {
             url: "http://127.0.0.1:8427".into(),
+            psql: "psql -h 127.0.0.1 -p 8432 alluvium".into(),
             status: status.clone(),
             sent: Box::new(|| 2_000_000),
             is_over: Box::new(|| false),

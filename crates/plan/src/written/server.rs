@@ -102,7 +102,7 @@ written! {
     Listen, "under `listen`" {
         /// HTTP (default 127.0.0.1:8427); port 0 takes a free one.
         http: Text,
-        /// Postgres wire. Not supported yet.
+        /// Postgres wire (default 127.0.0.1:8432, if that is free); port 0 takes a free one, `off` shuts the door.
         postgres: Text,
         /// Flight SQL. Not supported yet.
         flight: Text,

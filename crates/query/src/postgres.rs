@@ -1,0 +1,442 @@
+//! What clients of Postgres expect beside our tables: `pg_catalog`, its functions, and SQL written for it.
+//!
+//! Owns what such a session has more than others. The rows, functions and rewriting rules are those of
+//! `datafusion-pg-catalog`; here they are put over our catalogue, which changes while clients are connected. Does not own the
+//! protocol, nor settings of a connection.
+
+mod writing;
+
+use std::{collections::VecDeque, fmt, sync::Arc};
+
+use alluvium_plan::StatusBoard;
+use async_trait::async_trait;
+use datafusion::{
+    arrow::{
+        array::{ArrayRef, AsArray, RecordBatch, StringArray, new_null_array},
+        datatypes::{DataType, SchemaRef},
+    },
+    catalog::{
+        CatalogProviderList, MemTable, MemoryCatalogProvider, MemoryCatalogProviderList,
+        SchemaProvider, TableProvider,
+    },
+    common::{Result as DataFusionResult, ScalarValue, plan_err},
+    datasource::TableType,
+    error::DataFusionError,
+    execution::{SessionState, SessionStateBuilder},
+    logical_expr::{
+        ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility,
+    },
+    prelude::SessionContext,
+    sql::{
+        parser::Statement,
+        sqlparser::tokenizer::{Token, TokenWithSpan},
+    },
+};
+use datafusion_pg_catalog::{
+    pg_catalog::{
+        PgCatalogSchemaProvider, PgCatalogStaticTables, catalog_info::CatalogInfo,
+        context::EmptyContextProvider, setup_pg_catalog,
+    },
+    sql::PostgresCompatibilityParser,
+};
+
+use crate::{
+    catalog::{self, CATALOG, Catalogs},
+    error::QueryError,
+    view::{ReadMode, Shelf, View},
+};
+
+pub(crate) use writing::lists;
+pub use writing::{SAME_NAME, date_without_zone};
+
+/// The Postgres version whose catalogue is shown and whose answers clients expect.
+pub const POSTGRES_VERSION: &str = "16.6";
+
+/// The name of its schema.
+pub(crate) const PG_CATALOG: &str = "pg_catalog";
+
+/// What Postgres sessions share.
+pub(crate) struct Postgres {
+    parser: PostgresCompatibilityParser,
+    /// Its identifiers of tables stay the same from one query to the next.
+    pub(crate) schema: Arc<dyn SchemaProvider>,
+    pub(crate) base: SessionState,
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Postgres").finish_non_exhaustive()
+    }
+}
+
+impl Postgres {
+    /// Puts it over a session state of ours.
+    pub(crate) fn over(
+        base: &SessionState,
+        shelf: Arc<Shelf>,
+        status: Option<Arc<StatusBoard>>,
+    ) -> Result<Self, QueryError> {
+        Self::build(base, shelf, status).map_err(QueryError::from)
+    }
+
+    fn build(
+        base: &SessionState,
+        shelf: Arc<Shelf>,
+        status: Option<Arc<StatusBoard>>,
+    ) -> DataFusionResult<Self> {
+        let statics = Arc::new(PgCatalogStaticTables::try_new()?);
+        let nothing: Arc<dyn CatalogProviderList> = Arc::new(MemoryCatalogProviderList::new());
+        let shapes =
+            PgCatalogSchemaProvider::try_new(nothing, statics.clone(), EmptyContextProvider)?;
+        let listing = Listing {
+            shelf,
+            status,
+            shapes: Arc::new(shapes),
+        };
+        let schema = PgCatalogSchemaProvider::try_new(listing, statics, EmptyContextProvider)?;
+        Ok(Self {
+            parser: PostgresCompatibilityParser::new(),
+            schema: Arc::new(Catalog {
+                inner: Arc::new(schema),
+            }),
+            base: with_functions(base)?,
+        })
+    }
+
+    /// A statement as it is run: rewritten where Postgres means the same by other words.
+    pub(crate) fn rewrite(&self, statement: Statement) -> Statement {
+        match statement {
+            Statement::Statement(inner) => {
+                let mut inner = self.parser.rewrite(*inner);
+                writing::rewrite(&mut inner);
+                Statement::Statement(Box::new(inner))
+            }
+            Statement::Explain(mut explain) => {
+                explain.statement = Box::new(self.rewrite(*explain.statement));
+                Statement::Explain(explain)
+            }
+            other => other,
+        }
+    }
+
+    /// Statements that ask about the catalogue: some forms of them can only be answered as a whole, which is seen before
+    /// they are parsed. `None` when `pg_…` is not mentioned.
+    pub(crate) fn known_question(
+        &self,
+        tokens: &[TokenWithSpan],
+        sql: &str,
+    ) -> Option<DataFusionResult<VecDeque<Statement>>> {
+        let asks_catalog = tokens.iter().any(|token| match &token.token {
+            Token::Word(word) => word.value.to_ascii_lowercase().starts_with("pg_"),
+            _ => false,
+        });
+        if !asks_catalog {
+            return None;
+        }
+        // The JDBC driver's question for array types: input functions are told by name here, not by number.
+        let sql = sql.replace("'pg_catalog.array_in'::regproc", "'array_in'");
+        Some(match self.parser.parse(&sql) {
+            Ok(statements) => Ok(statements
+                .into_iter()
+                .map(|mut statement| {
+                    if let Some(nothing) = writing::nothing_of(&statement) {
+                        statement = nothing;
+                    }
+                    writing::rewrite(&mut statement);
+                    Statement::Statement(Box::new(statement))
+                })
+                .collect()),
+            Err(error) => Err(DataFusionError::SQL(Box::new(error), None)),
+        })
+    }
+}
+
+/// The catalogue as it is now, for `pg_class` and its like.
+#[derive(Clone)]
+struct Listing {
+    shelf: Arc<Shelf>,
+    status: Option<Arc<StatusBoard>>,
+    /// The tables of `pg_catalog` itself, for their columns.
+    shapes: Arc<dyn SchemaProvider>,
+}
+
+impl fmt::Debug for Listing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listing").finish_non_exhaustive()
+    }
+}
+
+impl Listing {
+    async fn schema(&self, schema: &str) -> Option<Arc<dyn SchemaProvider>> {
+        if schema == PG_CATALOG {
+            return Some(self.shapes.clone());
+        }
+        let view = View::open(self.shelf.clone(), ReadMode::Committed).await;
+        let catalogs = Catalogs::new(Arc::new(view), self.status.clone(), None);
+        catalogs.catalog(CATALOG)?.schema(schema)
+    }
+}
+
+#[async_trait]
+impl CatalogInfo for Listing {
+    async fn catalog_names(&self) -> DataFusionResult<Vec<String>> {
+        Ok(vec![CATALOG.into()])
+    }
+
+    async fn schema_names(&self, _: &str) -> DataFusionResult<Option<Vec<String>>> {
+        let ours = catalog::SCHEMAS.iter().copied();
+        Ok(Some(ours.chain([PG_CATALOG]).map(String::from).collect()))
+    }
+
+    async fn table_names(&self, _: &str, schema: &str) -> DataFusionResult<Option<Vec<String>>> {
+        Ok(self.schema(schema).await.map(|schema| schema.table_names()))
+    }
+
+    async fn table_schema(
+        &self,
+        _: &str,
+        schema: &str,
+        table: &str,
+    ) -> DataFusionResult<Option<SchemaRef>> {
+        let Some(schema) = self.schema(schema).await else {
+            return Ok(None);
+        };
+        Ok(schema.table(table).await?.map(|table| table.schema()))
+    }
+
+    async fn table_type(
+        &self,
+        _: &str,
+        schema: &str,
+        _: &str,
+    ) -> DataFusionResult<Option<TableType>> {
+        Ok(Some(match schema {
+            catalog::SYSTEM => TableType::View,
+            _ => TableType::Base,
+        }))
+    }
+}
+
+/// The state with the functions and types that Postgres has.
+fn with_functions(base: &SessionState) -> DataFusionResult<SessionState> {
+    // The set-up wants a catalogue in which a schema can be registered. Ours takes its place for each query.
+    let catalogs = MemoryCatalogProviderList::new();
+    catalogs.register_catalog(CATALOG.into(), Arc::new(MemoryCatalogProvider::new()));
+    let state = SessionStateBuilder::new_from_existing(base.clone())
+        .with_catalog_list(Arc::new(catalogs))
+        .build();
+    let context = SessionContext::new_with_state(state);
+    setup_pg_catalog(&context, CATALOG, EmptyContextProvider).map_err(|error| *error)?;
+    for function in functions() {
+        context.register_udf(function);
+    }
+    Ok(context.state())
+}
+
+/// Functions that clients call while they connect or list tables, and that have one answer here.
+fn functions() -> Vec<ScalarUDF> {
+    let version = format!("PostgreSQL {POSTGRES_VERSION} (Alluvium)");
+    let mut functions: Vec<ScalarUDF> = [
+        ("version", ScalarValue::from(version)),
+        ("pg_is_in_recovery", ScalarValue::from(false)),
+        ("pg_get_userbyid", ScalarValue::from("alluvium")),
+        ("pg_type_is_visible", ScalarValue::from(true)),
+        ("pg_function_is_visible", ScalarValue::from(true)),
+        ("pg_operator_is_visible", ScalarValue::from(true)),
+        ("pg_collation_is_visible", ScalarValue::from(true)),
+        // Types of extensions, which drivers ask for; there are none.
+        ("to_regtype", ScalarValue::Int32(None)),
+        ("pg_size_pretty", ScalarValue::Utf8(None)),
+        ("pg_table_size", ScalarValue::Int64(None)),
+        ("pg_indexes_size", ScalarValue::Int64(None)),
+        ("pg_database_size", ScalarValue::Int64(None)),
+        ("pg_get_function_result", ScalarValue::Utf8(None)),
+        ("pg_get_function_arguments", ScalarValue::Utf8(None)),
+        (
+            "pg_get_function_identity_arguments",
+            ScalarValue::Utf8(None),
+        ),
+        ("obj_description", ScalarValue::Utf8(None)),
+        ("col_description", ScalarValue::Utf8(None)),
+        ("shobj_description", ScalarValue::Utf8(None)),
+        ("pg_get_viewdef", ScalarValue::Utf8(None)),
+        ("pg_get_indexdef", ScalarValue::Utf8(None)),
+        ("pg_get_triggerdef", ScalarValue::Utf8(None)),
+        ("pg_get_serial_sequence", ScalarValue::Utf8(None)),
+        ("pg_tablespace_location", ScalarValue::Utf8(None)),
+        ("inet_server_addr", ScalarValue::Utf8(None)),
+        ("inet_server_port", ScalarValue::Int32(None)),
+    ]
+    .map(|(name, value)| ScalarUDF::from(Constant::new(name, value)))
+    .into();
+    functions.push(ScalarUDF::from(CurrentSetting::new()));
+    functions
+}
+
+/// A function that answers the same whatever it is asked.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Constant {
+    name: &'static str,
+    value: ScalarValue,
+    signature: Signature,
+}
+
+impl Constant {
+    fn new(name: &'static str, value: ScalarValue) -> Self {
+        let any = [
+            datafusion::logical_expr::TypeSignature::Nullary,
+            datafusion::logical_expr::TypeSignature::VariadicAny,
+        ];
+        Self {
+            name,
+            value,
+            signature: Signature::one_of(any.into(), Volatility::Stable),
+        }
+    }
+}
+
+impl ScalarUDFImpl for Constant {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DataFusionResult<DataType> {
+        Ok(self.value.data_type())
+    }
+
+    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
+        Ok(ColumnarValue::Scalar(self.value.clone()))
+    }
+}
+
+/// `current_setting(name [, missing_ok])`, for settings that no session changes.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct CurrentSetting {
+    signature: Signature,
+}
+
+impl CurrentSetting {
+    fn new() -> Self {
+        use datafusion::logical_expr::TypeSignature::Exact;
+        let forms = vec![
+            Exact(vec![DataType::Utf8]),
+            Exact(vec![DataType::Utf8, DataType::Boolean]),
+        ];
+        Self {
+            signature: Signature::one_of(forms, Volatility::Stable),
+        }
+    }
+}
+
+/// Settings that are the same for all sessions.
+const FIXED: [(&str, &str); 25] = [
+    ("server_version", POSTGRES_VERSION),
+    ("server_version_num", "160006"),
+    ("server_encoding", "UTF8"),
+    ("client_encoding", "UTF8"),
+    ("search_path", "public"),
+    ("standard_conforming_strings", "on"),
+    ("integer_datetimes", "on"),
+    ("transaction_isolation", "read committed"),
+    ("default_transaction_isolation", "read committed"),
+    ("transaction_read_only", "on"),
+    ("default_transaction_read_only", "on"),
+    ("is_superuser", "off"),
+    ("in_hot_standby", "off"),
+    ("max_identifier_length", "63"),
+    ("max_index_keys", "32"),
+    ("block_size", "8192"),
+    ("lc_collate", "C"),
+    ("lc_ctype", "C"),
+    ("lc_messages", "C"),
+    ("lc_monetary", "C"),
+    ("lc_numeric", "C"),
+    ("lc_time", "C"),
+    ("datestyle", "ISO, MDY"),
+    ("intervalstyle", "postgres"),
+    ("bytea_output", "hex"),
+];
+
+/// A setting that is the same for all sessions.
+pub fn fixed_setting(name: &str) -> Option<&'static str> {
+    FIXED
+        .iter()
+        .find(|(known, _)| known.eq_ignore_ascii_case(name))
+        .map(|(_, value)| *value)
+}
+
+/// `pg_catalog` with our own settings in `pg_settings`.
+#[derive(Debug)]
+struct Catalog {
+    inner: Arc<dyn SchemaProvider>,
+}
+
+#[async_trait]
+impl SchemaProvider for Catalog {
+    fn table_names(&self) -> Vec<String> {
+        self.inner.table_names()
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.inner.table_exist(name)
+    }
+
+    async fn table(&self, name: &str) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
+        let Some(table) = self.inner.table(name).await? else {
+            return Ok(None);
+        };
+        if !name.eq_ignore_ascii_case("pg_settings") {
+            return Ok(Some(table));
+        }
+        let schema = table.schema();
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| -> ArrayRef {
+                let texts = |of: fn(&(&'static str, &'static str)) -> &'static str| {
+                    Arc::new(StringArray::from_iter_values(FIXED.iter().map(of))) as ArrayRef
+                };
+                match field.name().as_str() {
+                    "name" => texts(|setting| setting.0),
+                    "setting" | "reset_val" => texts(|setting| setting.1),
+                    _ => new_null_array(field.data_type(), FIXED.len()),
+                }
+            })
+            .collect();
+        let rows = RecordBatch::try_new(schema.clone(), columns)?;
+        Ok(Some(Arc::new(MemTable::try_new(schema, vec![vec![rows]])?)))
+    }
+}
+
+impl ScalarUDFImpl for CurrentSetting {
+    fn name(&self) -> &str {
+        "current_setting"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DataFusionResult<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
+        let may_miss = args.args.len() == 2;
+        let names = args.args[0].to_array(args.number_rows)?;
+        let mut values = Vec::with_capacity(names.len());
+        for name in names.as_string::<i32>() {
+            let value = name.and_then(fixed_setting);
+            if value.is_none() && !may_miss {
+                return plan_err!("there is no setting {}", name.unwrap_or("NULL"));
+            }
+            values.push(value);
+        }
+        let values: ArrayRef = Arc::new(StringArray::from(values));
+        Ok(ColumnarValue::Array(values))
+    }
+}

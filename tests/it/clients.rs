@@ -1,0 +1,242 @@
+//! Clients of other authors against the doors of a running server.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use crate::{
+    process::{Process, alluvium, oracle_required, python, results, wait_for},
+    site::{broker_with, free_port},
+};
+
+const SCHEMA: &str = "version: 1
+columns: {ts: timestamp, name: string, number: int, big: bigint, truth: boolean, day: date, price: 'decimal(10,2)',
+  moment: timestamp, amount: double}
+";
+
+const EVENTS: &str = r#"{"ts":"2026-03-01T12:00:01Z","name":"ann","number":7,"big":9007199254740993,"truth":true,"day":"2026-02-28","price":12.50,"moment":"2026-02-28T23:59:59.123456Z","amount":0.25}
+{"ts":"2026-03-01T12:00:02Z","name":"ann","number":7,"big":9007199254740993,"truth":true,"day":"2026-02-28","price":12.50,"moment":"2026-02-28T23:59:59.123456Z","amount":0.5}
+{"ts":"2026-03-01T12:00:03Z","name":"bob","number":8,"big":-1,"truth":false,"day":"2026-03-01","price":-0.01,"moment":"2026-03-01T00:00:00Z","amount":-1.5}
+"#;
+
+/// A server with the table `every_type` of two rows.
+struct Server {
+    _process: Process,
+    _folder: tempfile::TempDir,
+    postgres: SocketAddr,
+}
+
+fn start() -> Server {
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, brokers) = broker_with(folder.path(), "types:1");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().expect("a file has a folder")).unwrap();
+        fs::write(&path, text).unwrap();
+        path
+    };
+    write("schemas/types.yaml", SCHEMA);
+    write(
+        "pipelines/types.yaml",
+        "version: 1
+source: {kafka: {connection: main, topics: [types], start: earliest}}
+decode: {json: {schema: ../schemas/types.yaml}}
+event_time: {column: ts, max_delay: 1s, idle_after: 365d}
+commit_every: 1s
+tables:
+  every_type:
+    window: {tumbling: 1m}
+    group_by: {name: name, number: number, big: big, truth: truth, day: day, price: price, moment: moment}
+    measures:
+      events: count(*)
+      numbers: sum(number)
+      bigs: sum(big)
+      doubles: sum(amount)
+      mean: avg(amount)
+      prices: sum(price)
+      least: min(name)
+      names: approx_distinct(name)
+      p50: approx_percentile_cont(amount, 0.5)
+",
+    );
+    let (http, postgres) = (free_port(), free_port());
+    let file = write(
+        "alluvium.yaml",
+        &format!(
+            "version: 1\nstorage: {{root: ./data}}\nconnections: {{kafka: {{main: {{brokers: \"{brokers}\"}}}}}}\n\
+             listen: {{http: \"127.0.0.1:{http}\", postgres: \"127.0.0.1:{postgres}\"}}\n"
+        ),
+    );
+    let events = write("events.ndjson", EVENTS);
+    results(&[
+        "produce",
+        "--brokers",
+        &brokers,
+        "--topic",
+        "types",
+        events.to_str().unwrap(),
+    ]);
+    let process = Process::start(
+        alluvium().arg("run").arg("-c").arg(&file),
+        &folder.path().join("server.log"),
+    );
+    let url = format!("http://127.0.0.1:{http}");
+    let client = reqwest::blocking::Client::new();
+    wait_for(
+        "the events to be committed",
+        Duration::from_secs(60),
+        || {
+            let status = client.get(format!("{url}/v1/status")).send().ok()?;
+            let status: serde_json::Value = status.json().ok()?;
+            let balance = &status["pipelines"][0]["tables"][0]["balance"];
+            (balance["in"] == 3).then_some(())
+        },
+    );
+    Server {
+        _process: process,
+        _folder: folder,
+        postgres: SocketAddr::from(([127, 0, 0, 1], postgres)),
+    }
+}
+
+/// Runs a client to its end and returns what it printed; `None` when it is not here and may be missing.
+fn run(client: &str, command: &mut Command) -> Option<String> {
+    let output = match command.stdin(Stdio::null()).output() {
+        Ok(output) => output,
+        Err(error) if !oracle_required() => {
+            println!("skipped: {client} cannot be started: {error}");
+            return None;
+        }
+        Err(error) => panic!("{client} cannot be started: {error}"),
+    };
+    let (printed, messages) = (
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    );
+    if messages.contains("ModuleNotFoundError") && !oracle_required() {
+        println!("skipped: {client}: {messages}");
+        return None;
+    }
+    assert!(
+        output.status.success(),
+        "{client}: {}\n{printed}\n{messages}",
+        output.status
+    );
+    Some(printed + &messages)
+}
+
+fn psql(address: SocketAddr, command: &str) -> Option<String> {
+    let mut psql = Command::new("psql");
+    psql.args([
+        "--no-psqlrc",
+        "--set=ON_ERROR_STOP=1",
+        "--username=analyst",
+        "--host",
+    ])
+    .arg(address.ip().to_string())
+    .arg(format!("--port={}", address.port()))
+    .args(["--dbname=alluvium", "--command", command]);
+    run("psql", &mut psql)
+}
+
+#[test]
+fn psql_describes_and_asks() {
+    let server = start();
+    for (command, expected) in [
+        ("\\d", vec!["every_type", "public"]),
+        ("\\dt", vec!["every_type", "table"]),
+        ("\\dt+", vec!["every_type"]),
+        ("\\dt panes.*", vec!["panes", "every_type"]),
+        (
+            "\\d every_type",
+            vec![
+                "window_start",
+                "timestamp with time zone",
+                "bigint",
+                "numeric",
+            ],
+        ),
+        ("\\d+ every_type", vec!["window_start", "names"]),
+        ("\\dn", vec!["public", "panes", "dead_letters", "system"]),
+        ("\\dv system.*", vec!["partitions"]),
+        ("\\di", vec![]),
+        ("\\ds", vec![]),
+        ("\\dm", vec![]),
+        ("\\df every_*", vec![]),
+        ("\\du", vec!["Role name"]),
+        ("\\dp", vec!["Access privileges"]),
+        ("\\l", vec!["alluvium"]),
+        ("\\dT", vec!["List of data types"]),
+        ("\\dx", vec!["List of installed extensions"]),
+        ("\\conninfo", vec!["analyst"]),
+        ("\\encoding", vec!["UTF8"]),
+        (
+            "SELECT name, events FROM every_type ORDER BY 1",
+            vec!["ann  |      2", "(2 rows)"],
+        ),
+        ("SELECT 1; SELECT 2 AS two", vec!["two", "2"]),
+        ("SHOW alluvium.as_of", vec!["tables"]),
+        ("EXPLAIN SELECT 1", vec!["plan"]),
+    ] {
+        let Some(printed) = psql(server.postgres, command) else {
+            return;
+        };
+        for word in expected {
+            assert!(printed.contains(word), "{command}: no {word} in\n{printed}");
+        }
+    }
+    let copied = server._folder.path().join("copied.csv");
+    let copy = format!(
+        "\\copy (SELECT name, events FROM every_type ORDER BY 1) TO '{}' WITH (FORMAT csv, HEADER)",
+        copied.display()
+    );
+    psql(server.postgres, &copy).expect("psql is here");
+    assert_eq!(
+        fs::read_to_string(copied).unwrap(),
+        "name,events\nann,2\nbob,1\n"
+    );
+}
+
+#[test]
+fn psycopg_and_sqlalchemy_find_what_they_expect() {
+    let server = start();
+    let mut script = python("postgres_clients.py");
+    script
+        .arg(server.postgres.ip().to_string())
+        .arg(server.postgres.port().to_string());
+    run("postgres_clients.py", &mut script);
+}
+
+/// The Java clients, built by Maven; `None` when it is not here.
+fn java_clients() -> Option<PathBuf> {
+    static BUILT: OnceLock<bool> = OnceLock::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let built = BUILT.get_or_init(|| {
+        let mut maven = Command::new("mvn");
+        maven
+            .args(["--batch-mode", "--quiet", "package"])
+            .current_dir(root.join("tests/java"));
+        run("mvn", &mut maven).is_some()
+    });
+    built.then(|| root.join("target/clients/jars/*"))
+}
+
+#[test]
+fn jdbc_finds_what_it_expects() {
+    let Some(jars) = java_clients() else {
+        return;
+    };
+    let server = start();
+    let mut java = Command::new("java");
+    java.arg("-cp")
+        .arg(jars)
+        .arg("alluvium.Postgres")
+        .arg(server.postgres.ip().to_string())
+        .arg(server.postgres.port().to_string());
+    run("java", &mut java);
+}
