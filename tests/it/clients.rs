@@ -2,11 +2,12 @@
 
 use std::{
     fs,
-    net::SocketAddr,
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -26,9 +27,22 @@ const EVENTS: &str = r#"{"ts":"2026-03-01T12:00:01Z","name":"ann","number":7,"bi
 
 /// A server with the table `every_type` of two rows.
 struct Server {
-    _process: Process,
+    process: Process,
     _folder: tempfile::TempDir,
     postgres: SocketAddr,
+}
+
+impl Server {
+    /// Bytes that the server holds.
+    fn memory(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.process.id());
+        let Ok(status) = fs::read_to_string(path) else {
+            return 0;
+        };
+        let held = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let held = held.and_then(|rest| rest.split_whitespace().next());
+        held.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) * 1024
+    }
 }
 
 fn start() -> Server {
@@ -98,7 +112,7 @@ tables:
         },
     );
     Server {
-        _process: process,
+        process,
         _folder: folder,
         postgres: SocketAddr::from(([127, 0, 0, 1], postgres)),
     }
@@ -239,4 +253,114 @@ fn jdbc_finds_what_it_expects() {
         .arg(server.postgres.ip().to_string())
         .arg(server.postgres.port().to_string());
     run("java", &mut java);
+}
+
+/// A client of Postgres that speaks as little as it can.
+struct Raw(TcpStream);
+
+impl Raw {
+    fn connect(address: SocketAddr) -> Self {
+        let socket = TcpStream::connect(address).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        Self(socket)
+    }
+
+    /// Says who it is and waits until it may ask.
+    fn enter(address: SocketAddr) -> io::Result<Self> {
+        let mut raw = Self::connect(address);
+        let mut message = vec![0, 3, 0, 0];
+        message.extend(b"user\0raw\0database\0alluvium\0\0");
+        let length = message.len() as i32 + 4;
+        raw.0.write_all(&length.to_be_bytes())?;
+        raw.0.write_all(&message)?;
+        raw.until(b'Z')?;
+        Ok(raw)
+    }
+
+    fn ask(&mut self, sql: &str) -> io::Result<()> {
+        let length = sql.len() as i32 + 5;
+        self.0.write_all(b"Q")?;
+        self.0.write_all(&length.to_be_bytes())?;
+        self.0.write_all(sql.as_bytes())?;
+        self.0.write_all(b"\0")
+    }
+
+    /// Reads messages up to one of this kind, and returns how many there were.
+    fn until(&mut self, kind: u8) -> io::Result<usize> {
+        for count in 1.. {
+            let mut head = [0; 5];
+            self.0.read_exact(&mut head)?;
+            let length = u32::from_be_bytes(head[1..].try_into().unwrap());
+            let mut body = vec![0; length as usize - 4];
+            self.0.read_exact(&mut body)?;
+            if head[0] == kind {
+                return Ok(count);
+            }
+            if head[0] == b'E' && kind != b'E' {
+                let text = String::from_utf8_lossy(&body).into_owned();
+                return Err(io::Error::other(text));
+            }
+        }
+        unreachable!("counting ends only with an answer")
+    }
+}
+
+/// Q9 and Q10: those who say nothing, say too much, or go away in the middle harm nobody.
+#[test]
+fn rude_clients_of_postgres_harm_nobody() {
+    let server = start();
+    let address = server.postgres;
+    let answers = |what: &str| {
+        let begin = Instant::now();
+        let mut client = Raw::enter(address).unwrap_or_else(|error| panic!("{what}: {error}"));
+        client.ask("SELECT count(*) FROM every_type").unwrap();
+        client
+            .until(b'Z')
+            .unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(begin.elapsed() < Duration::from_secs(5), "{what}: slow");
+    };
+    answers("nobody else");
+
+    let silent: Vec<Raw> = (0..1_000).map(|_| Raw::connect(address)).collect();
+    answers("beside a thousand who say nothing");
+    drop(silent);
+
+    let before = server.memory();
+    for first in [b'Q', b'P', b'B', b'p', 0xFF] {
+        // A gigabyte is announced, and begun: before it is known who speaks, and after.
+        let mut stranger = Raw::connect(address);
+        let mut client = Raw::enter(address).unwrap();
+        for raw in [&mut stranger, &mut client] {
+            let flood = vec![b'x'; 64 << 10];
+            // It may be hung up on while it writes.
+            let _ = raw.0.write_all(&[first]);
+            let _ = raw.0.write_all(&0x3FFF_FFFF_i32.to_be_bytes());
+            for _ in 0..512 {
+                if raw.0.write_all(&flood).is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 100], &[0xFF; 100]] {
+        let mut raw = Raw::connect(address);
+        let _ = raw.0.write_all(garbage);
+    }
+    answers("beside those who say too much");
+    let grown = server.memory().saturating_sub(before);
+    assert!(grown < 150 << 20, "grown by {} MiB", grown >> 20);
+
+    for turn in 0..100 {
+        let mut client = Raw::enter(address).unwrap_or_else(|error| panic!("{turn}: {error}"));
+        client
+            .ask("SELECT value, repeat('x', 1000) FROM generate_series(1, 9000000) AS t(value)")
+            .unwrap();
+        client
+            .until(b'D')
+            .unwrap_or_else(|error| panic!("turn {turn}: {error}"));
+        // It goes without a word, with a result on its way.
+    }
+    answers("after a hundred who went away");
 }

@@ -84,6 +84,11 @@ impl Process {
         panic!("the process ended early:\n{}", self.messages());
     }
 
+    /// Its number.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it wrote to its log.
     pub(crate) fn messages(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
