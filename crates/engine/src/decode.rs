@@ -9,7 +9,6 @@
 
 mod columns;
 mod layout;
-mod marks;
 mod moment;
 mod number;
 mod processor;

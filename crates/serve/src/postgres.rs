@@ -11,6 +11,7 @@ mod rows;
 mod send;
 mod settings;
 mod statement;
+mod values;
 
 use std::{
     fmt,

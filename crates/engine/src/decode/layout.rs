@@ -14,9 +14,7 @@ use std::{cell::Cell, hint};
 use wide::u8x16;
 
 use super::{
-    Column, Kind, Slot,
-    marks::Marks,
-    moment,
+    Column, Kind, Slot, moment,
     number::{self, Scanned},
     read,
     syntax::{Cursor, TextForm, TextSpan},
@@ -35,6 +33,8 @@ const MOST_COINS: u32 = 1024;
 /// ... and this many for one that is learned. An event that was not known brings one too, so that a stream which changes
 /// is learned again, and one that always changes costs a sixteenth more.
 const PRICE: u32 = 16;
+/// Bytes that are looked at together.
+const LANE: usize = 16;
 /// Events in a row that followed no layout, from which on only every so many are tried.
 const PATIENCE: u32 = 32;
 const TRIED: u32 = 32;
@@ -180,7 +180,6 @@ pub(crate) struct Layouts {
     coins: u32,
     most_coins: u32,
     days: moment::Days,
-    marks: Marks,
 }
 
 impl Layouts {
@@ -201,7 +200,6 @@ impl Layouts {
             coins: FIRST_COINS,
             most_coins: MOST_COINS,
             days: moment::Days::default(),
-            marks: Marks::default(),
         }
     }
 
@@ -220,7 +218,6 @@ impl Layouts {
             return None;
         }
         self.coins = (self.coins + 1).min(self.most_coins);
-        self.marks.look(bytes);
         let general = General { columns, bytes };
         let mut text = None;
         let (mut next, mut at) = (0, 0);
@@ -232,14 +229,12 @@ impl Layouts {
             }
             let start = at + edge.before.bytes.len();
             let read = match edge.value {
-                Value::Passed => string(&self.marks, general, start, &mut text).map(after),
-                Value::Text(spot) => {
-                    string(&self.marks, general, start, &mut text).and_then(|span| {
-                        *row.get_mut(spot.place as usize)? = Raw::text(span);
-                        Some(after(span))
-                    })
-                }
-                Value::Timestamp(spot) => match string(&self.marks, general, start, &mut text) {
+                Value::Passed => string(general, start, &mut text).map(after),
+                Value::Text(spot) => string(general, start, &mut text).and_then(|span| {
+                    *row.get_mut(spot.place as usize)? = Raw::text(span);
+                    Some(after(span))
+                }),
+                Value::Timestamp(spot) => match string(general, start, &mut text) {
                     Some(span) if span.form == TextForm::Plain => {
                         let written = bytes.get(start..span.end as usize)?;
                         match moment::timestamp_with(written, &mut self.days) {
@@ -408,16 +403,29 @@ fn after(span: TextSpan) -> usize {
     span.end as usize + 1
 }
 
-/// The rest of a string whose opening quote has been passed: up to its next mark, which is nearly always its closing quote.
+/// The rest of a string whose opening quote has been passed.
+///
+/// Looks at each byte once: what is neither a quote nor a backslash, and no control character nor beyond ASCII, needs no
+/// more care.
 #[inline(always)]
-fn string<'a>(
-    marks: &Marks,
-    general: General<'a>,
-    start: usize,
-    text: &mut Option<&'a str>,
-) -> Option<TextSpan> {
+fn string<'a>(general: General<'a>, start: usize, text: &mut Option<&'a str>) -> Option<TextSpan> {
     let bytes = general.bytes;
-    let end = marks.next(start, bytes.len());
+    let mut at = start;
+    let mut care = 0;
+    while let Some(lane) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
+        care = care_for(lane);
+        if care != 0 {
+            break;
+        }
+        at += LANE;
+    }
+    if care == 0
+        && let Some(lane) = bytes.last_chunk()
+    {
+        // The last bytes of the event, behind some that were looked at already.
+        care = care_for(lane) >> (at + LANE - bytes.len());
+    }
+    let end = at + care.trailing_zeros() as usize;
     if bytes.get(end) != Some(&b'"') {
         return general.string(start, text);
     }
@@ -426,6 +434,18 @@ fn string<'a>(
         end: end as u32,
         form: TextForm::Plain,
     })
+}
+
+/// A bit for each byte that ends a string or makes it more than plain ASCII.
+#[inline(always)]
+fn care_for(lane: &[u8; LANE]) -> u32 {
+    let lane = u8x16::new(*lane);
+    // Bytes beyond ASCII keep their highest bit; it is what a bitmask looks at.
+    let care = lane
+        | lane.simd_eq(u8x16::splat(b'"'))
+        | lane.simd_eq(u8x16::splat(b'\\'))
+        | lane.simd_eq(lane.min(u8x16::splat(0x1F)));
+    care.to_bitmask()
 }
 
 /// The way of the general decoder, for what a layout does not foresee. All of it is off the fast path.

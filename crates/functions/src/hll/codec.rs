@@ -217,11 +217,10 @@ fn checked_registers(bytes: &[u8]) -> Result<&[u8; REGISTERS], FunctionError> {
             registers.len()
         )));
     };
-    if let Some(register) = registers
-        .iter()
-        .find(|register| usize::from(**register) >= VALUES)
-    {
-        return Err(damaged(format!("a register of {register}")));
+    // All together first: that is done many at a time.
+    let together = registers.iter().fold(0, |all, register| all | register);
+    if usize::from(together) >= VALUES {
+        return Err(damaged(format!("a register beyond {}", VALUES - 1)));
     }
     if bytes[HEADER + 8..ARRAY_START] != derived(registers) {
         return Err(damaged(

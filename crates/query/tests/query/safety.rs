@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use alluvium_query::{ErrorKind, Limits, Position, QueryEngine};
+use alluvium_query::{ErrorKind, Limits, Position, QueryEngine, Session};
 use datafusion::scalar::ScalarValue;
 use futures::StreamExt;
 
@@ -16,8 +16,14 @@ async fn engine(limits: Limits) -> QueryEngine {
     QueryEngine::new(shed, None, None, limits).unwrap()
 }
 
+/// Why it is refused; for clients of Postgres it must be refused as well.
 async fn refused(engine: &QueryEngine, sql: &str) -> alluvium_query::QueryError {
-    match engine.session().query(sql, vec![]).await {
+    refused_in(engine.postgres_session(), sql).await;
+    refused_in(engine.session(), sql).await
+}
+
+async fn refused_in(session: Session, sql: &str) -> alluvium_query::QueryError {
+    match session.query(sql, vec![]).await {
         Err(error) => error,
         Ok(result) => match result.collect().await {
             Err(error) => error,
@@ -132,9 +138,36 @@ async fn a_monstrous_text_is_an_error_and_not_the_end_of_the_process() {
         ),
         format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(60)),
     ] {
-        let result = engine.session().query(&sql, vec![]).await;
-        let result = result.unwrap_or_else(|error| panic!("{}…: {error:?}", &sql[..60]));
-        result.collect().await.unwrap();
+        for session in [engine.session(), engine.postgres_session()] {
+            let result = session.query(&sql, vec![]).await;
+            let result = result.unwrap_or_else(|error| panic!("{}…: {error:?}", &sql[..60]));
+            result.collect().await.unwrap();
+        }
+    }
+}
+
+/// What only clients of Postgres could hope for.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_of_the_server_is_read_by_functions_of_postgres() {
+    let engine = engine(Limits::default()).await;
+    for sql in [
+        "SELECT pg_read_file('/etc/passwd')",
+        "SELECT pg_read_binary_file('/etc/passwd')",
+        "SELECT pg_ls_dir('/etc')",
+        "SELECT * FROM pg_stat_file('/etc/passwd')",
+        "SELECT lo_import('/etc/passwd')",
+        "SELECT pg_sleep(1000)",
+        "SELECT dblink('host=127.0.0.1', 'SELECT 1')",
+        "CREATE EXTENSION plpython3u",
+        "DO $$ BEGIN END $$",
+        "CALL something()",
+        "LOAD 'library'",
+        "ALTER SYSTEM SET work_mem = '1GB'",
+        "COPY clicks_per_minute FROM PROGRAM 'id'",
+        "SELECT set_config('alluvium.read', 'committed', false)",
+        "SELECT * FROM pg_catalog.pg_shadow",
+    ] {
+        refused(&engine, sql).await;
     }
 }
 

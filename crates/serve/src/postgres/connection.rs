@@ -5,13 +5,11 @@
 
 use std::{
     collections::HashMap,
-    future::Future,
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use alluvium_query::Session;
@@ -28,12 +26,15 @@ use pgwire::{
     error::{PgWireError, PgWireResult},
     messages::response::TransactionStatus,
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 use super::{
     cancel::{Connected, Place},
     refusal,
-    rows::{Manner, until_cancelled},
+    rows::{Manner, passed, until_cancelled},
     settings::{Reported, Settings},
     statement::{CopyForm, Rows, Statement},
 };
@@ -78,6 +79,8 @@ pub(super) enum Outcome {
     },
     Done(Tag),
     Began,
+    /// To a savepoint: the transaction goes on.
+    WentBack,
     Ended(&'static str),
     /// A change, with what the client is told of it.
     Set(&'static str, Vec<Reported>),
@@ -191,7 +194,7 @@ impl Connection {
             },
             Statement::RollbackToSavepoint => match status {
                 TransactionStatus::Idle => return Err(outside("ROLLBACK TO SAVEPOINT")),
-                _ => Outcome::Began,
+                _ => Outcome::WentBack,
             },
             Statement::Set { name, value } => {
                 let reported = self.state().settings.set(&name, value.as_deref())?;
@@ -257,14 +260,16 @@ impl Connection {
     ) -> PgWireResult<(SchemaRef, Batches)> {
         let mut cancelled = self.place.begin();
         let patience = self.state().settings.statement_timeout();
+        let deadline = patience.map(|patience| Instant::now() + patience);
         let asked = self.session.query(sql, parameters);
         let answered = tokio::select! {
             biased;
             () = cancelled.ordered() => return Err(PgWireError::QueryCanceled),
-            answered = within(patience, asked) => answered?,
+            () = passed(deadline) => return Err(refusal::took_too_long()),
+            answered = asked => answered,
         };
         let result = answered.map_err(|failed| refusal::of_query(&failed, sql, before))?;
-        let batches = until_cancelled(result.stream, cancelled);
+        let batches = until_cancelled(result.stream, cancelled, deadline);
         Ok((result.schema, Box::pin(batches)))
     }
 
@@ -358,8 +363,13 @@ impl Connection {
             let batch = match rest.take() {
                 Some(batch) => batch,
                 None => match &mut batches {
-                    Some(more) => match more.next().await.transpose()? {
-                        Some(batch) => batch,
+                    Some(more) => match more.next().await {
+                        Some(Ok(batch)) => batch,
+                        Some(Err(error)) => {
+                            // What comes after an error is not known.
+                            self.state().cursors.remove(name);
+                            return Err(error);
+                        }
                         None => {
                             batches = None;
                             break;
@@ -417,14 +427,4 @@ pub(super) fn texts(names: &[&str], columns: Vec<Vec<String>>) -> RecordBatch {
         .map(|column| Arc::new(StringArray::from(column)) as _)
         .collect();
     RecordBatch::try_new(schema, columns).expect("columns of text, as many as names")
-}
-
-/// Waits only so long, if it was said how long.
-async fn within<T>(patience: Option<Duration>, work: impl Future<Output = T>) -> PgWireResult<T> {
-    let Some(patience) = patience else {
-        return Ok(work.await);
-    };
-    tokio::time::timeout(patience, work)
-        .await
-        .map_err(|_| refusal::error("57014", "canceling statement due to statement timeout"))
 }

@@ -40,6 +40,11 @@ pub(super) fn of_rows(failed: DataFusionError) -> PgWireError {
     of_query(&QueryError::from(failed), "", 0)
 }
 
+/// The time that the client set is over.
+pub(super) fn took_too_long() -> PgWireError {
+    error("57014", "canceling statement due to statement timeout")
+}
+
 fn user(mut info: ErrorInfo) -> PgWireError {
     info.severity_nonlocalized = Some(info.severity.clone());
     PgWireError::UserError(Box::new(info))

@@ -6,9 +6,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use alluvium_query::SAME_NAME;
-use arrow_pg::{
-    datatypes::arrow_schema_to_pg_fields, encoder::encode_value, row_encoder::RowEncoder,
-};
+use arrow_pg::{datatypes::arrow_schema_to_pg_fields, encoder::Encoder};
 use datafusion::{
     arrow::{
         array::{ArrayRef, RecordBatch, StringArray},
@@ -23,7 +21,10 @@ use futures::{Stream, StreamExt, stream};
 use pgwire::{
     api::{
         portal::Format,
-        results::{CopyCsvOptions, CopyEncoder, CopyTextOptions, FieldInfo, SendableRowStream},
+        results::{
+            CopyCsvOptions, CopyEncoder, CopyTextOptions, DataRowEncoder, FieldInfo,
+            SendableRowStream,
+        },
     },
     error::{PgWireError, PgWireResult},
     messages::{
@@ -33,7 +34,9 @@ use pgwire::{
     types::format::FormatOptions,
 };
 
-use super::{cancel::Cancelled, refusal, statement::CopyForm};
+use tokio::time::Instant;
+
+use super::{cancel::Cancelled, refusal, statement::CopyForm, values};
 
 /// How values are written for one connection.
 #[derive(Clone)]
@@ -107,8 +110,13 @@ impl Manner {
         let rows = batches.map(
             move |batch| match batch.and_then(|batch| shown(&manner, &batch)) {
                 Ok(batch) => {
-                    let mut encoder = RowEncoder::new(batch, fields.clone());
-                    stream::iter(std::iter::from_fn(move || encoder.next_row())).left_stream()
+                    let (fields, mut encoder) =
+                        (fields.clone(), DataRowEncoder::new(fields.clone()));
+                    let rows = (0..batch.num_rows()).map(move |row| {
+                        encode_row(&batch, row, &fields, &mut encoder)?;
+                        Ok(encoder.take_row())
+                    });
+                    stream::iter(rows).left_stream()
                 }
                 Err(error) => stream::iter([Err(error)]).right_stream(),
             },
@@ -225,15 +233,26 @@ fn copy_rows(
     fields: &Arc<Vec<FieldInfo>>,
     encoder: &mut CopyEncoder,
 ) -> PgWireResult<Vec<CopyData>> {
-    let schema = batch.schema();
     let mut rows = Vec::with_capacity(batch.num_rows());
     for row in 0..batch.num_rows() {
-        for (place, column) in batch.columns().iter().enumerate() {
-            encode_value(encoder, column, row, schema.field(place), &fields[place])?;
-        }
+        encode_row(batch, row, fields, encoder)?;
         rows.push(encoder.take_copy());
     }
     Ok(rows)
+}
+
+fn encode_row(
+    batch: &RecordBatch,
+    row: usize,
+    fields: &[FieldInfo],
+    encoder: &mut impl Encoder,
+) -> PgWireResult<()> {
+    let schema = batch.schema_ref();
+    let columns = batch.columns().iter().zip(schema.fields()).zip(fields);
+    for ((column, field), shown) in columns {
+        values::encode(encoder, column, row, field, shown)?;
+    }
+    Ok(())
 }
 
 fn csv_header(fields: &[FieldInfo], delimiter: char) -> CopyData {
@@ -255,16 +274,26 @@ fn csv_header(fields: &[FieldInfo], delimiter: char) -> CopyData {
 pub(super) fn until_cancelled(
     batches: SendableRecordBatchStream,
     cancelled: Cancelled,
+    deadline: Option<Instant>,
 ) -> impl Stream<Item = PgWireResult<RecordBatch>> + Send {
-    stream::unfold(Some((batches, cancelled)), |state| async move {
+    stream::unfold(Some((batches, cancelled)), move |state| async move {
         let (mut batches, mut cancelled) = state?;
         tokio::select! {
             biased;
             () = cancelled.ordered() => Some((Err(PgWireError::QueryCanceled), None)),
+            () = passed(deadline) => Some((Err(refusal::took_too_long()), None)),
             batch = batches.next() => match batch? {
                 Ok(batch) => Some((Ok(batch), Some((batches, cancelled)))),
                 Err(error) => Some((Err(refusal::of_rows(error)), None)),
             },
         }
     })
+}
+
+/// Resolves when the time is over; never, if no time was set.
+pub(super) async fn passed(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
 }

@@ -71,6 +71,7 @@ where
         Outcome::Rows { .. } => unreachable!("rows are sent by themselves"),
         Outcome::Done(tag) => (tag, status),
         Outcome::Began => (Tag::new("BEGIN"), TransactionStatus::Transaction),
+        Outcome::WentBack => (Tag::new("ROLLBACK"), TransactionStatus::Transaction),
         Outcome::Ended(tag) => (Tag::new(tag), TransactionStatus::Idle),
         Outcome::Set(tag, reported) => {
             for Reported { name, value } in reported {
