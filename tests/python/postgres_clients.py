@@ -61,8 +61,8 @@ def every_type(host, port):
                 assert values[5] == [1, 2, 3], values
                 assert values[6] == datetime.timedelta(days=1, hours=2), values
                 assert values[7] == datetime.time(12, 34, 56), values
-                big = "99999999999999999999::decimal(20,0) * 1000000000000::decimal(13,0)"
-                exact = decimal.Decimal("99999999999999999999000000000000")
+                big = "9000000000000000000::bigint::decimal(19,0) * 1000000000001::bigint::decimal(13,0)"
+                exact = decimal.Decimal("9000000000009000000000000000000")
                 assert cursor.execute(f"SELECT {big}").fetchone() == (exact,)
 
 
