@@ -235,7 +235,17 @@ fn java_clients() -> Option<PathBuf> {
         maven
             .args(["--batch-mode", "--quiet", "package"])
             .current_dir(root.join("tests/java"));
-        run("mvn", &mut maven).is_some()
+        if oracle_required() {
+            return run("mvn", &mut maven).is_some();
+        }
+        // Without a network there is nothing to build with.
+        match maven.stdin(Stdio::null()).output() {
+            Ok(output) if output.status.success() => true,
+            _ => {
+                println!("skipped: the Java clients cannot be built here");
+                false
+            }
+        }
     });
     built.then(|| root.join("target/clients/jars/*"))
 }

@@ -17,7 +17,6 @@ use crate::{
     error::QueryError,
     finals::FinalTable,
     panes::{RowsTable, StoredRows},
-    postgres::PG_CATALOG,
     system::{self, SystemTable},
     view::View,
 };
@@ -29,6 +28,8 @@ pub(crate) const PUBLIC: &str = "public";
 const PANES: &str = "panes";
 const DEAD_LETTERS: &str = "dead_letters";
 pub(crate) const SYSTEM: &str = "system";
+/// The schema that clients of Postgres find beside ours.
+pub(crate) const PG_CATALOG: &str = "pg_catalog";
 /// Every schema of ours.
 pub(crate) const SCHEMAS: [&str; 4] = [PUBLIC, PANES, DEAD_LETTERS, SYSTEM];
 

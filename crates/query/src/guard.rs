@@ -75,7 +75,8 @@ pub(crate) fn parse(
         Some(statements) => statements?,
         None => {
             let statements = DFParserBuilder::new(tokens)
-                .with_dialect(dialect)
+                // In its dialect for Postgres the parser tries every call twice: sixty inside each other would never end.
+                .with_dialect(&GenericDialect {})
                 .with_recursion_limit(PARSER_RECURSION)
                 .build()?
                 .parse_statements()?;

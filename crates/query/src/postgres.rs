@@ -29,7 +29,10 @@ use datafusion::{
     prelude::SessionContext,
     sql::{
         parser::Statement,
-        sqlparser::tokenizer::{Token, TokenWithSpan},
+        sqlparser::{
+            keywords::Keyword,
+            tokenizer::{Token, TokenWithSpan},
+        },
     },
 };
 use datafusion_pg_catalog::{
@@ -41,7 +44,7 @@ use datafusion_pg_catalog::{
 };
 
 use crate::{
-    catalog::{self, CATALOG, Catalogs},
+    catalog::{self, CATALOG, Catalogs, PG_CATALOG},
     error::QueryError,
     view::{ReadMode, Shelf, View},
 };
@@ -52,8 +55,8 @@ pub use writing::{SAME_NAME, date_without_zone};
 /// The Postgres version whose catalogue is shown and whose answers clients expect.
 pub const POSTGRES_VERSION: &str = "16.6";
 
-/// The name of its schema.
-pub(crate) const PG_CATALOG: &str = "pg_catalog";
+/// Calls inside each other in a question about the catalogue. Its parser tries each of them twice.
+const MOST_CALLS: usize = 10;
 
 /// What Postgres sessions share.
 pub(crate) struct Postgres {
@@ -130,7 +133,7 @@ impl Postgres {
             Token::Word(word) => word.value.to_ascii_lowercase().starts_with("pg_"),
             _ => false,
         });
-        if !asks_catalog {
+        if !asks_catalog || calls_inside_each_other(tokens) > MOST_CALLS {
             return None;
         }
         // The JDBC driver's question for array types: input functions are told by name here, not by number.
@@ -149,6 +152,44 @@ impl Postgres {
             Err(error) => Err(DataFusionError::SQL(Box::new(error), None)),
         })
     }
+}
+
+/// How deep calls stand inside each other, at most.
+fn calls_inside_each_other(tokens: &[TokenWithSpan]) -> usize {
+    const NO_CALLS: [Keyword; 12] = [
+        Keyword::IN,
+        Keyword::FROM,
+        Keyword::AND,
+        Keyword::OR,
+        Keyword::ON,
+        Keyword::WHERE,
+        Keyword::SELECT,
+        Keyword::EXISTS,
+        Keyword::JOIN,
+        Keyword::UNION,
+        Keyword::ALL,
+        Keyword::AS,
+    ];
+    let mut open = Vec::new();
+    let (mut depth, mut deepest) = (0, 0);
+    let mut before = &Token::EOF;
+    for token in tokens.iter().map(|token| &token.token) {
+        match token {
+            Token::LParen => {
+                let is_call =
+                    matches!(before, Token::Word(word) if !NO_CALLS.contains(&word.keyword));
+                open.push(is_call);
+                depth += usize::from(is_call);
+                deepest = deepest.max(depth);
+            }
+            Token::RParen => depth -= usize::from(open.pop().unwrap_or(false)),
+            _ => {}
+        }
+        if !matches!(token, Token::Whitespace(_)) {
+            before = token;
+        }
+    }
+    deepest
 }
 
 /// The catalogue as it is now, for `pg_class` and its like.

@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::{
         Ident, JoinOperator, Query, Select, SelectItem, SetExpr, Statement, TableFactor, Value,
         ValueWithSpan, VisitMut, VisitorMut,
     },
-    dialect::PostgreSqlDialect,
+    dialect::{GenericDialect, PostgreSqlDialect},
     keywords::Keyword,
     parser::Parser,
     tokenizer::{Token, Tokenizer},
@@ -153,7 +153,7 @@ struct Catalogue;
 /// The schemas whose tables need no schema before their names.
 static VISIBLE: LazyLock<Query> = LazyLock::new(|| {
     let sql = "SELECT oid FROM pg_catalog.pg_namespace WHERE nspname IN ('public', 'pg_catalog')";
-    let statement = Parser::parse_sql(&PostgreSqlDialect {}, sql).expect("a constant query");
+    let statement = Parser::parse_sql(&GenericDialect {}, sql).expect("a constant query");
     match statement.into_iter().next() {
         Some(Statement::Query(query)) => *query,
         _ => unreachable!("it is a query"),
@@ -225,7 +225,7 @@ fn escape_with_backslash(pattern: &mut Expr, escape: &mut Option<ValueWithSpan>)
     let written = format!(
         "replace(replace(replace(replace({pattern}, '\\', '\\\\'), '{character}{character}', chr(1)), '{character}', '\\'), chr(1), '{character}')"
     );
-    let parsed = Parser::new(&PostgreSqlDialect {})
+    let parsed = Parser::new(&GenericDialect {})
         .try_with_sql(&written)
         .and_then(|mut parser| parser.parse_expr());
     if let Ok(parsed) = parsed {
@@ -267,7 +267,7 @@ pub(super) fn nothing_of(statement: &Statement) -> Option<Statement> {
         })
         .collect();
     let sql = format!("SELECT {} WHERE false", columns.join(", "));
-    let mut parsed = Parser::parse_sql(&PostgreSqlDialect {}, &sql).ok()?;
+    let mut parsed = Parser::parse_sql(&GenericDialect {}, &sql).ok()?;
     parsed.pop()
 }
 
@@ -379,7 +379,7 @@ fn one_row(query: &mut Query) {
     if !asks_catalogue || select.selection.is_none() || matches!(asked, Expr::Function(_)) {
         return;
     }
-    let largest = Parser::new(&PostgreSqlDialect {})
+    let largest = Parser::new(&GenericDialect {})
         .try_with_sql(&format!("max({asked})"))
         .and_then(|mut parser| parser.parse_expr());
     if let Ok(largest) = largest {
@@ -388,7 +388,7 @@ fn one_row(query: &mut Query) {
 }
 
 fn no_texts() -> Expr {
-    let parsed = Parser::new(&PostgreSqlDialect {})
+    let parsed = Parser::new(&GenericDialect {})
         .try_with_sql("NULL::text[]")
         .and_then(|mut parser| parser.parse_expr());
     parsed.expect("a constant expression")
