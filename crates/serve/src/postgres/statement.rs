@@ -88,7 +88,8 @@ pub(super) enum CopyForm {
 pub(super) fn split(text: &str) -> Vec<Range<usize>> {
     let Ok(tokens) = Tokenizer::new(&PostgreSqlDialect {}, text).tokenize_with_location() else {
         // What is wrong with it is found when it is run.
-        return vec![0..text.len()];
+        let all = 0..text.len();
+        return Vec::from([all]);
     };
     let mut places = Places::new(text);
     let mut statements = Vec::new();
