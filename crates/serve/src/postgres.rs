@@ -1,7 +1,7 @@
 //! The Postgres door: SQL for psql, drivers and BI tools.
 //!
 //! Owns the listener, how many are let in, how long they may take to say who they are, and how much they may send at once. What
-//! a connection says and hears is [`connection`]'s.
+//! a connection says and hears is `postgres/connection.rs`'s.
 
 mod cancel;
 mod connection;
