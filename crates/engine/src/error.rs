@@ -71,6 +71,27 @@ pub enum EngineError {
 }
 
 impl EngineError {
+    /// The error of a part that was being merged, as whoever gave the part made it.
+    ///
+    /// # Errors
+    /// This error, when it is the engine's own.
+    pub fn into_external<E: std::error::Error + 'static>(self) -> Result<E, Self> {
+        match self {
+            Self::Merge { source } => match *source {
+                DataFusionError::External(inner) => match inner.downcast() {
+                    Ok(error) => Ok(*error),
+                    Err(inner) => Err(Self::Merge {
+                        source: Box::new(DataFusionError::External(inner)),
+                    }),
+                },
+                source => Err(Self::Merge {
+                    source: Box::new(source),
+                }),
+            },
+            other => Err(other),
+        }
+    }
+
     /// What to do next about it.
     pub fn class(&self) -> ErrorClass {
         match self {

@@ -2,7 +2,7 @@
 //!
 //! Decodes events ([`JsonDecoder`]), folds them into the mergeable states of each table
 //! ([`EpochFold`]), settles which of them were late ([`PartitionTimes`]), and merges panes
-//! ([`merge_panes`]). No threads, no input or output, no clock, no log: everything here is a
+//! ([`merge_panes`], [`merge_sorted`]). No threads, no input or output, no clock, no log: everything here is a
 //! function of its arguments, and what happens to an event depends on nothing but its bytes, its
 //! Kafka record and the plan (P5).
 
@@ -23,5 +23,5 @@ pub use decode::{DecodeError, JsonDecoder};
 pub use error::EngineError;
 pub use fold::{EpochFold, EpochPart, TablePart};
 pub use lateness::{ObservedBatch, PartitionTimes};
-pub use merge::{MergedPanes, merge_panes};
+pub use merge::{MergedPanes, SortedPart, merge_panes, merge_sorted};
 pub use once::{OneRun, run_once};

@@ -2,11 +2,15 @@
 //!
 //! Owns order and memory of a merge: rows are read in the order of their keys straight out of the
 //! parts, a batch at a time, and aggregated as they come. Beside the parts it holds their encoded
-//! keys and one batch; states, which are the bulk, are never copied as a whole. Does not own what
-//! merging a state means: that is the state's own aggregate.
+//! keys and one batch; states, which are the bulk, are never copied as a whole. Parts that are in that
+//! order already are read side by side instead ([`merge_sorted`]). Does not own what merging a state
+//! means: that is the state's own aggregate.
 
+mod sorted;
 #[cfg(test)]
 mod tests;
+
+pub use sorted::{SortedPart, merge_sorted};
 
 use std::{
     pin::Pin,
@@ -86,24 +90,22 @@ pub fn merge_panes(
     Ok(MergedPanes {
         schema,
         stream: Some(stream),
-        rows_in: rows,
         _reservation: budget.reserve(held),
     })
 }
 
-/// The result of [`merge_panes`], made batch by batch as it is asked for.
+/// The result of a merge, made batch by batch as it is asked for.
 pub struct MergedPanes {
     schema: SchemaRef,
     /// Dropped as soon as it ends or fails, and the parts with it.
     stream: Option<SendableRecordBatchStream>,
-    rows_in: usize,
     _reservation: Reservation,
 }
 
 impl std::fmt::Debug for MergedPanes {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MergedPanes")
-            .field("rows_in", &self.rows_in)
+            .field("is_over", &self.stream.is_none())
             .finish_non_exhaustive()
     }
 }
@@ -112,11 +114,6 @@ impl MergedPanes {
     /// The pane schema.
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
-    }
-
-    /// Rows before merging.
-    pub fn rows_in(&self) -> usize {
-        self.rows_in
     }
 
     fn pane(&self, merged: &RecordBatch) -> Result<RecordBatch, EngineError> {
@@ -195,25 +192,24 @@ fn aggregation(
     sorted: SendableRecordBatchStream,
     budget: &MemoryBudget,
 ) -> Result<SendableRecordBatchStream, DataFusionError> {
-    let column = |position: usize| -> Arc<dyn PhysicalExpr> {
-        Arc::new(Column::new(schema.field(position).name(), position))
-    };
-    let order = LexOrdering::new(
-        (0..keys).map(|position| PhysicalSortExpr::new(column(position), SortOptions::default())),
-    );
     let groups = (0..keys)
-        .map(|position| (column(position), schema.field(position).name().clone()))
+        .map(|position| {
+            let name = schema.field(position).name();
+            (column(schema, position), name.clone())
+        })
         .collect();
     let aggregates = shape
         .states
         .iter()
         .enumerate()
         .map(|(position, state)| {
-            let merge =
-                AggregateExprBuilder::new(state.kind.merge(), vec![column(keys + position)])
-                    .schema(schema.clone())
-                    .alias(state.name.as_ref())
-                    .build()?;
+            let merge = AggregateExprBuilder::new(
+                state.kind.merge(),
+                vec![column(schema, keys + position)],
+            )
+            .schema(schema.clone())
+            .alias(state.name.as_ref())
+            .build()?;
             Ok(Arc::new(merge))
         })
         .collect::<Result<Vec<_>, DataFusionError>>()?;
@@ -223,10 +219,23 @@ fn aggregation(
         PhysicalGroupBy::new_single(groups),
         aggregates,
         filters,
-        Leaf::new(sorted, order),
+        Leaf::new(sorted, pane_order(schema, keys)),
         schema.clone(),
     )?
     .execute(0, task_context(budget)?)
+}
+
+fn column(schema: &SchemaRef, position: usize) -> Arc<dyn PhysicalExpr> {
+    Arc::new(Column::new(schema.field(position).name(), position))
+}
+
+/// By window, then group columns, NULL first.
+fn pane_order(schema: &SchemaRef, keys: usize) -> Option<LexOrdering> {
+    LexOrdering::new(
+        (0..keys).map(|position| {
+            PhysicalSortExpr::new(column(schema, position), SortOptions::default())
+        }),
+    )
 }
 
 /// Rows of many batches in a given order, gathered as they are asked for.

@@ -36,6 +36,8 @@ use crate::{
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 /// Longest wait between two tries.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How often an idle committer looks at what others have done to its tables.
+const FOLLOW_EVERY: Duration = Duration::from_secs(10);
 /// How long the broker may take to answer inside a rebalance.
 const BROKER_PATIENCE: Duration = Duration::from_secs(4);
 
@@ -120,12 +122,19 @@ impl Committer {
         let mut freshness = Freshness::default();
         let mut stop_rule = self.plan.stop_if.map(StopRule::new);
         self.publish_all();
+        let mut followed = Instant::now();
         while !self.ending.has_failed() {
             self.follow_generation(&mut flight);
             match self.inbox.recv_timeout(WAKE) {
                 Ok(ToCommitter::Close) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(message) => self.take(&mut flight, message),
-                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Timeout) => {
+                    if followed.elapsed() >= FOLLOW_EVERY {
+                        self.follow_tables();
+                        followed = Instant::now();
+                    }
+                    continue;
+                }
             }
             while let Some(complete) = flight.gather.next_complete() {
                 let order = complete.sealed.order;
@@ -163,6 +172,17 @@ impl Committer {
         flight.parts.clear();
         self.publish_all();
         self.acknowledged.set(current);
+    }
+
+    /// Shows what other writers, and the merging of files, have made of the tables; while there are events, every commit
+    /// does. Files that are not part of a table any more are deleted in the end, so nobody may go on reading them.
+    fn follow_tables(&mut self) {
+        for table in &mut self.tables {
+            if let Err(error) = self.io.block_on(table.writer.refresh()) {
+                tracing::debug!(pipeline = %self.plan.name, "a table cannot be read on: {error}");
+            }
+        }
+        self.publish_all();
     }
 
     fn take(&mut self, flight: &mut Flight, message: ToCommitter) {

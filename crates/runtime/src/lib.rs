@@ -9,11 +9,13 @@
 //!
 //! One intake thread a pipeline owns the consumer and is the only clock. Workers fold finite epochs.
 //! One committer thread a pipeline owns the table writers. A generation stands beside all channels;
-//! when it changes, everything in flight is stale and is dropped (P27).
+//! when it changes, everything in flight is stale and is dropped (P27). One thread a server merges files
+//! beside them ([`TableCompaction`]).
 
 mod assignment;
 mod clock;
 mod committer;
+mod compaction;
 mod error;
 mod freshness;
 mod gather;
@@ -26,6 +28,7 @@ mod stop_rule;
 mod watermarks;
 mod worker;
 
+pub use compaction::{Compaction, CompactionError, TableCompaction};
 pub use error::RuntimeError;
 pub use instance::{Instance, InstanceError};
 pub use pipeline::PipelineConfig;

@@ -13,6 +13,7 @@ use alluvium_types::{ErrorClass, MemoryBudget};
 
 use crate::{
     Instance, PipelineConfig, RuntimeError, clock,
+    compaction::CompactionThread,
     message::WAKE,
     pipeline::{Pipeline, Shared},
 };
@@ -43,6 +44,7 @@ pub struct Running {
     publisher: Arc<Publisher>,
     status: Arc<StatusBoard>,
     budget: MemoryBudget,
+    compaction: CompactionThread,
     _instance: Option<Instance>,
 }
 
@@ -81,11 +83,13 @@ impl Server {
             .into_iter()
             .map(|pipeline| Pipeline::start(pipeline, shared.clone()))
             .collect::<io::Result<_>>()?;
+        let compaction = CompactionThread::start(shared.store, budget.clone(), publisher.clone())?;
         Ok(Running {
             pipelines,
             publisher,
             status,
             budget,
+            compaction,
             _instance: config.instance,
         })
     }
@@ -145,13 +149,15 @@ impl Running {
         for pipeline in &self.pipelines {
             pipeline.ending.drain();
         }
+        self.compaction.stop();
     }
 
     /// Waits until every pipeline has ended; `None` when that takes longer than `patience`. After `Some`
     /// everything that was handed over is durable, except where an error says otherwise.
     pub fn join(self, patience: Duration) -> Option<Vec<Stopped>> {
+        self.compaction.stop();
         let until = Instant::now() + patience;
-        while !self.all_over() {
+        while !self.all_over() || !self.compaction.is_over() {
             if Instant::now() >= until {
                 return None;
             }
@@ -165,6 +171,7 @@ impl Running {
                 error: pipeline.join().err(),
             })
             .collect();
+        self.compaction.join();
         Some(stopped)
     }
 }

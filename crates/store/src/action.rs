@@ -85,6 +85,26 @@ pub(crate) struct Add {
     pub(crate) stats: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) deletion_vector: Option<Value>,
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "or_default"
+    )]
+    pub(crate) tags: BTreeMap<String, Option<String>>,
+}
+
+/// The tag of a file of panes in which each window and group is once at most (P34).
+const UNIQUE_KEYS: &str = "alluvium.unique_keys";
+
+impl Add {
+    pub(crate) fn has_unique_keys(&self) -> bool {
+        let tag = self.tags.get(UNIQUE_KEYS);
+        tag.is_some_and(|value| value.as_deref() == Some("true"))
+    }
+
+    pub(crate) fn tag_unique_keys(&mut self) {
+        self.tags.insert(UNIQUE_KEYS.into(), Some("true".into()));
+    }
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -190,6 +210,18 @@ pub(crate) struct Draft {
     /// URL-encoded paths of files whose rows leave the table.
     pub(crate) removes: Vec<String>,
     pub(crate) txns: Vec<Txn>,
+    /// What it does to the table's rows.
+    pub(crate) effect: Effect,
+}
+
+/// What a version does to the rows of a table.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Rows come or go.
+    #[default]
+    ChangesRows,
+    /// The same events lie in other files (P36).
+    LaysOutAnew,
 }
 
 impl Draft {
@@ -222,15 +254,19 @@ impl Draft {
             txn: Some(txn.clone()),
             ..Line::default()
         }));
+        let data_change = self.effect == Effect::ChangesRows;
         lines.extend(self.adds.iter().map(|add| Line {
-            add: Some(add.clone()),
+            add: Some(Add {
+                data_change,
+                ..add.clone()
+            }),
             ..Line::default()
         }));
         lines.extend(self.removes.iter().map(|path| Line {
             remove: Some(Remove {
                 path: path.clone(),
                 deletion_timestamp: Some(millis),
-                data_change: true,
+                data_change,
             }),
             ..Line::default()
         }));

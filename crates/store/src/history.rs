@@ -31,6 +31,8 @@ pub enum CommitKind {
     DeadLetters,
     /// Dead letters were kept long enough.
     Expiry,
+    /// Files were merged; the same events lie in fewer rows (P36).
+    Compact,
     /// Not by this product, or by a version of it that does more; with Delta's name of the operation.
     Other(String),
 }
@@ -45,6 +47,7 @@ impl CommitKind {
             "watermark" => Self::Watermark,
             "dead_letters" => Self::DeadLetters,
             "expiry" => Self::Expiry,
+            "compact" => Self::Compact,
             other => Self::Other(other.to_owned()),
         }
     }
@@ -60,6 +63,7 @@ impl fmt::Display for CommitKind {
             Self::Watermark => "watermark",
             Self::DeadLetters => "dead_letters",
             Self::Expiry => "expiry",
+            Self::Compact => "compact",
             Self::Other(operation) => operation,
         })
     }

@@ -2,7 +2,7 @@
 //!
 //! A [`Store`] is a folder or a bucket. A [`TableWriter`] stages panes as Parquet and commits them with the offsets
 //! they came from as one Delta version; [`DeadLetters`] keeps every rejected event once; [`audit()`] proves from a
-//! table's [history](Store::history) that nothing is missing and nothing counts twice.
+//! table's [history](Store::history) that nothing is missing and nothing counts twice. A [`Compactor`] puts few files in the place of many.
 //!
 //! This crate has never heard of Kafka: a topic and a partition are a name and a number, and an offset is a number
 //! that grows.
@@ -12,6 +12,7 @@ mod audit;
 mod checkpoint;
 mod clock;
 mod commit;
+mod compact;
 mod config;
 mod dead_letters;
 mod definition;
@@ -33,11 +34,14 @@ mod tests;
 
 pub use audit::{AuditFault, AuditReport, PartitionAudit, audit};
 pub use checkpoint::{Checkpoint, Overtaken, Verdict};
+pub use compact::{
+    Choice, CompactedFile, CompactionEnding, Compactor, Effort, Inputs, PaneFile, choose,
+};
 pub use config::StorageConfig;
 pub use dead_letters::{DeadLetters, LettersWritten};
 pub use error::StoreError;
 pub use history::{CommitKind, CommitRecord};
-pub use maintain::Maintenance;
+pub use maintain::{Maintenance, Orphan, Vacuum};
 pub use stage::Staged;
 pub use store::{Store, StoreRules};
 pub use table::{CommitFacts, Ending, TableSpec, TableWriter};

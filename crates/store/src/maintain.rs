@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use deltalake_core::checkpoints;
 use futures::{StreamExt as _, TryStreamExt as _};
-use object_store::{ObjectStoreExt as _, path::Path};
+use object_store::{ObjectMeta, ObjectStoreExt as _, path::Path};
 
 use crate::{
     CommitRecord, Store, StoreError,
@@ -169,11 +169,30 @@ async fn sweep_orphans(
     snapshot: &mut Snapshot,
     now: i64,
 ) -> Result<usize, StoreError> {
-    let retention = store.rules().orphan_retention;
-    let cutoff = now.saturating_sub(millis(retention));
-    let objects = store.object_store();
+    let orphans = find_orphans(store, log, snapshot, now).await?;
+    let mut removed = remove_orphans(store, &orphans).await?;
+    // What was removed so long ago is not told apart from an orphan any more.
+    let cutoff = now.saturating_sub(millis(store.rules().orphan_retention));
+    snapshot.removed.retain(|_, moment| *moment > cutoff);
+    if let Some(folder) = store.local_folder() {
+        removed += folder
+            .sweep_staging(&log.folder, store.rules().orphan_retention)
+            .await
+            .map_err(StoreError::object(format!("sweep {}", log.folder)))?;
+    }
+    Ok(removed)
+}
+
+async fn find_orphans(
+    store: &Store,
+    log: &TableLog,
+    snapshot: &mut Snapshot,
+    now: i64,
+) -> Result<Vec<Orphan>, StoreError> {
+    let cutoff = now.saturating_sub(millis(store.rules().orphan_retention));
     let log_folder = log.log_folder();
-    let old: Vec<Path> = objects
+    let old: Vec<ObjectMeta> = store
+        .object_store()
         .list(Some(&log.folder))
         .try_filter(|meta| {
             let is_old = meta.last_modified.timestamp_millis() <= cutoff
@@ -181,7 +200,6 @@ async fn sweep_orphans(
                 && !meta.location.prefix_matches(&log_folder);
             futures::future::ready(is_old)
         })
-        .map_ok(|meta| meta.location)
         .try_collect()
         .await
         .map_err(StoreError::object(format!("list {}", log.folder)))?;
@@ -193,16 +211,28 @@ async fn sweep_orphans(
         .iter()
         .map(|file| file.path.as_str())
         .collect();
+    let is_still_read = |path: &str| {
+        let removed = snapshot.removed.get(path);
+        removed.is_some_and(|moment| *moment > cutoff)
+    };
+    Ok(old
+        .into_iter()
+        .filter(|meta| {
+            let path = meta.location.as_ref();
+            !live.contains(path) && !is_still_read(path)
+        })
+        .map(|meta| Orphan {
+            path: meta.location.to_string(),
+            bytes: meta.size,
+        })
+        .collect())
+}
+
+async fn remove_orphans(store: &Store, orphans: &[Orphan]) -> Result<usize, StoreError> {
     let mut removed = 0;
-    for path in old {
-        let still_read = snapshot
-            .removed
-            .get(path.as_ref())
-            .is_some_and(|moment| *moment > cutoff);
-        if live.contains(path.as_ref()) || still_read {
-            continue;
-        }
-        match objects.delete(&path).await {
+    for orphan in orphans {
+        let path = Path::from(orphan.path.as_str());
+        match store.object_store().delete(&path).await {
             Ok(()) => removed += 1,
             Err(object_store::Error::NotFound { .. }) => {}
             Err(source) => {
@@ -213,13 +243,44 @@ async fn sweep_orphans(
             }
         }
     }
-    if let Some(folder) = store.local_folder() {
-        removed += folder
-            .sweep_staging(&log.folder, retention)
-            .await
-            .map_err(StoreError::object(format!("sweep {}", log.folder)))?;
-    }
     Ok(removed)
+}
+
+/// A file in a table's folder that no version needs any more, or ever needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// Its path from the storage root.
+    pub path: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+}
+
+/// What is done with orphans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Vacuum {
+    /// They are listed.
+    Look,
+    /// They are deleted.
+    Delete,
+}
+
+/// The orphans of one table. Files younger than the store's retention, or removed from the table since, are none: queries,
+/// and commits under way, may need them.
+pub(crate) async fn vacuum(
+    store: &Store,
+    log: &TableLog,
+    vacuum: Vacuum,
+) -> Result<Vec<Orphan>, StoreError> {
+    let missing = || StoreError::Missing {
+        table: log.table.clone(),
+    };
+    let mut snapshot = log.load().await?.ok_or_else(missing)?;
+    let now = store_now(store).await?;
+    let orphans = find_orphans(store, log, &mut snapshot, now).await?;
+    if vacuum == Vacuum::Delete {
+        remove_orphans(store, &orphans).await?;
+    }
+    Ok(orphans)
 }
 
 /// History of one table: the log first, then the ledger, so that an entry which is cleaned up meanwhile is seen there.

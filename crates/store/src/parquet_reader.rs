@@ -19,7 +19,8 @@ use parquet::{
 
 use crate::StoreError;
 
-struct ObjectReader {
+/// Ranges of one object.
+pub(crate) struct ObjectReader {
     objects: Arc<dyn ObjectStore>,
     path: Path,
     size: u64,
@@ -59,6 +60,25 @@ impl AsyncFileReader for ObjectReader {
     }
 }
 
+/// Opens one file of `size` bytes; its footer is read.
+pub(crate) async fn open_file(
+    objects: Arc<dyn ObjectStore>,
+    path: &str,
+    size: u64,
+) -> Result<ParquetRecordBatchStreamBuilder<ObjectReader>, StoreError> {
+    let reader = ObjectReader {
+        objects,
+        path: Path::from(path),
+        size,
+    };
+    ParquetRecordBatchStreamBuilder::new(reader)
+        .await
+        .map_err(|source| StoreError::UnreadableFile {
+            path: path.to_owned(),
+            source,
+        })
+}
+
 /// Reads top-level columns of one file of `size` bytes, in the order of `columns`.
 pub(crate) async fn read_columns(
     objects: Arc<dyn ObjectStore>,
@@ -70,14 +90,7 @@ pub(crate) async fn read_columns(
         path: path.to_owned(),
         source,
     };
-    let reader = ObjectReader {
-        objects,
-        path: Path::from(path),
-        size,
-    };
-    let builder = ParquetRecordBatchStreamBuilder::new(reader)
-        .await
-        .map_err(unreadable)?;
+    let builder = open_file(objects, path, size).await?;
     let positions: Vec<usize> = builder
         .schema()
         .fields()

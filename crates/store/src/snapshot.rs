@@ -224,6 +224,7 @@ impl Snapshot {
                 .map(|(min, max)| (min, round_up_to_millis(max))),
             partition_values: add.partition_values.clone().into_iter().collect(),
             missing_states,
+            has_unique_keys: add.has_unique_keys(),
             path,
         }
     }

@@ -32,6 +32,8 @@ use crate::{
 const ROW_GROUP_BYTES: usize = 16 << 20;
 /// Rows of a row group.
 const ROW_GROUP_ROWS: usize = 128 << 10;
+/// Rows of a page: what a query of one window and key has to decode at least.
+const PAGE_ROWS: usize = 4 << 10;
 /// Rows handed to the encoder at once, so that one large batch does not wait in memory twice.
 const SLICE_ROWS: usize = 8 << 10;
 /// A larger file goes up in parts of this size.
@@ -85,6 +87,16 @@ pub(crate) struct Stager {
     name: CommitName,
     done: Vec<Add>,
     rows: u64,
+    keys: Keys,
+}
+
+/// What is known of the rows that are staged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Keys {
+    /// Nothing.
+    Any,
+    /// Each window and group comes once at most.
+    Unique,
 }
 
 struct OpenFile {
@@ -114,7 +126,14 @@ impl Stager {
             name: CommitName::new(),
             done: Vec::new(),
             rows: 0,
+            keys: Keys::Any,
         }
+    }
+
+    /// Whoever stages promises that each window and group comes once at most, so that readers need not merge them.
+    pub(crate) fn with_unique_keys(mut self) -> Self {
+        self.keys = Keys::Unique;
+        self
     }
 
     /// The id that the rows' commit will have.
@@ -264,15 +283,19 @@ impl Stager {
             .map(|column| (column.to_owned(), file.partition_value))
             .into_iter()
             .collect::<HashMap<_, _>>();
-        self.done.push(Add {
+        let mut add = Add {
             path: file.path,
             partition_values,
             size: i64::try_from(file.writer.bytes_written()).unwrap_or(i64::MAX),
             modification_time: wall_millis(),
             data_change: true,
             stats: Some(file.stats.to_json(self.schema.fields())),
-            deletion_vector: None,
-        });
+            ..Add::default()
+        };
+        if self.keys == Keys::Unique {
+            add.tag_unique_keys();
+        }
+        self.done.push(add);
         Ok(())
     }
 
@@ -333,7 +356,7 @@ pub(crate) async fn remove_files(store: &Arc<dyn ObjectStore>, folder: &Path, fi
 }
 
 /// Gives the fields of nested types the table's names and nullability; values stay as they are.
-fn relabel(
+pub(crate) fn relabel(
     column: &ArrayRef,
     wanted: &DataType,
 ) -> Result<ArrayRef, datafusion::arrow::error::ArrowError> {
@@ -359,6 +382,7 @@ fn writer_properties(fields: &Fields) -> WriterProperties {
         .set_compression(Compression::ZSTD(level))
         .set_created_by(concat!("alluvium ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .set_data_page_row_count_limit(PAGE_ROWS)
         .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
     for field in fields {
         // Sketches hardly repeat: a dictionary of them only costs memory.

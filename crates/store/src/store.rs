@@ -8,9 +8,9 @@ use alluvium_plan::{CommittedFile, CommittedTable};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, path::Path};
 
 use crate::{
-    Checkpoint, CommitRecord, DeadLetters, StorageConfig, StoreError, TableSpec, TableWriter,
-    checkpoint::Names, commit::Patience, config, definition::PIPELINE, durable::DurableFolder,
-    log::TableLog, maintain, table::read_shape,
+    Checkpoint, CommitRecord, DeadLetters, Orphan, StorageConfig, StoreError, TableSpec,
+    TableWriter, Vacuum, checkpoint::Names, commit::Patience, config, definition::PIPELINE,
+    durable::DurableFolder, log::TableLog, maintain, table::read_shape,
 };
 
 const TABLES: &str = "tables";
@@ -223,6 +223,14 @@ impl Store {
     /// When storage fails or an entry cannot be read.
     pub async fn history(&self, table: &str) -> Result<Vec<CommitRecord>, StoreError> {
         maintain::history(self, &self.table_log(table)).await
+    }
+
+    /// Files in a table's folder that no version needs any more, after looking or deleting (P37).
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when there is no such table; or that storage failed.
+    pub async fn vacuum(&self, table: &str, vacuum: Vacuum) -> Result<Vec<Orphan>, StoreError> {
+        maintain::vacuum(self, &self.table_log(table), vacuum).await
     }
 
     /// The object store, rooted so that [`CommittedFile::path`] resolves.

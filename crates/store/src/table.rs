@@ -225,7 +225,8 @@ impl TableWriter {
     }
 
     /// Writes panes as Parquet, which nobody sees until [`Self::commit`] names it (P8). Batches have the table's pane
-    /// schema and come sorted by window and group, so that there is one file a partition value.
+    /// schema and come sorted by window and group, each of these once, so that there is one file a partition value, and readers
+    /// need not merge what no other file has (P34).
     ///
     /// # Errors
     /// The error of `panes`, or of the store; what was written is taken back.
@@ -244,7 +245,8 @@ impl TableWriter {
             self.spec.shape.pane_schema(),
             self.spec.partition_by,
             budget,
-        );
+        )
+        .with_unique_keys();
         for batch in panes {
             let written = match batch {
                 Ok(batch) => stager.write(&batch).await,

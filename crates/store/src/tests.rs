@@ -1,6 +1,7 @@
 //! The promises of this crate, under rivals and faults. Every random test prints its seed when it fails.
 
 mod commits;
+mod compaction;
 mod faulty;
 mod letters;
 mod storage;

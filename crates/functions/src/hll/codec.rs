@@ -40,6 +40,11 @@ pub(super) fn empty() -> HllUnion {
 /// Reads a sketch that this module or another DataSketches library wrote.
 pub(super) fn read(bytes: &[u8]) -> Result<HllSketch, FunctionError> {
     look(bytes)?;
+    read_checked(bytes)
+}
+
+/// Reads a sketch that was looked into already.
+pub(super) fn read_checked(bytes: &[u8]) -> Result<HllSketch, FunctionError> {
     HllSketch::deserialize(bytes).map_err(|error| damaged(error.to_string()))
 }
 

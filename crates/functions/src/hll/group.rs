@@ -42,9 +42,7 @@ impl Group {
     pub(super) fn merge(&mut self, bytes: &[u8]) -> Result<isize> {
         Ok(match (codec::look(bytes)?, &mut *self) {
             (Stored::Registers(other), Self::Registers(registers)) => {
-                for (register, other) in registers.iter_mut().zip(other) {
-                    *register = (*register).max(*other);
-                }
+                raise_to(registers, other);
                 0
             }
             (Stored::Registers(other), Self::Empty) => {
@@ -55,11 +53,7 @@ impl Group {
                 let before = self.heap_size() as isize;
                 let mut registers = Box::new(*other);
                 match codec::look(&self.bytes())? {
-                    Stored::Registers(own) => {
-                        for (register, own) in registers.iter_mut().zip(own) {
-                            *register = (*register).max(*own);
-                        }
-                    }
+                    Stored::Registers(own) => raise_to(&mut registers, own),
                     Stored::Coupons(own) => codec::raise(&mut registers, own),
                 }
                 *self = Self::Registers(registers);
@@ -70,7 +64,7 @@ impl Group {
                 0
             }
             (Stored::Coupons(_), _) => {
-                let other = codec::read(bytes)?;
+                let other = codec::read_checked(bytes)?;
                 self.change(|sketch| sketch.update(&other))
             }
         })
@@ -112,5 +106,11 @@ impl Group {
             false => Self::Small(sketch),
         };
         self.heap_size() as isize - before
+    }
+}
+
+fn raise_to(registers: &mut [u8; REGISTERS], other: &[u8; REGISTERS]) {
+    for (register, other) in registers.iter_mut().zip(other) {
+        *register = (*register).max(*other);
     }
 }

@@ -1,0 +1,58 @@
+//! `alluvium compact`: merges whatever files of a table can be merged, beside servers that write it.
+
+use std::sync::Arc;
+
+use alluvium_runtime::{Compaction, TableCompaction};
+use alluvium_store::Effort;
+use alluvium_types::MemoryBudget;
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use crate::{
+    cli::CompactArgs,
+    failure::Failure,
+    files,
+    output::{Sheet, to_stdout},
+};
+
+/// Merges until nothing is left to merge. What was merged before a failure stays merged.
+pub(crate) fn run(args: &CompactArgs) -> Result<(), Failure> {
+    let found = files::load(&args.server)?;
+    let runtime = Runtime::new()?;
+    let store = runtime.block_on(found.store())?;
+    let budget = MemoryBudget::new(found.server.memory.ingest);
+    let mut sheet = Sheet::new([
+        "table",
+        "files_before",
+        "files_after",
+        "rows_before",
+        "rows_after",
+        "bytes_before",
+        "bytes_after",
+    ]);
+    for name in files::tables(&found, &runtime, &store, &args.tables)? {
+        let failed =
+            |error| Failure::work(format!("{name} is not merged any further")).because(&error);
+        let table: Arc<str> = name.as_str().into();
+        let mut merging =
+            TableCompaction::open(&store, &table, runtime.handle(), &budget).map_err(failed)?;
+        let files_before = merging.files();
+        let mut all = Compaction::default();
+        while let Some(done) = merging
+            .merge_next(Effort::Everything, &|| false)
+            .map_err(failed)?
+        {
+            all.add(&done);
+        }
+        sheet.push(vec![
+            json!(name),
+            json!(files_before),
+            json!(merging.files()),
+            json!(all.rows_before),
+            json!(all.rows_after),
+            json!(all.bytes_before),
+            json!(all.bytes_after),
+        ]);
+    }
+    Ok(to_stdout(|out| sheet.write(args.format, out))?)
+}

@@ -1,0 +1,52 @@
+//! `alluvium vacuum`: deletes files that no version of a table needs any more.
+
+use alluvium_store::Vacuum;
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use crate::{
+    cli::VacuumArgs,
+    failure::Failure,
+    files,
+    output::{Format, Sheet, to_stdout},
+};
+
+/// Lists orphans of the named tables, or of all, and deletes them unless told not to.
+pub(crate) fn run(args: &VacuumArgs) -> Result<(), Failure> {
+    let found = files::load(&args.server)?;
+    let runtime = Runtime::new()?;
+    let store = runtime.block_on(found.store())?;
+    let (action, done) = match args.dry_run {
+        true => (Vacuum::Look, "would be deleted"),
+        false => (Vacuum::Delete, "deleted"),
+    };
+    let mut sheet = Sheet::new(["table", "file", "bytes"]);
+    let mut bytes = 0;
+    for table in files::tables(&found, &runtime, &store, &args.tables)? {
+        let orphans = runtime
+            .block_on(store.vacuum(&table, action))
+            .map_err(|error| {
+                Failure::work(format!("the files of {table} cannot be looked through"))
+                    .because(&error)
+            })?;
+        for orphan in orphans {
+            bytes += orphan.bytes;
+            sheet.push(vec![json!(table), json!(orphan.path), json!(orphan.bytes)]);
+        }
+    }
+    let keep = store.rules().orphan_retention.as_secs() / 3600;
+    to_stdout(|out| {
+        if args.format != Format::Table || !sheet.is_empty() {
+            sheet.write(args.format, out)?;
+        }
+        if args.format == Format::Table {
+            writeln!(
+                out,
+                "{} files, {bytes} bytes {done}; files that were needed in the last {keep} hours are kept",
+                sheet.len()
+            )?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}

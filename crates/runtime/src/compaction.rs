@@ -1,0 +1,501 @@
+//! The thread that merges files (P36), and the merge itself.
+//!
+//! Owns when files are merged, how much of a core and of the memory that may take, and what happens to files that cannot be
+//! merged. Joins the store, which knows the files, and the engine, which knows what merging rows means. Does not own which
+//! files are worth it: that is [`choose`].
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use alluvium_engine::{EngineError, SortedPart, merge_sorted};
+use alluvium_plan::Publisher;
+use alluvium_store::{
+    Choice, CompactedFile, CompactionEnding, Compactor, Effort, Inputs, Staged, Store, StoreError,
+    choose,
+};
+use alluvium_types::{ErrorClass, MemoryBudget};
+use tokio::runtime::{Handle, Runtime};
+
+use crate::message::WAKE;
+
+/// How often it looks whether there is something to merge.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// After a merge it rests so many times as long as the merge took: a fifth of one core at most.
+const REST: u32 = 4;
+/// How long a table is left alone after its storage failed.
+const AFTER_TROUBLE: Duration = Duration::from_secs(30);
+/// The share of the ingest budget that a merge may take.
+const MEMORY_SHARE: usize = 8;
+/// The least and the most that this is.
+const MEMORY: (usize, usize) = (4 << 20, 64 << 20);
+
+/// Why files were not merged. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum CompactionError {
+    /// The store failed or refused.
+    #[error("the files of {table} cannot be merged: {source}")]
+    Store {
+        /// The table.
+        table: Arc<str>,
+        /// What the store says.
+        source: StoreError,
+    },
+    /// Rows cannot be merged.
+    #[error("the files of {table} cannot be merged: {source}")]
+    Engine {
+        /// The table.
+        table: Arc<str>,
+        /// What the engine says.
+        source: EngineError,
+    },
+    /// Somebody asked to stop meanwhile.
+    #[error("the merging of files of {table} was stopped")]
+    Stopped {
+        /// The table.
+        table: Arc<str>,
+    },
+}
+
+impl CompactionError {
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::Store { source, .. } => {
+                matches!(
+                    source.class(),
+                    ErrorClass::Transient | ErrorClass::Overtaken
+                )
+            }
+            Self::Engine { .. } => false,
+            Self::Stopped { .. } => true,
+        }
+    }
+}
+
+/// What one merge did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compaction {
+    /// Files before.
+    pub files_before: u64,
+    /// Bytes of these.
+    pub bytes_before: u64,
+    /// Rows in these.
+    pub rows_before: u64,
+    /// Files after.
+    pub files_after: u64,
+    /// Bytes of these.
+    pub bytes_after: u64,
+    /// Rows in these.
+    pub rows_after: u64,
+}
+
+impl Compaction {
+    /// Adds what another merge did.
+    pub fn add(&mut self, other: &Self) {
+        self.files_before += other.files_before;
+        self.bytes_before += other.bytes_before;
+        self.rows_before += other.rows_before;
+        self.files_after += other.files_after;
+        self.bytes_after += other.bytes_after;
+        self.rows_after += other.rows_after;
+    }
+}
+
+/// Merges files of one table by hand.
+#[derive(Debug)]
+pub struct TableCompaction {
+    table: Arc<str>,
+    compactor: Compactor,
+    io: Handle,
+    budget: MemoryBudget,
+}
+
+impl TableCompaction {
+    /// Opens a table. `io` is a runtime that goes on while this thread waits; memory is counted against `budget`, of which a
+    /// merge takes a share.
+    ///
+    /// # Errors
+    /// That the table does not exist or cannot be read.
+    pub fn open(
+        store: &Store,
+        table: &Arc<str>,
+        io: &Handle,
+        budget: &MemoryBudget,
+    ) -> Result<Self, CompactionError> {
+        let compactor =
+            io.block_on(store.compactor(table))
+                .map_err(|source| CompactionError::Store {
+                    table: table.clone(),
+                    source,
+                })?;
+        Ok(Self {
+            table: table.clone(),
+            compactor,
+            io: io.clone(),
+            budget: budget.clone(),
+        })
+    }
+
+    /// Files of the table as it was last seen.
+    pub fn files(&self) -> usize {
+        self.compactor.files().len()
+    }
+
+    fn refresh(&mut self) -> Result<(), CompactionError> {
+        let table = self.table.clone();
+        self.io
+            .block_on(self.compactor.refresh())
+            .map_err(|source| CompactionError::Store { table, source })
+    }
+
+    fn choose(&self, effort: Effort, passed_over: &BTreeSet<String>) -> Option<Choice> {
+        choose(
+            self.compactor.files(),
+            effort,
+            Shares::of(&self.budget).files,
+            passed_over,
+        )
+    }
+
+    /// Merges the files that are worth it most; `None` when none are.
+    ///
+    /// # Errors
+    /// [`CompactionError`]; the table is as it was.
+    pub fn merge_next(
+        &mut self,
+        effort: Effort,
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Compaction>, CompactionError> {
+        self.refresh()?;
+        while let Some(choice) = self.choose(effort, &BTreeSet::new()) {
+            if let Some(done) = self.merge(&choice, should_stop)? {
+                return Ok(Some(done));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Merges these files; `None` when another server was faster.
+    fn merge(
+        &mut self,
+        choice: &Choice,
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Compaction>, CompactionError> {
+        let table = self.table.clone();
+        let failed = |source| CompactionError::Store {
+            table: table.clone(),
+            source,
+        };
+        let count = choice.files().len();
+        let held = usize::try_from(choice.held()).unwrap_or(usize::MAX);
+        let _held = self.budget.reserve(held);
+        let batch_bytes = Shares::of(&self.budget).rows / count.max(1);
+        let inputs = self
+            .io
+            .block_on(self.compactor.open(choice, batch_bytes))
+            .map_err(failed)?;
+        let rows_before = inputs.rows();
+        let staged = self.rewrite(inputs, should_stop)?;
+        let ending = self
+            .io
+            .block_on(self.compactor.commit(choice, rows_before, &staged))
+            .map_err(failed)?;
+        match ending {
+            CompactionEnding::Overtaken => Ok(None),
+            CompactionEnding::Committed { version } => {
+                let done = Compaction {
+                    files_before: count as u64,
+                    bytes_before: choice.bytes(),
+                    rows_before,
+                    files_after: staged.files() as u64,
+                    bytes_after: staged.bytes(),
+                    rows_after: staged.rows(),
+                };
+                tracing::debug!(%table, version, ?done, "merged files");
+                Ok(Some(done))
+            }
+        }
+    }
+
+    fn rewrite(
+        &self,
+        inputs: Inputs,
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<Staged, CompactionError> {
+        let table = &self.table;
+        let failed = |source| CompactionError::Store {
+            table: table.clone(),
+            source,
+        };
+        let mut file = self.compactor.begin(&inputs, &self.budget);
+        let (shape, batch_rows) = (inputs.shape().clone(), inputs.batch_rows());
+        let parts = inputs
+            .into_files()
+            .into_iter()
+            .map(|mut file| -> SortedPart {
+                // The thread waits for its files: a merge is polled by hand.
+                let io = self.io.clone();
+                Box::new(std::iter::from_fn(move || {
+                    let batch = io.block_on(file.next())?;
+                    Some(batch.map_err(Into::into))
+                }))
+            })
+            .collect();
+        let written = merge_sorted(&shape, parts, batch_rows, &self.budget)
+            .map_err(|source| CompactionError::Engine {
+                table: table.clone(),
+                source,
+            })
+            .and_then(|merged| {
+                for batch in merged {
+                    if should_stop() {
+                        return Err(CompactionError::Stopped {
+                            table: table.clone(),
+                        });
+                    }
+                    let batch = batch.map_err(|source| self.of_merge(source))?;
+                    self.io.block_on(file.write(&batch)).map_err(failed)?;
+                }
+                Ok(())
+            });
+        match written {
+            Ok(()) => self.io.block_on(file.finish()).map_err(failed),
+            Err(error) => {
+                self.io.block_on(CompactedFile::abandon(file));
+                Err(error)
+            }
+        }
+    }
+
+    /// A file that cannot be read fails the merge from inside; here it is the store's error again.
+    fn of_merge(&self, error: EngineError) -> CompactionError {
+        let table = self.table.clone();
+        match error.into_external::<StoreError>() {
+            Ok(source) => CompactionError::Store { table, source },
+            Err(source) => CompactionError::Engine { table, source },
+        }
+    }
+}
+
+/// What a merge may hold.
+struct Shares {
+    /// Of files, as they are stored.
+    files: u64,
+    /// Of their rows, decoded.
+    rows: usize,
+}
+
+impl Shares {
+    fn of(budget: &MemoryBudget) -> Self {
+        let memory = (budget.limit() / MEMORY_SHARE).clamp(MEMORY.0, MEMORY.1);
+        let rows = memory / 4;
+        Self {
+            files: (memory - rows) as u64,
+            rows,
+        }
+    }
+}
+
+/// The thread of a server that merges files of the tables it writes, beside everything else.
+pub(crate) struct CompactionThread {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl CompactionThread {
+    pub(crate) fn start(
+        store: Store,
+        budget: MemoryBudget,
+        publisher: Arc<Publisher>,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let io = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("compaction-io")
+            .enable_all()
+            .build()?;
+        let mut work = Work {
+            store,
+            budget,
+            publisher,
+            stop: stop.clone(),
+            io,
+            tables: BTreeMap::new(),
+        };
+        let thread = thread::Builder::new()
+            .name("compaction".into())
+            .spawn(move || work.run())?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Asks it to end after the batch in hand.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    pub(crate) fn join(self) {
+        if let Err(panic) = self.thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// What is known of one table.
+#[derive(Default)]
+struct Known {
+    open: Option<TableCompaction>,
+    /// Files that cannot be merged.
+    passed_over: BTreeSet<String>,
+    /// The published version in which nothing was worth it.
+    settled: Option<i64>,
+    not_before: Option<Instant>,
+}
+
+struct Work {
+    store: Store,
+    budget: MemoryBudget,
+    publisher: Arc<Publisher>,
+    stop: Arc<AtomicBool>,
+    io: Runtime,
+    tables: BTreeMap<Arc<str>, Known>,
+}
+
+impl Work {
+    fn run(&mut self) {
+        while !self.is_stopped() {
+            // What is counted already comes first.
+            let next = match self.budget.is_half_used() {
+                true => None,
+                false => self.most_worth(),
+            };
+            match next {
+                None => self.rest(LOOK_EVERY),
+                Some((table, version)) => {
+                    let begun = Instant::now();
+                    self.merge(&table, version);
+                    self.rest(begun.elapsed() * REST);
+                }
+            }
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn rest(&self, how_long: Duration) {
+        let until = Instant::now() + how_long;
+        while !self.is_stopped() && Instant::now() < until {
+            thread::sleep(WAKE.min(until.saturating_duration_since(Instant::now())));
+        }
+    }
+
+    /// The table whose readers gain most, by the files that this server's writers last saw, and their version.
+    fn most_worth(&mut self) -> Option<(Arc<str>, i64)> {
+        let memory = Shares::of(&self.budget).files;
+        let published = self.publisher.current();
+        let mut best = None;
+        for (name, table) in &published.tables {
+            let known = self.tables.entry(name.clone()).or_default();
+            let version = table.committed.version;
+            let waits = known.not_before.is_some_and(|until| Instant::now() < until);
+            if waits || known.settled == Some(version) {
+                continue;
+            }
+            let choice = choose(
+                &table.committed.files,
+                Effort::AsItGrows,
+                memory,
+                &known.passed_over,
+            );
+            match choice.map(|choice| choice.files().len()) {
+                None => known.settled = Some(version),
+                Some(files) if best.as_ref().is_none_or(|(most, _, _)| files > *most) => {
+                    best = Some((files, name.clone(), version));
+                }
+                Some(_) => {}
+            }
+        }
+        best.map(|(_, name, version)| (name, version))
+    }
+
+    fn merge(&mut self, table: &Arc<str>, version: i64) {
+        let begun = Instant::now();
+        let stop = self.stop.clone();
+        let known = self.tables.entry(table.clone()).or_default();
+        let mut chosen = None;
+        let outcome = (|| {
+            let open = match &mut known.open {
+                Some(open) => open,
+                None => known.open.insert(TableCompaction::open(
+                    &self.store,
+                    table,
+                    self.io.handle(),
+                    &self.budget,
+                )?),
+            };
+            open.refresh()?;
+            // Writers may not have seen yet what was merged last.
+            chosen = open.choose(Effort::AsItGrows, &known.passed_over);
+            let Some(choice) = &chosen else {
+                return Ok(None);
+            };
+            open.merge(choice, &|| stop.load(Ordering::Acquire))
+        })();
+        let label = |outcome: &'static str| metrics::counter!("alluvium_compactions_total", "table" => table.to_string(), "outcome" => outcome);
+        match outcome {
+            Ok(Some(done)) => {
+                label("committed").increment(1);
+                metrics::counter!("alluvium_compaction_files_total", "table" => table.to_string())
+                    .increment(done.files_before);
+                metrics::counter!("alluvium_compaction_bytes_total", "table" => table.to_string())
+                    .increment(done.bytes_before);
+                metrics::histogram!("alluvium_compaction_duration_seconds", "table" => table.to_string())
+                    .record(begun.elapsed().as_secs_f64());
+            }
+            Ok(None) if chosen.is_some() => label("overtaken").increment(1),
+            Ok(None) => known.settled = Some(version),
+            Err(CompactionError::Stopped { .. }) => {}
+            Err(error) if error.is_passing() => {
+                label("failed").increment(1);
+                tracing::warn!("{error}; tried again in {AFTER_TROUBLE:?}");
+                known.open = None;
+                known.not_before = Some(Instant::now() + AFTER_TROUBLE);
+            }
+            Err(error) => {
+                label("failed").increment(1);
+                tracing::warn!(
+                    "{error}; these files stay as they are until the server is started again"
+                );
+                known.open = None;
+                let at_fault = match &error {
+                    CompactionError::Store {
+                        source: StoreError::UnreadableFile { path, .. },
+                        ..
+                    } => vec![path.clone()],
+                    _ => chosen
+                        .iter()
+                        .flat_map(Choice::files)
+                        .map(|file| file.path.clone())
+                        .collect(),
+                };
+                // Nothing was chosen: the table itself cannot be opened.
+                if at_fault.is_empty() {
+                    known.not_before = Some(Instant::now() + AFTER_TROUBLE);
+                }
+                known.passed_over.extend(at_fault);
+            }
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! Many small files to few large ones, with the same events in fewer rows (P36).
+//!
+//! Owns the reading of the files that are merged, the writing of what becomes of them, and the commit that puts one in
+//! the place of the others. Does not own which files these are ([`choose`]), when that happens, or what merging a row
+//! means: whoever calls this brings the merge.
+
+mod choose;
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt,
+    sync::Arc,
+};
+
+use alluvium_plan::{CommittedFile, PartitionBy, TableShape};
+use alluvium_types::MemoryBudget;
+use datafusion::arrow::{array::RecordBatch, datatypes::SchemaRef};
+use futures::StreamExt as _;
+use parquet::arrow::async_reader::ParquetRecordBatchStream;
+use serde_json::json;
+
+pub use choose::{Choice, Effort, choose};
+
+use crate::{
+    Staged, Store, StoreError,
+    action::{Draft, Effect, Txn, our_info},
+    commit::{Decision, Outcome, commit},
+    definition::{PIPELINE, refuse_foreign},
+    log::TableLog,
+    parquet_reader::{ObjectReader, open_file},
+    snapshot::Snapshot,
+    stage::{Stager, relabel, remove_files},
+    table::read_shape,
+};
+
+/// Every commit that removes files moves this number (P36).
+const LAYOUT: &str = "alluvium/layout";
+
+/// How the merging of files ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompactionEnding {
+    /// It is this version.
+    Committed {
+        /// The Delta version.
+        version: i64,
+    },
+    /// Another server has merged or removed some of these files meanwhile; nothing has changed.
+    Overtaken,
+}
+
+/// Merges the files of one table. Any number of servers may do so beside each other and beside writers.
+#[derive(Debug)]
+pub struct Compactor {
+    store: Store,
+    log: TableLog,
+    snapshot: Snapshot,
+    partition_by: PartitionBy,
+}
+
+impl Store {
+    /// Opens a table for merging its files.
+    ///
+    /// # Errors
+    /// [`StoreError::Missing`] when there is none; or that it cannot be read or written by this release.
+    pub async fn compactor(&self, table: &str) -> Result<Compactor, StoreError> {
+        let log = self.table_log(table);
+        let missing = || StoreError::Missing {
+            table: log.table.clone(),
+        };
+        let snapshot = log.load().await?.ok_or_else(missing)?;
+        refuse_foreign(&log.table, &snapshot, pipeline(&snapshot))?;
+        read_shape(&log.table, &snapshot)?;
+        let partition_by = partition_by(&log.table, &snapshot)?;
+        Ok(Compactor {
+            store: self.clone(),
+            log,
+            snapshot,
+            partition_by,
+        })
+    }
+}
+
+fn pipeline(snapshot: &Snapshot) -> &str {
+    let configuration = &snapshot.metadata.configuration;
+    configuration.get(PIPELINE).map_or("", String::as_str)
+}
+
+fn partition_by(table: &Arc<str>, snapshot: &Snapshot) -> Result<PartitionBy, StoreError> {
+    let columns: Vec<Option<&str>> = snapshot
+        .metadata
+        .partition_columns
+        .iter()
+        .map(|name| Some(name.as_str()))
+        .collect();
+    [PartitionBy::None, PartitionBy::Day, PartitionBy::Month]
+        .into_iter()
+        .find(|known| {
+            let wanted: Vec<Option<&str>> = known.column().into_iter().map(Some).collect();
+            wanted == columns
+        })
+        .ok_or_else(|| StoreError::Unsupported {
+            table: table.clone(),
+            what: format!(
+                "it is partitioned by {}",
+                snapshot.metadata.partition_columns.join(", ")
+            ),
+        })
+}
+
+impl Compactor {
+    /// Moves to the newest version.
+    ///
+    /// # Errors
+    /// Transient ones; or that the table has become another one.
+    pub async fn refresh(&mut self) -> Result<(), StoreError> {
+        self.log.advance(&mut self.snapshot).await
+    }
+
+    /// The version in hand.
+    pub fn version(&self) -> i64 {
+        self.snapshot.version
+    }
+
+    /// The files of the version in hand.
+    pub fn files(&self) -> &[CommittedFile] {
+        &self.snapshot.files
+    }
+
+    /// Opens the files of a choice, for reading side by side in batches of about `batch_bytes` bytes each.
+    ///
+    /// # Errors
+    /// That a file cannot be read, or is not what its table says.
+    pub async fn open(&self, choice: &Choice, batch_bytes: usize) -> Result<Inputs, StoreError> {
+        let lacked: BTreeSet<&Arc<str>> = choice
+            .files()
+            .first()
+            .into_iter()
+            .flat_map(|file| &file.missing_states)
+            .collect();
+        let mut shape = TableShape::clone(&*read_shape(&self.log.table, &self.snapshot)?);
+        // Files that lack a state become a file that lacks it (P35).
+        let states = std::mem::take(&mut shape.states);
+        shape.measures.clear();
+        shape.states = states
+            .into_iter()
+            .filter(|state| !lacked.contains(&state.name))
+            .collect();
+        let schema = shape.pane_schema();
+        let mut opened = Vec::with_capacity(choice.files().len());
+        let (mut rows, mut bytes) = (0_u64, 0_u64);
+        for file in choice.files() {
+            let builder = open_file(self.store.object_store(), &file.path, file.size).await?;
+            for group in builder.metadata().row_groups() {
+                rows += u64::try_from(group.num_rows()).unwrap_or(0);
+                bytes += u64::try_from(group.total_byte_size()).unwrap_or(0);
+            }
+            opened.push((file, builder));
+        }
+        if let Some(said) = choice.rows().filter(|said| *said != rows) {
+            return Err(StoreError::Broken {
+                table: self.log.table.clone(),
+                what: format!("its log says {said} rows of files that have {rows}"),
+            });
+        }
+        let row_bytes = usize::try_from(bytes / rows.max(1)).unwrap_or(usize::MAX);
+        let batch_rows = (batch_bytes / row_bytes.max(1)).clamp(16, 8192);
+        let files = opened
+            .into_iter()
+            .map(|(file, builder)| {
+                PaneFile::new(&file.path, builder.with_batch_size(batch_rows), &schema)
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Inputs {
+            shape,
+            files,
+            rows,
+            batch_rows,
+        })
+    }
+
+    /// Begins the file that takes the place of others. Nobody sees it until [`Self::commit`] names it (P8).
+    pub fn begin(&self, inputs: &Inputs, budget: &MemoryBudget) -> CompactedFile {
+        CompactedFile(
+            Stager::new(
+                self.store.object_store(),
+                self.log.table.clone(),
+                self.log.folder.clone(),
+                inputs.shape.pane_schema(),
+                self.partition_by,
+                Some(budget),
+            )
+            .with_unique_keys(),
+        )
+    }
+
+    /// Puts what was written in the place of the files it was made from, in one version, once: only if all of these are
+    /// still part of the version before (P36).
+    ///
+    /// # Errors
+    /// [`StoreError::EndingUnknown`] and other transient ones: commit the same `staged` again (P10), or leave it: then it
+    /// becomes an orphan or part of the table, and answers are the same.
+    pub async fn commit(
+        &mut self,
+        choice: &Choice,
+        rows_before: u64,
+        staged: &Staged,
+    ) -> Result<CompactionEnding, StoreError> {
+        if staged.staged_at.age() >= self.store.rules().orphan_retention / 2 {
+            return Err(StoreError::StagedTooOld {
+                table: self.log.table.clone(),
+            });
+        }
+        let pipeline = pipeline(&self.snapshot).to_owned();
+        let log = self.log.clone();
+        let prefix = format!("{}/", self.log.folder);
+        let decide = |snapshot: &Snapshot| {
+            refuse_foreign(&log.table, snapshot, &pipeline)?;
+            let live = |file: &CommittedFile| snapshot.paths.contains(&file.path);
+            if !choice.files().iter().all(live) {
+                return Ok(Decision::Stop(()));
+            }
+            let removes = choice
+                .files()
+                .iter()
+                .filter_map(|file| file.path.strip_prefix(&prefix).map(str::to_owned))
+                .collect();
+            let mut info = our_info("compact", &pipeline);
+            info.insert(
+                "files".into(),
+                json!([choice.files().len(), staged.files()]),
+            );
+            info.insert("rows".into(), json!([rows_before, staged.rows()]));
+            let layout = snapshot.txns.get(LAYOUT).copied().unwrap_or(0) + 1;
+            Ok(Decision::Write(Box::new(Draft {
+                operation: "OPTIMIZE",
+                info,
+                adds: staged.files.clone(),
+                removes,
+                txns: vec![Txn {
+                    app_id: LAYOUT.into(),
+                    version: layout,
+                }],
+                effect: Effect::LaysOutAnew,
+                ..Draft::default()
+            })))
+        };
+        let patience = self.store.patience();
+        let outcome = commit(
+            &self.log,
+            &mut self.snapshot,
+            &staged.name,
+            patience,
+            decide,
+        )
+        .await?;
+        match outcome {
+            Outcome::Landed(version) => Ok(CompactionEnding::Committed { version }),
+            Outcome::Stopped(()) => {
+                // Files are missing, so versions were read that another has put; no entry of ours can land there any more.
+                let objects = self.store.object_store();
+                remove_files(&objects, &self.log.folder, &staged.files).await;
+                Ok(CompactionEnding::Overtaken)
+            }
+        }
+    }
+}
+
+/// What is merged: the files, open, and their common shape.
+#[derive(Debug)]
+pub struct Inputs {
+    shape: TableShape,
+    files: Vec<PaneFile>,
+    rows: u64,
+    batch_rows: usize,
+}
+
+impl Inputs {
+    /// The shape of all of them: the table's, without the states that they lack. It has no measures.
+    pub fn shape(&self) -> &TableShape {
+        &self.shape
+    }
+
+    /// Rows in all files.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Rows of a batch.
+    pub fn batch_rows(&self) -> usize {
+        self.batch_rows
+    }
+
+    /// The files.
+    pub fn into_files(self) -> Vec<PaneFile> {
+        self.files
+    }
+}
+
+/// One file of panes, read a batch at a time in the order it was written in: by window, then group.
+pub struct PaneFile {
+    path: String,
+    schema: SchemaRef,
+    positions: Vec<usize>,
+    stream: ParquetRecordBatchStream<ObjectReader>,
+}
+
+impl fmt::Debug for PaneFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PaneFile")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PaneFile {
+    fn new(
+        path: &str,
+        builder: parquet::arrow::ParquetRecordBatchStreamBuilder<ObjectReader>,
+        schema: &SchemaRef,
+    ) -> Result<Self, StoreError> {
+        let unreadable = |source| StoreError::UnreadableFile {
+            path: path.to_owned(),
+            source,
+        };
+        let names: HashSet<&str> = schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .collect();
+        let roots = builder
+            .schema()
+            .fields()
+            .iter()
+            .enumerate()
+            .filter(|(_, field)| names.contains(field.name().as_str()))
+            .map(|(position, _)| position);
+        let mask = parquet::arrow::ProjectionMask::roots(builder.parquet_schema(), roots);
+        let stream = builder.with_projection(mask).build().map_err(unreadable)?;
+        let positions = schema
+            .fields()
+            .iter()
+            .map(|field| stream.schema().index_of(field.name()))
+            .collect::<Result<_, _>>()
+            .map_err(|error| unreadable(error.into()))?;
+        Ok(Self {
+            path: path.to_owned(),
+            schema: schema.clone(),
+            positions,
+            stream,
+        })
+    }
+
+    /// The next rows, in the pane schema of [`Inputs::shape`]; `None` at the end.
+    ///
+    /// # Errors
+    /// That the file cannot be read; nothing follows then.
+    pub async fn next(&mut self) -> Option<Result<RecordBatch, StoreError>> {
+        let batch = self.stream.next().await?;
+        let conformed = batch.and_then(|batch| {
+            let columns = self
+                .positions
+                .iter()
+                .zip(self.schema.fields())
+                .map(|(position, field)| relabel(batch.column(*position), field.data_type()))
+                .collect::<Result<_, _>>()?;
+            Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
+        });
+        Some(conformed.map_err(|source| StoreError::UnreadableFile {
+            path: self.path.clone(),
+            source,
+        }))
+    }
+}
+
+/// The file that takes the place of others, while it is written.
+pub struct CompactedFile(Stager);
+
+impl fmt::Debug for CompactedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CompactedFile").finish_non_exhaustive()
+    }
+}
+
+impl CompactedFile {
+    /// Writes merged rows; batches come sorted by window and group, and each of these once.
+    ///
+    /// # Errors
+    /// As of the store; then [`Self::abandon`] it.
+    pub async fn write(&mut self, batch: &RecordBatch) -> Result<(), StoreError> {
+        self.0.write(batch).await
+    }
+
+    /// Ends it; it waits for its commit.
+    ///
+    /// # Errors
+    /// As of the store; what was written is taken back.
+    pub async fn finish(self) -> Result<Staged, StoreError> {
+        self.0.finish().await
+    }
+
+    /// Takes back what was written.
+    pub async fn abandon(self) {
+        self.0.abandon().await;
+    }
+}

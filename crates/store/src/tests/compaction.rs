@@ -1,0 +1,285 @@
+//! Merging files beside writers, beside each other and under faults changes no answer (P36).
+//!
+//! What merging rows means is not this crate's: here the rows of several files become one file as they are.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+
+use alluvium_types::{ErrorClass, MemoryBudget};
+use datafusion::arrow::compute::concat_batches;
+
+use super::{
+    faulty::{Faults, FaultyStore},
+    *,
+};
+use crate::{
+    Choice, CommitKind, CompactionEnding, Compactor, Effort, Staged, StoreError, audit, choose,
+};
+
+const TABLE: &str = "clicks_per_minute";
+
+/// Writes the rows of a choice into one file.
+async fn rewritten(compactor: &Compactor, choice: &Choice) -> Result<(u64, Staged), StoreError> {
+    let inputs = compactor.open(choice, 1 << 20).await?;
+    let rows = inputs.rows();
+    let schema = inputs.shape().pane_schema();
+    let mut file = compactor.begin(&inputs, &MemoryBudget::new(1 << 30));
+    let mut batches = Vec::new();
+    for mut input in inputs.into_files() {
+        while let Some(batch) = input.next().await {
+            batches.push(batch?);
+        }
+    }
+    file.write(&concat_batches(&schema, &batches).unwrap())
+        .await?;
+    Ok((rows, file.finish().await?))
+}
+
+async fn compact_once(compactor: &mut Compactor) -> Result<Option<CompactionEnding>, StoreError> {
+    let choice = choose(
+        compactor.files(),
+        Effort::Everything,
+        1 << 30,
+        &BTreeSet::new(),
+    );
+    let Some(choice) = choice else {
+        return Ok(None);
+    };
+    let (rows, staged) = rewritten(compactor, &choice).await?;
+    compactor.commit(&choice, rows, &staged).await.map(Some)
+}
+
+#[tokio::test]
+async fn fewer_files_hold_the_same() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0), (1, 0)]).await;
+    for at in 0..10 {
+        commit_ranges(&mut writer, &[(0, at, at + 1), (1, at, at + 1)]).await;
+    }
+    let before = totals(&store).await;
+    let mut compactor = store.compactor(TABLE).await.unwrap();
+    assert_eq!(compactor.files().len(), 20, "two days");
+    for files in [11, 2] {
+        let ending = compact_once(&mut compactor).await.unwrap().unwrap();
+        assert!(matches!(ending, CompactionEnding::Committed { .. }));
+        assert_eq!(compactor.files().len(), files);
+        assert_eq!(totals(&store).await, before);
+    }
+    assert_eq!(compact_once(&mut compactor).await.unwrap(), None);
+
+    // The writer goes on from a snapshot that has not seen it.
+    commit_ranges(&mut writer, &[(0, 10, 11)]).await;
+    assert_eq!(writer.committed().files.len(), 3);
+    assert_eq!(totals(&store).await, (before.0 + 1, before.1 + 10));
+
+    let history = store.history(TABLE).await.unwrap();
+    assert!(audit(&history).is_proven(), "{:?}", audit(&history).faults);
+    let compactions: Vec<_> = history
+        .iter()
+        .filter(|commit| commit.kind == CommitKind::Compact)
+        .map(|commit| {
+            (
+                commit.files_removed,
+                commit.files_added,
+                commit.changes_rows,
+            )
+        })
+        .collect();
+    assert_eq!(compactions, [(10, 1, false), (10, 1, false)]);
+}
+
+#[tokio::test]
+async fn of_two_that_merge_the_same_files_one_wins() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    for at in 0..4 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+    }
+    let before = totals(&store).await;
+    let mut first = store.compactor(TABLE).await.unwrap();
+    let mut second = store.compactor(TABLE).await.unwrap();
+    let choice = choose(first.files(), Effort::Everything, 1 << 30, &BTreeSet::new()).unwrap();
+    let (rows, of_first) = rewritten(&first, &choice).await.unwrap();
+    let (_, of_second) = rewritten(&second, &choice).await.unwrap();
+    // Commits in between do not void it.
+    commit_ranges(&mut writer, &[(0, 4, 5)]).await;
+    assert_eq!(
+        first.commit(&choice, rows, &of_first).await.unwrap(),
+        CompactionEnding::Committed { version: 7 }
+    );
+    assert_eq!(
+        second.commit(&choice, rows, &of_second).await.unwrap(),
+        CompactionEnding::Overtaken
+    );
+    assert_eq!(totals(&store).await, (before.0 + 1, before.1 + 4));
+    assert_eq!(second.files().len(), 2);
+    // The loser's file is gone.
+    let mut left = 0;
+    let mut listed = store.object_store().list(None);
+    while let Some(meta) = futures::StreamExt::next(&mut listed).await {
+        left += usize::from(meta.unwrap().location.as_ref().ends_with("zstd.parquet"));
+    }
+    assert_eq!(left, 6);
+}
+
+/// Files that are older than a measure stay apart from those that have it, and what becomes of them lacks it too (P35).
+#[tokio::test]
+async fn a_file_that_lacks_a_state_becomes_one_that_lacks_it() {
+    let store = in_memory();
+    let young = spec_with(Users::Absent);
+    let mut writer = store.table(&young).await.unwrap();
+    let starts = BTreeMap::from([(tp(0), 0)]);
+    let counts = BTreeMap::from([(Arc::from("clicks"), 1)]);
+    writer.record_start(&starts, &counts).await.unwrap();
+    for at in 0..3 {
+        let list = [(0, at, at + 1)];
+        let staged = writer
+            .stage(once(panes_of(&young, &list)), None)
+            .await
+            .unwrap();
+        writer.commit(&staged, &facts(&list)).await.unwrap();
+    }
+    let mut grown = store.table(&spec()).await.unwrap();
+    for at in 3..6 {
+        commit_ranges(&mut grown, &[(0, at, at + 1)]).await;
+    }
+    let before = totals(&store).await;
+    let mut compactor = store.compactor(TABLE).await.unwrap();
+    while compact_once(&mut compactor).await.unwrap().is_some() {}
+    let lacking: Vec<usize> = compactor
+        .files()
+        .iter()
+        .map(|file| file.missing_states.len())
+        .collect();
+    assert_eq!(lacking.iter().sum::<usize>(), 1, "{lacking:?}");
+    assert_eq!(lacking.len(), 2);
+    assert_eq!(totals(&store).await, before);
+}
+
+#[tokio::test]
+async fn a_file_that_does_not_hold_what_the_log_says_is_not_merged() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    for at in 0..3 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+    }
+    let files = writer.committed().files.clone();
+    let objects = store.object_store();
+    let path = |file: &alluvium_plan::CommittedFile| object_store::path::Path::from(&*file.path);
+    // Cut off in the middle, as a bad disk would.
+    let whole = object_store::ObjectStoreExt::get(&objects, &path(&files[0]))
+        .await
+        .unwrap()
+        .bytes()
+        .await
+        .unwrap();
+    object_store::ObjectStoreExt::put(
+        &objects,
+        &path(&files[0]),
+        whole.slice(..whole.len() / 2).into(),
+    )
+    .await
+    .unwrap();
+    let mut compactor = store.compactor(TABLE).await.unwrap();
+    let error = compact_once(&mut compactor).await.unwrap_err();
+    assert!(error.to_string().contains(&files[0].path), "{error}");
+    assert_eq!(compactor.files().len(), 3);
+}
+
+/// A writer and two that merge, with a store that fails before, after and long after the effect.
+async fn campaign(seed: u64) -> (usize, usize) {
+    let faults = Faults {
+        before: 100,
+        after: 100,
+        late: 100,
+        exists: 50,
+        reads: 10,
+    };
+    let objects = FaultyStore::new(seed, faults);
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let patiently = |error: StoreError| assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+    let mut writer = loop {
+        match store.table(&spec()).await {
+            Ok(writer) => break writer,
+            Err(error) => patiently(error),
+        }
+    };
+    let starts = BTreeMap::from([(tp(0), 0), (tp(1), 0)]);
+    let counts = BTreeMap::from([(Arc::from("clicks"), 2)]);
+    while let Err(error) = writer.record_start(&starts, &counts).await {
+        patiently(error);
+    }
+    let over = Arc::new(AtomicBool::new(false));
+    let (won, lost) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mergers: Vec<_> = (0..2)
+        .map(|_| {
+            let (store, over) = (store.clone(), over.clone());
+            let (won, lost) = (won.clone(), lost.clone());
+            tokio::spawn(async move {
+                while !over.load(Ordering::Relaxed) {
+                    let Ok(mut compactor) = store.compactor(TABLE).await else {
+                        continue;
+                    };
+                    loop {
+                        match compact_once(&mut compactor).await {
+                            Ok(Some(CompactionEnding::Committed { .. })) => {
+                                won.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Ok(Some(CompactionEnding::Overtaken)) => {
+                                lost.fetch_add(1, Ordering::Relaxed);
+                            }
+                            Ok(None) => break,
+                            Err(error) => {
+                                assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+                                break;
+                            }
+                        }
+                    }
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    const COMMITS: i64 = 60;
+    for at in 0..COMMITS {
+        let list = [(0, at, at + 1), (1, at, at + 1)];
+        let staged = loop {
+            match writer.stage(once(panes_of(&spec(), &list)), None).await {
+                Ok(staged) => break staged,
+                Err(error) => patiently(error),
+            }
+        };
+        while let Err(error) = writer.commit(&staged, &facts(&list)).await {
+            patiently(error);
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    for merger in mergers {
+        merger.await.unwrap();
+    }
+    // Entries that are still on their way land before anybody counts.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let calm = Store::over(Arc::new(objects.without_faults()), rules());
+    let sum: i128 = (0..COMMITS).map(i128::from).sum();
+    assert_eq!(totals(&calm).await, (2 * COMMITS, 2 * sum), "seed {seed}");
+    let report = audit(&calm.history(TABLE).await.unwrap());
+    assert_eq!(report.faults, [], "seed {seed}");
+    (won.load(Ordering::Relaxed), lost.load(Ordering::Relaxed))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_event_is_lost_or_doubled_whatever_the_store_does() {
+    let (mut won, mut lost) = (0, 0);
+    for seed in 0..12 {
+        let (of_seed_won, of_seed_lost) = campaign(seed).await;
+        won += of_seed_won;
+        lost += of_seed_lost;
+    }
+    // A campaign in which nobody met proved nothing.
+    assert!(won > 50 && lost > 5, "{won} won, {lost} lost");
+}
