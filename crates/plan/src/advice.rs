@@ -27,6 +27,10 @@ const PLACES: &[(&str, &[&str])] = &[
     (server::Tls::PLACE, server::Tls::KEYS),
     (server::Sasl::PLACE, server::Sasl::KEYS),
     (server::Listen::PLACE, server::Listen::KEYS),
+    (server::DoorTls::PLACE, server::DoorTls::KEYS),
+    (server::User::PLACE, server::User::KEYS),
+    (server::Role::PLACE, server::Role::KEYS),
+    (server::RoleQuery::PLACE, server::RoleQuery::KEYS),
     (server::Memory::PLACE, server::Memory::KEYS),
 ];
 

@@ -29,6 +29,8 @@ pub struct CommittedFile {
     pub partition_values: BTreeMap<String, Option<String>>,
     /// State columns that it lacks because they are younger (P35).
     pub missing_states: Vec<Arc<str>>,
+    /// Whether each window and group is certain to be in it once at most (P34).
+    pub has_unique_keys: bool,
 }
 
 /// One table at one committed version.

@@ -28,32 +28,11 @@ impl Reader<'_> {
         message: impl Into<String>,
         help: impl Into<String>,
     ) {
-        self.report(Severity::Error, code, span, message, help);
-    }
-
-    pub(crate) fn warning(
-        &mut self,
-        code: Code,
-        span: Range<usize>,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
-        self.report(Severity::Warning, code, span, message, help);
-    }
-
-    fn report(
-        &mut self,
-        severity: Severity,
-        code: Code,
-        span: Range<usize>,
-        message: impl Into<String>,
-        help: impl Into<String>,
-    ) {
         let help = help.into();
         self.found.0.push(Diagnostic {
             file: self.file.clone(),
             code,
-            severity,
+            severity: Severity::Error,
             message: message.into(),
             span: Some(span),
             help: (!help.is_empty()).then_some(help),
@@ -352,7 +331,7 @@ pub(crate) enum SecretFrom {
     /// The value, filled in from the environment.
     Variable(String),
     /// Written out in the file.
-    Literal,
+    Literal(String),
     File(Scalar),
     Env(Scalar),
 }
@@ -370,7 +349,7 @@ impl FromNode for SecretText {
             Value::Scalar(scalar) if scalar.is_filled_in() => {
                 SecretFrom::Variable(scalar.text.clone())
             }
-            Value::Scalar(_) => SecretFrom::Literal,
+            Value::Scalar(scalar) => SecretFrom::Literal(scalar.text.clone()),
             Value::Map(entries) if entries.len() == 1 => {
                 let (way, value) = &entries[0];
                 let value = scalar(value, way, reader, "a text")?;
@@ -409,6 +388,33 @@ impl JsonSchema for SecretText {
             "description": "A secret: ${NAME} from the environment, {file: path} or {env: NAME}. Never written out.",
             "anyOf": [
                 {"type": "string", "pattern": "^.*\\$\\{.+\\}.*$"},
+                {"type": "object", "properties": {"file": {"type": "string"}}, "required": ["file"], "additionalProperties": false},
+                {"type": "object", "properties": {"env": {"type": "string"}}, "required": ["env"], "additionalProperties": false}
+            ]
+        })
+    }
+}
+
+/// What proves a secret without being it: may be written out, and is shown nowhere all the same.
+#[derive(Clone, Debug)]
+pub(crate) struct HashText(pub(crate) SecretText);
+
+impl FromNode for HashText {
+    fn from_node(node: &Node, key: &Scalar, reader: &mut Reader<'_>) -> Option<Self> {
+        SecretText::from_node(node, key, reader).map(Self)
+    }
+}
+
+impl JsonSchema for HashText {
+    fn schema_name() -> Cow<'static, str> {
+        "Hash".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({
+            "description": "What `alluvium user add` printed: written out, ${NAME} from the environment, {file: path} or {env: NAME}.",
+            "anyOf": [
+                {"type": "string", "pattern": "^(SCRAM-SHA-256\\$.+|sha256:[0-9a-f]{64}|.*\\$\\{.+\\}.*)$"},
                 {"type": "object", "properties": {"file": {"type": "string"}}, "required": ["file"], "additionalProperties": false},
                 {"type": "object", "properties": {"env": {"type": "string"}}, "required": ["env"], "additionalProperties": false}
             ]

@@ -1,4 +1,9 @@
 //! The server file as meant: storage, connections, doors, limits.
+//!
+//! Owns everything but Kafka connections (`server/kafka.rs`), users and roles (`server/users.rs`).
+
+mod kafka;
+mod users;
 
 use std::{
     collections::BTreeMap,
@@ -6,7 +11,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -14,7 +19,6 @@ use crate::{
     advice,
     diagnostic::{Code, Diagnostics, SourceFile},
     load::ReadFile,
-    properties,
     reader::{FromNode, Keys as _, Reader, SecretFrom, SecretText},
     tree::Scalar,
     values,
@@ -22,9 +26,13 @@ use crate::{
     yaml::{self, Environment},
 };
 
+pub use kafka::KafkaConnection;
+pub use users::{Grant, RoleLimits, ScramVerifier, TokenHash, User};
+
 const MEMORY: usize = 512 << 20;
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8427);
 const POSTGRES: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8432);
+const FLIGHT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8433);
 
 /// A server, ready to start.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,6 +43,10 @@ pub struct Server {
     pub kafka: BTreeMap<String, KafkaConnection>,
     /// The doors.
     pub listen: Listen,
+    /// TLS of the doors.
+    pub tls: Option<DoorTls>,
+    /// Who may come in, by name; none: everybody who reaches a door.
+    pub users: BTreeMap<String, User>,
     /// Budgets that hold.
     pub memory: Memory,
     /// Worker threads; `None`: one a core.
@@ -87,44 +99,26 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A Kafka cluster.
-#[derive(Clone, PartialEq, Eq)]
-pub struct KafkaConnection {
-    /// `host:port`, several with commas.
-    pub brokers: String,
-    /// TLS, SASL and checked properties under librdkafka's names. Holds the password or the token: `Debug` hides them.
-    pub properties: BTreeMap<String, String>,
+/// TLS of the doors: PEM files, seen from the working directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DoorTls {
+    /// The server's certificate, and those between it and its authority.
+    pub cert: PathBuf,
+    /// The certificate's private key.
+    pub key: PathBuf,
+    /// Authorities whose client certificates are taken.
+    pub client_ca: Option<PathBuf>,
 }
 
-impl fmt::Debug for KafkaConnection {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let properties: BTreeMap<&str, &str> = self
-            .properties
-            .iter()
-            .map(|(name, value)| match name.as_str() {
-                PASSWORD | TOKEN => (name.as_str(), "***"),
-                name => (name, value.as_str()),
-            })
-            .collect();
-        f.debug_struct("KafkaConnection")
-            .field("brokers", &self.brokers)
-            .field("properties", &properties)
-            .finish()
-    }
-}
-
-const PASSWORD: &str = "sasl.password";
-/// Not librdkafka's: the client shows the token to it.
-const TOKEN: &str = "sasl.oauthbearer.token";
-const TOKEN_FILE: &str = "sasl.oauthbearer.token.file";
-
-/// The doors. All of them listen on loopback in this release.
+/// The doors. One that other machines can reach has TLS and users.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
     /// Where HTTP listens.
     pub http: SocketAddr,
     /// Where the Postgres wire listens.
     pub postgres: DoorAt,
+    /// Where Flight SQL listens.
+    pub flight: DoorAt,
 }
 
 /// Where a door listens that a server can do without.
@@ -169,6 +163,7 @@ pub fn load_server(
         environment,
         folder: Path::new(&source.path).parent().unwrap_or(Path::new("")),
         literals: Vec::new(),
+        lacks_beyond_loopback: None,
     };
     let server = loading.server();
     let literals = loading.literals;
@@ -188,6 +183,8 @@ struct Loading<'l> {
     folder: &'l Path,
     /// Places of secrets that stand in the file.
     literals: Vec<Range<usize>>,
+    /// What a door that other machines can reach would need and the file has not.
+    lacks_beyond_loopback: Option<&'static str>,
 }
 
 /// Puts stars over secrets in every excerpt of the file.
@@ -232,6 +229,15 @@ impl Loading<'_> {
                 kafka.insert(name.text.clone(), connection);
             }
         }
+        self.lacks_beyond_loopback = match (&file.tls, &file.users) {
+            (Some(_), Some(users)) if !users.0.is_empty() => None,
+            (Some(_), _) => Some("no users"),
+            (None, Some(users)) if !users.0.is_empty() => Some("no TLS"),
+            (None, _) => Some("neither TLS nor users"),
+        };
+        let tls = file.tls.as_ref().map(|tls| self.door_tls(tls));
+        let roles = file.roles.unwrap_or_default();
+        let users = self.users(&file.users.unwrap_or_default(), &roles, tls.as_ref());
         let listen = self.listen(&file.listen.unwrap_or_default());
         let memory = file.memory.unwrap_or_default();
         let ingest = self.memory(memory.ingest.as_deref());
@@ -265,6 +271,11 @@ impl Loading<'_> {
             storage: storage?,
             kafka,
             listen: listen?,
+            tls: match tls {
+                Some(tls) => Some(tls?),
+                None => None,
+            },
+            users,
             memory: Memory {
                 ingest: ingest?,
                 query: query?,
@@ -393,7 +404,7 @@ impl Loading<'_> {
     fn secret(&mut self, key: &str, secret: &SecretText) -> Option<String> {
         match &secret.from {
             SecretFrom::Variable(value) => Some(value.clone()),
-            SecretFrom::Literal => {
+            SecretFrom::Literal(_) => {
                 self.literals.push(secret.span.clone());
                 let variable = key.to_uppercase();
                 self.error(
@@ -439,162 +450,22 @@ impl Loading<'_> {
         }
     }
 
-    fn kafka(&mut self, name: &Scalar, connection: &written::Kafka) -> Option<KafkaConnection> {
-        let brokers = match &connection.brokers {
-            Some(brokers) => {
-                let is_list = brokers.text.split(',').all(|broker| {
-                    let broker = broker.trim();
-                    broker.rsplit_once(':').is_some_and(|(host, port)| {
-                        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-                    })
-                });
-                if !is_list {
-                    let message = format!("`{}` is not a list of brokers", brokers.shown);
-                    let help = "write host:port, several with commas: kafka1:9092,kafka2:9092";
-                    self.error(Code::Value, &brokers.span, message, help);
-                }
-                Some(brokers.text.clone())
-            }
-            None => {
-                if connection.lacks("brokers") {
-                    let help = "name at least one: `brokers: localhost:9092`";
-                    values::missing(&mut self.reader, &name.span, "brokers", help);
-                }
-                None
-            }
-        };
-        let mut properties = BTreeMap::new();
-        for (name, value) in connection.properties.iter().flat_map(|named| &named.0) {
-            if properties::check(name, &mut self.reader) {
-                properties.insert(name.text.clone(), value.text.clone());
-            }
-        }
-        if let Some(tls) = &connection.tls {
-            for (property, path) in [
-                ("ssl.ca.location", &tls.ca),
-                ("ssl.certificate.location", &tls.cert),
-                ("ssl.key.location", &tls.key),
-            ] {
-                if let Some(path) = path {
-                    properties.insert(property.into(), self.path(path));
-                }
-            }
-            if tls.cert.is_some() != tls.key.is_some() {
-                let help = "a client certificate needs both `cert` and `key`; leave both out if the broker asks for none";
-                self.error(
-                    Code::Structure,
-                    &tls.span,
-                    "`cert` and `key` go together",
-                    help,
-                );
-            }
-        }
-        if let Some(sasl) = &connection.sasl {
-            self.sasl(sasl, &mut properties);
-        }
-        let protocol = match (connection.tls.is_some(), connection.sasl.is_some()) {
-            (true, true) => Some("SASL_SSL"),
-            (true, false) => Some("SSL"),
-            (false, true) => Some("SASL_PLAINTEXT"),
-            (false, false) => None,
-        };
-        if let Some(protocol) = protocol {
-            properties.insert("security.protocol".into(), protocol.into());
-        }
-        Some(KafkaConnection {
-            brokers: brokers?,
-            properties,
-        })
-    }
-
-    fn sasl(&mut self, sasl: &written::Sasl, properties: &mut BTreeMap<String, String>) {
-        const MECHANISM: (&str, &str) = (
-            "mechanism",
-            "write PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER",
-        );
-        const OF_TOKENS: [(&str, &str); 2] = [
-            MECHANISM,
-            ("token", "write `token: {file: /run/secrets/kafka-token}`"),
-        ];
-        const OF_PASSWORDS: [(&str, &str); 3] = [
-            MECHANISM,
-            ("username", "write the user's name"),
-            (
-                "password",
-                "write `password: {file: /run/secrets/kafka}` or `password: ${KAFKA_PASSWORD}`",
-            ),
-        ];
-        let bearer = sasl
-            .mechanism
-            .as_ref()
-            .is_some_and(|mechanism| mechanism.text.eq_ignore_ascii_case("OAUTHBEARER"));
-        let (needed, strange): (&[_], &[_]) = match bearer {
-            true => (&OF_TOKENS, &["username", "password"]),
-            false => (&OF_PASSWORDS, &["token"]),
-        };
-        for (key, help) in needed {
-            if sasl.lacks(key) {
-                values::missing(&mut self.reader, &sasl.span, key, help);
-            }
-        }
-        if let Some(mechanism) = &sasl.mechanism {
-            for key in strange.iter().filter(|key| !sasl.lacks(key)) {
-                let message = format!("{} does not take `{key}`", mechanism.shown);
-                let help = match bearer {
-                    true => "the token says whose it is: leave this out",
-                    false => "a token goes with `mechanism: OAUTHBEARER`",
-                };
-                self.error(Code::Structure, &sasl.span, message, help);
-            }
-            let choices =
-                ["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"].map(|name| (name, name));
-            if mechanism.text == "GSSAPI" {
-                let help = "use SCRAM-SHA-512, SCRAM-SHA-256, PLAIN or OAUTHBEARER";
-                self.reader
-                    .not_supported(mechanism.span.clone(), "SASL GSSAPI", help);
-            } else if let Some(name) = values::choice(mechanism, &choices, &mut self.reader) {
-                properties.insert("sasl.mechanism".into(), name.into());
-            }
-        }
-        if let Some(username) = &sasl.username {
-            properties.insert("sasl.username".into(), username.text.clone());
-        }
-        if let Some(password) = &sasl.password
-            && let Some(password) = self.secret("password", password)
-        {
-            properties.insert(PASSWORD.into(), password);
-        }
-        if let Some(token) = &sasl.token
-            && let Some(text) = self.secret("token", token)
-        {
-            match &token.from {
-                SecretFrom::File(path) => properties.insert(TOKEN_FILE.into(), self.path(path)),
-                _ => properties.insert(TOKEN.into(), text),
-            };
-        }
-    }
-
     fn listen(&mut self, listen: &written::Listen) -> Option<Listen> {
-        if let Some(text) = &listen.flight {
-            self.reader.warning(
-                Code::NotSupported,
-                text.span.clone(),
-                "not supported yet: Flight SQL; this door stays shut",
-                "ask over HTTP or Postgres wire, or with `alluvium sql`",
-            );
-        }
         let http = match &listen.http {
             Some(text) => self.address(text, HTTP),
             None => listen.lacks("http").then_some(HTTP),
         };
-        let postgres = match &listen.postgres {
+        let mut door_at = |key, written: Option<&Scalar>, usual| match written {
             Some(text) if text.text == "off" => Some(DoorAt::Off),
-            Some(text) => self.address(text, POSTGRES).map(DoorAt::Written),
-            None => listen.lacks("postgres").then_some(DoorAt::Usual(POSTGRES)),
+            Some(text) => self.address(text, usual).map(DoorAt::Written),
+            None => listen.lacks(key).then_some(DoorAt::Usual(usual)),
         };
+        let postgres = door_at("postgres", listen.postgres.as_deref(), POSTGRES);
+        let flight = door_at("flight", listen.flight.as_deref(), FLIGHT);
         Some(Listen {
             http: http?,
             postgres: postgres?,
+            flight: flight?,
         })
     }
 
@@ -605,17 +476,21 @@ impl Loading<'_> {
         };
         let Ok(address) = text.parse::<SocketAddr>() else {
             let message = format!("`{}` is not an address", written.shown);
-            let help =
-                format!("write a loopback address and a port: {usual}; port 0 takes a free one");
+            let help = format!("write an address and a port: {usual}; port 0 takes a free one");
             self.error(Code::Value, &written.span, message, help);
             return None;
         };
-        if !address.ip().is_loopback() {
+        if let Some(lacks) = self.lacks_beyond_loopback
+            && !address.ip().is_loopback()
+        {
             self.error(
-                Code::NotSupported,
+                Code::Value,
                 &written.span,
-                format!("`{}` can be reached from other machines", written.shown),
-                "this release has neither TLS nor users: listen on 127.0.0.1 and put a proxy that has both before it",
+                format!(
+                    "`{}` can be reached from other machines, and this file has {lacks}",
+                    written.shown
+                ),
+                "add `tls:` and `users:` (`alluvium user add` writes one), or listen on 127.0.0.1",
             );
             return None;
         }

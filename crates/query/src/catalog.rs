@@ -1,6 +1,7 @@
 //! The catalogue `alluvium` as DataFusion asks for it: schemas and their relations.
 //!
-//! Owns the names. Nothing can be registered in it. Does not own rows.
+//! Owns the names, and that a session sees only those it may read: whatever a statement says, what it reads is resolved
+//! here. Nothing can be registered in it. Does not own rows.
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use datafusion::{
 use alluvium_plan::StatusBoard;
 
 use crate::{
+    access::Access,
     error::QueryError,
     finals::FinalTable,
     panes::{RowsTable, StoredRows},
@@ -44,12 +46,14 @@ impl Catalogs {
     pub(crate) fn new(
         view: Arc<View>,
         status: Option<Arc<StatusBoard>>,
+        access: Access,
         postgres: Option<Arc<dyn SchemaProvider>>,
     ) -> Self {
         Self {
             catalog: Arc::new(Catalog {
                 view,
                 status,
+                access,
                 postgres,
             }),
         }
@@ -79,6 +83,7 @@ impl CatalogProviderList for Catalogs {
 struct Catalog {
     view: Arc<View>,
     status: Option<Arc<StatusBoard>>,
+    access: Access,
     postgres: Option<Arc<dyn SchemaProvider>>,
 }
 
@@ -88,18 +93,20 @@ impl CatalogProvider for Catalog {
     }
 
     fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
-        let kind = match name {
-            PUBLIC => SchemaKind::Public,
-            PANES => SchemaKind::Panes,
-            DEAD_LETTERS => SchemaKind::DeadLetters,
-            SYSTEM => SchemaKind::System,
+        let (kind, name) = match name {
+            PUBLIC => (SchemaKind::Public, PUBLIC),
+            PANES => (SchemaKind::Panes, PANES),
+            DEAD_LETTERS => (SchemaKind::DeadLetters, DEAD_LETTERS),
+            SYSTEM => (SchemaKind::System, SYSTEM),
             PG_CATALOG => return self.postgres.clone(),
             _ => return None,
         };
         Some(Arc::new(Schema {
             kind,
+            name,
             view: self.view.clone(),
             status: self.status.clone(),
+            access: self.access.clone(),
         }))
     }
 }
@@ -115,21 +122,25 @@ enum SchemaKind {
 #[derive(Debug)]
 struct Schema {
     kind: SchemaKind,
+    name: &'static str,
     view: Arc<View>,
     status: Option<Arc<StatusBoard>>,
+    access: Access,
 }
 
 #[async_trait]
 impl SchemaProvider for Schema {
     fn table_names(&self) -> Vec<String> {
-        match self.kind {
+        let mut names = match self.kind {
             SchemaKind::Public | SchemaKind::Panes => self.view.tables(),
             SchemaKind::DeadLetters => self.view.dead_letter_tables(),
             SchemaKind::System => system::NAMES
                 .iter()
                 .map(|(name, _)| name.to_string())
                 .collect(),
-        }
+        };
+        names.retain(|name| self.access.may_read(self.name, name));
+        names
     }
 
     fn table_exist(&self, name: &str) -> bool {
@@ -137,6 +148,10 @@ impl SchemaProvider for Schema {
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        // Before anything is looked up, so that neither the words nor the time tell whether there is one.
+        if !self.access.may_read(self.name, name) {
+            return Err(Access::denied(name).into_datafusion());
+        }
         match self.kind {
             SchemaKind::Public => self.public(name).await,
             SchemaKind::Panes => self.panes(name).await,

@@ -8,8 +8,11 @@ use std::sync::Arc;
 use alluvium_plan::{Publisher, StatusBoard, TableShape};
 
 use crate::{
+    access::Access,
+    catalog::PUBLIC,
+    client::{Client, Dialect},
     error::{ErrorKind, QueryError},
-    run::Dialect,
+    running::RunningQuery,
     session::Session,
     shared::{Limits, Shared},
     storage::Storage,
@@ -39,26 +42,46 @@ impl QueryEngine {
         })
     }
 
-    /// A new session with its own settings: one for each connection.
+    /// A new session of whoever owns the process, who may read everything. Doors ask for one of a user.
     pub fn session(&self) -> Session {
-        Session::new(self.shared.clone(), Dialect::Ours)
+        self.session_of(Access::unrestricted())
+    }
+
+    /// A new session with its own settings: one for each connection.
+    pub fn session_of(&self, access: Access) -> Session {
+        Session::new(self.shared.clone(), Client::new(Dialect::Ours, access))
     }
 
     /// A session for a client of Postgres: with `pg_catalog`, and with SQL as such clients write it.
-    pub fn postgres_session(&self) -> Session {
-        Session::new(self.shared.clone(), Dialect::Postgres)
+    pub fn postgres_session_of(&self, access: Access) -> Session {
+        Session::new(self.shared.clone(), Client::new(Dialect::Postgres, access))
     }
 
-    /// The tables and what they answer, for completion in a prompt.
+    /// The queries that run now, as far as `access` may know of them: the user's own, and all for whoever sees `system.*`.
+    pub fn running(&self, access: &Access) -> Vec<RunningQuery> {
+        self.shared.shelf.running.seen_by(access)
+    }
+
+    /// Ends a query, if it is this user's or the user may read everything. Whether there was such a query.
+    pub fn end(&self, access: &Access, id: u64) -> bool {
+        self.shared.shelf.running.end(access, id)
+    }
+
+    /// The tables that `access` may read and what they answer.
     ///
     /// # Errors
     /// When storage does not answer.
-    pub async fn tables(&self) -> Result<Vec<(String, Arc<TableShape>)>, QueryError> {
-        let shared = self.shared.clone();
+    pub async fn tables(
+        &self,
+        access: &Access,
+    ) -> Result<Vec<(String, Arc<TableShape>)>, QueryError> {
+        let (shared, access) = (self.shared.clone(), access.clone());
         let tables = self.shared.workers().spawn(async move {
             let view = View::open(shared.shelf.clone(), ReadMode::Committed).await;
             let mut tables = Vec::new();
-            for name in view.tables() {
+            let mut names = view.tables();
+            names.retain(|name| access.may_read(PUBLIC, name));
+            for name in names {
                 if let Some(table) = view.table(&name).await? {
                     tables.push((name, table.committed.shape));
                 }

@@ -19,6 +19,10 @@ pub enum ErrorKind {
     Syntax,
     /// No such table or schema.
     UnknownTable,
+    /// Somebody ordered the query to end.
+    Ended,
+    /// A relation that the user may not read, or that there is not.
+    NotGranted,
     /// No such column.
     UnknownColumn,
     /// A column name that two relations have.
@@ -84,6 +88,8 @@ impl ErrorKind {
         match self {
             Self::Syntax => "42601",
             Self::UnknownTable => "42P01",
+            Self::NotGranted => "42501",
+            Self::Ended => "57014",
             Self::UnknownColumn => "42703",
             Self::AmbiguousColumn => "42702",
             Self::UnknownFunction => "42883",

@@ -108,8 +108,58 @@ impl FinalTable {
     }
 
     /// One row a window and group: keys under [`Self::pane_relation`], merged states and their hidden columns
-    /// without a relation.
+    /// without a relation. Windows whose rows all lie in one file are taken as they are (P34).
     pub(crate) fn merged(&self) -> Result<LogicalPlanBuilder> {
+        let Some(windows) = self.rows.merged_windows() else {
+            return self.merge_of(self.panes()?);
+        };
+        let window_start = self.pane_column(TableShape::WINDOW_START);
+        let mut apart = self.panes()?;
+        if let Some(elsewhere) = windows.lacks(&window_start) {
+            apart = apart.filter(elsewhere)?;
+        }
+        let apart = self.with_plain_names(apart, |name| self.pane_column(name))?;
+        let both = match windows.holds(&window_start) {
+            None => apart,
+            Some(here) => {
+                let merged = self.merge_of(self.panes()?.filter(here)?)?;
+                let merged = self.with_plain_names(merged, |name| unqualified(name))?;
+                apart.union(merged.build()?)?
+            }
+        };
+        // As the merge alone names them.
+        let columns = self
+            .keys()
+            .map(|name| unqualified(name).alias_qualified(Some(self.pane_relation()), name))
+            .chain(self.state_columns().map(unqualified));
+        both.project(columns)
+    }
+
+    /// States and their hidden columns.
+    fn state_columns(&self) -> impl Iterator<Item = String> {
+        self.shape.states.iter().flat_map(|state| {
+            let lacks = self.rows.lacks(&state.name);
+            let hidden = lacks.then(|| lacks_column(&state.name));
+            std::iter::once(state.name.to_string()).chain(hidden)
+        })
+    }
+
+    fn with_plain_names(
+        &self,
+        rows: LogicalPlanBuilder,
+        state: impl Fn(&str) -> Expr,
+    ) -> Result<LogicalPlanBuilder> {
+        let keys: Vec<Expr> = self
+            .keys()
+            .map(|name| self.pane_column(name).alias(name))
+            .collect();
+        let states = self
+            .state_columns()
+            .map(|name| state(&name).alias(name.as_str()));
+        rows.project(keys.into_iter().chain(states))
+    }
+
+    fn merge_of(&self, panes: LogicalPlanBuilder) -> Result<LogicalPlanBuilder> {
         let keys: Vec<Expr> = self.keys().map(|name| self.pane_column(name)).collect();
         let mut merges = Vec::new();
         for state in &self.shape.states {
@@ -120,7 +170,7 @@ impl FinalTable {
                 merges.push(self.merge(bool_or_udaf(), &hidden, None).alias(hidden));
             }
         }
-        self.panes()?.aggregate(keys, merges)
+        panes.aggregate(keys, merges)
     }
 
     /// `aggregate(column) filter (where filter)` over a column of the panes.

@@ -4,7 +4,10 @@
 //! threads that belong to queries alone. Tables show final values; `measure(m)` re-aggregates a measure at
 //! any coarser grain. Everything here only reads.
 
+mod access;
+mod apart;
 mod catalog;
+mod client;
 mod engine;
 mod error;
 mod finals;
@@ -14,6 +17,7 @@ mod panes;
 mod postgres;
 mod read_files;
 mod run;
+mod running;
 mod session;
 mod shared;
 mod storage;
@@ -21,10 +25,12 @@ mod store;
 mod system;
 mod view;
 
+pub use access::Access;
 pub use engine::QueryEngine;
 pub use error::{ErrorKind, Position, QueryError};
 pub use postgres::{POSTGRES_VERSION, SAME_NAME, date_without_zone, fixed_setting};
 pub use run::{Described, QueryResult};
+pub use running::RunningQuery;
 pub use session::Session;
 pub use shared::Limits;
 pub use storage::{Commit, DeadLetters, RecordedPartition, Storage};

@@ -40,6 +40,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::{ObjectMeta, path::Path};
 
 use crate::{
+    apart::Merged,
     error::{ErrorKind, QueryError},
     read_files::ReadFiles,
 };
@@ -152,6 +153,11 @@ impl StoredRows {
             memory: Vec::new(),
             kept: None,
         }
+    }
+
+    /// The windows that must be merged, when the others are worth telling apart (P34).
+    pub(crate) fn merged_windows(&self) -> Option<Merged> {
+        Merged::of(&self.files, &self.memory)
     }
 
     /// Whether some row may lack this state.

@@ -44,6 +44,7 @@ use datafusion_pg_catalog::{
 };
 
 use crate::{
+    access::Access,
     catalog::{self, CATALOG, Catalogs, PG_CATALOG},
     error::QueryError,
     view::{ReadMode, Shelf, View},
@@ -63,6 +64,8 @@ pub(crate) struct Postgres {
     parser: PostgresCompatibilityParser,
     /// Its identifiers of tables stay the same from one query to the next.
     pub(crate) schema: Arc<dyn SchemaProvider>,
+    listing: Listing,
+    statics: Arc<PgCatalogStaticTables>,
     pub(crate) base: SessionState,
 }
 
@@ -94,16 +97,28 @@ impl Postgres {
         let listing = Listing {
             shelf,
             status,
+            access: Access::unrestricted(),
             shapes: Arc::new(shapes),
         };
-        let schema = PgCatalogSchemaProvider::try_new(listing, statics, EmptyContextProvider)?;
         Ok(Self {
             parser: PostgresCompatibilityParser::new(),
-            schema: Arc::new(Catalog {
-                inner: Arc::new(schema),
-            }),
+            schema: catalog_over(listing.clone(), statics.clone())?,
+            listing,
+            statics,
             base: with_functions(base)?,
         })
+    }
+
+    /// `pg_catalog` with what `access` may read.
+    pub(crate) fn catalog_of(
+        &self,
+        access: &Access,
+    ) -> Result<Arc<dyn SchemaProvider>, QueryError> {
+        let listing = Listing {
+            access: access.clone(),
+            ..self.listing.clone()
+        };
+        Ok(catalog_over(listing, self.statics.clone())?)
     }
 
     /// A statement as it is run: rewritten where Postgres means the same by other words.
@@ -154,6 +169,22 @@ impl Postgres {
     }
 }
 
+fn catalog_over(
+    listing: Listing,
+    statics: Arc<PgCatalogStaticTables>,
+) -> DataFusionResult<Arc<dyn SchemaProvider>> {
+    let schema = PgCatalogSchemaProvider::try_new(listing, statics, EmptyContextProvider)?;
+    Ok(Arc::new(Catalog {
+        inner: Arc::new(schema),
+    }))
+}
+
+/// `session_user` and `current_user`, which is rewritten to it.
+pub(crate) fn session_user(user: &str) -> Arc<ScalarUDF> {
+    let answer = Constant::new("session_user", ScalarValue::from(user));
+    Arc::new(ScalarUDF::from(answer))
+}
+
 /// How deep calls stand inside each other, at most.
 fn calls_inside_each_other(tokens: &[TokenWithSpan]) -> usize {
     const NO_CALLS: [Keyword; 12] = [
@@ -197,6 +228,7 @@ fn calls_inside_each_other(tokens: &[TokenWithSpan]) -> usize {
 struct Listing {
     shelf: Arc<Shelf>,
     status: Option<Arc<StatusBoard>>,
+    access: Access,
     /// The tables of `pg_catalog` itself, for their columns.
     shapes: Arc<dyn SchemaProvider>,
 }
@@ -213,7 +245,12 @@ impl Listing {
             return Some(self.shapes.clone());
         }
         let view = View::open(self.shelf.clone(), ReadMode::Committed).await;
-        let catalogs = Catalogs::new(Arc::new(view), self.status.clone(), None);
+        let catalogs = Catalogs::new(
+            Arc::new(view),
+            self.status.clone(),
+            self.access.clone(),
+            None,
+        );
         catalogs.catalog(CATALOG)?.schema(schema)
     }
 }

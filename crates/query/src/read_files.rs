@@ -124,6 +124,7 @@ mod tests {
             window_start: None,
             partition_values: Default::default(),
             missing_states: Vec::new(),
+            has_unique_keys: false,
         }
     }
 

@@ -35,9 +35,12 @@ use tokio::{
 };
 
 use crate::{
+    catalog::PUBLIC,
+    client::{Client, Dialect},
     error::{ErrorKind, QueryError, nearest},
     guard::{self, Request},
     measure, postgres,
+    running::Listed,
     shared::Shared,
     view::{AsOf, ReadMode, View},
 };
@@ -84,20 +87,10 @@ impl QueryResult {
 /// What is known of a statement before it runs.
 #[derive(Clone, Debug)]
 pub struct Described {
-    /// The types that `$1`, `$2` … must have for what surrounds them, where that says it.
+    /// The types that values of `$1`, `$2` … become; `None` where they keep the type that the client gave, or are text.
     pub parameters: Vec<Option<DataType>>,
     /// The columns of its answer; none for a statement that only changes a setting.
     pub schema: SchemaRef,
-}
-
-/// How a statement is written, and what it is asked of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Dialect {
-    /// As our documents say.
-    #[default]
-    Ours,
-    /// By a client of Postgres, which expects its catalogue and its ways of writing too.
-    Postgres,
 }
 
 /// What a statement comes to.
@@ -112,16 +105,18 @@ pub(crate) enum Answer {
 pub(crate) async fn run(
     shared: Arc<Shared>,
     mode: ReadMode,
-    dialect: Dialect,
+    client: Client,
     sql: String,
     params: Vec<ScalarValue>,
 ) -> Result<Answer, QueryError> {
     let (answered, answer) = oneshot::channel();
     let (workers, watch) = (shared.workers().clone(), shared.watch().clone());
+    let client = client.for_one_query();
     let query = Query {
+        listed: shared.shelf.running.begin(&client, &sql),
         shared,
         mode,
-        dialect,
+        client,
         sql,
         params,
     };
@@ -145,18 +140,18 @@ pub(crate) async fn run(
 /// Plans one statement without running it. `declared` are the types that the client gave its parameters, where it did.
 pub(crate) async fn describe(
     shared: Arc<Shared>,
-    dialect: Dialect,
+    client: Client,
     sql: String,
     declared: Vec<Option<DataType>>,
 ) -> Result<Described, QueryError> {
-    let timeout = shared.limits.timeout;
+    let timeout = client.access.timeout(&shared.limits);
     let workers = shared.workers().clone();
     let mut task = AbortOnDrop(workers.spawn(async move {
         let permit = place(&shared).await?;
         let view = Arc::new(View::open(shared.shelf.clone(), ReadMode::Fresh).await);
         let inside = shared.clone();
         let described = on_deep_stack(&shared, async move {
-            let described = described(&inside, &view, dialect, &sql, &declared).await;
+            let described = described(&inside, &view, &client, &sql, &declared).await;
             drop(permit);
             described
         });
@@ -172,12 +167,12 @@ pub(crate) async fn describe(
 async fn described(
     shared: &Shared,
     view: &Arc<View>,
-    dialect: Dialect,
+    client: &Client,
     sql: &str,
     declared: &[Option<DataType>],
 ) -> DataFusionResult<Described> {
     let text = |name: &str| Schema::new(vec![Field::new(name, DataType::Utf8, false)]);
-    let (logical, _) = match logical(shared, view, dialect, sql).await? {
+    let (logical, _) = match logical(shared, view, client, sql).await? {
         Logical::Plan(logical, state) => (logical, state),
         Logical::Setting(answer) => {
             let schema = match answer {
@@ -199,7 +194,7 @@ async fn described(
         inferred.resize(inferred.len().max(place), None);
         inferred[place - 1] = data_type;
     }
-    if let Dialect::Postgres = dialect {
+    if let Dialect::Postgres = client.dialect {
         for number in postgres::lists(sql) {
             if let Some(list) = inferred.get_mut(number.wrapping_sub(1))
                 && list.is_none()
@@ -209,20 +204,21 @@ async fn described(
             }
         }
     }
+    // A type that the client gave wins, unless both are of one family: then the value becomes what is wanted.
+    for (inferred, declared) in inferred.iter_mut().zip(declared) {
+        if let (Some(wanted), Some(given)) = (&*inferred, declared)
+            && !is_family(given, wanted)
+        {
+            *inferred = None;
+        }
+    }
     // Without values the plan has the types that it will have with them: NULL of the same type.
     let nulls = inferred
         .iter()
         .enumerate()
         .map(|(place, inferred)| {
             let declared = declared.get(place).and_then(Option::as_ref);
-            let both = declared.zip(inferred.as_ref());
-            let known = match both {
-                Some((declared, inferred)) if declared.is_integer() && inferred.is_integer() => {
-                    Some(inferred)
-                }
-                _ => declared.or(inferred.as_ref()),
-            };
-            ScalarValue::try_from(known.unwrap_or(&DataType::Utf8))
+            ScalarValue::try_from(inferred.as_ref().or(declared).unwrap_or(&DataType::Utf8))
         })
         .collect::<DataFusionResult<Vec<_>>>()?;
     let logical = measure::lower(bind(logical, nulls)?)?;
@@ -230,6 +226,15 @@ async fn described(
         parameters: inferred,
         schema: Arc::new(logical.schema().as_arrow().clone()),
     })
+}
+
+fn is_family(one: &DataType, other: &DataType) -> bool {
+    let is_time = |data_type: &DataType| matches!(data_type, DataType::Timestamp(..));
+    one == other
+        || one.is_integer() && other.is_integer()
+        || one.is_floating() && other.is_floating()
+        || one.is_string() && other.is_string()
+        || is_time(one) && is_time(other)
 }
 
 /// The number of `$1`, if it is one that a list of values can have.
@@ -248,6 +253,26 @@ struct AbortOnDrop<T>(JoinHandle<T>);
 impl<T> Drop for AbortOnDrop<T> {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// Waits for a task of a query until its time is up or somebody orders the query to end.
+async fn within<T>(
+    deadline: Instant,
+    timeout: Duration,
+    listed: &Listed,
+    task: &mut AbortOnDrop<Result<T, QueryError>>,
+) -> Result<T, QueryError> {
+    tokio::select! {
+        ended = tokio::time::timeout_at(deadline, &mut task.0) => match ended {
+            Ok(Ok(done)) => done,
+            Ok(Err(_)) => Err(broken_off()),
+            Err(_) => Err(timed_out(timeout)),
+        },
+        () = listed.ordered_to_end() => Err(QueryError::new(
+            ErrorKind::Ended,
+            "the query was ended by order",
+        )),
     }
 }
 
@@ -284,9 +309,10 @@ type Answered = oneshot::Sender<Result<First, QueryError>>;
 struct Query {
     shared: Arc<Shared>,
     mode: ReadMode,
-    dialect: Dialect,
+    client: Client,
     sql: String,
     params: Vec<ScalarValue>,
+    listed: Arc<Listed>,
 }
 
 /// A query that runs: its first item, and the rest.
@@ -308,14 +334,11 @@ impl Query {
     /// Runs it on the threads of `workers`, and watches from another thread that it keeps to its time: an operator that
     /// does not yield holds its thread, but neither the answer nor the clock (Q3).
     async fn watch(self, workers: Handle, answered: Answered) {
-        let timeout = self.shared.limits.timeout;
+        let timeout = self.client.access.timeout(&self.shared.limits);
         let deadline = Instant::now() + timeout;
+        let listed = self.listed.clone();
         let mut start = AbortOnDrop(workers.spawn(async move { self.start().await }));
-        let started = match tokio::time::timeout_at(deadline, &mut start.0).await {
-            Ok(Ok(started)) => started,
-            Ok(Err(_)) => Err(broken_off()),
-            Err(_) => Err(timed_out(timeout)),
-        };
+        let started = within(deadline, timeout, &listed, &mut start).await;
         // Nobody listens any more where an answer cannot be sent: then there is nothing left to do.
         let started = match started {
             Ok(Outcome::Rows(started)) => started,
@@ -341,14 +364,10 @@ impl Query {
         if answered.send(Ok(first)).is_err() {
             return;
         }
-        let mut rest = AbortOnDrop(workers.spawn(hand_over(*started, sender)));
-        let error = match tokio::time::timeout_at(deadline, &mut rest.0).await {
-            Ok(Ok(Ok(()))) => return,
-            Ok(Ok(Err(error))) => error,
-            Ok(Err(_)) => broken_off(),
-            Err(_) => timed_out(timeout),
-        };
-        last_word.send(Err(error.into_datafusion()));
+        let mut rest = AbortOnDrop(workers.spawn(hand_over(*started, sender, listed.clone())));
+        if let Err(error) = within(deadline, timeout, &listed, &mut rest).await {
+            last_word.send(Err(error.into_datafusion()));
+        }
     }
 
     /// Until the first rows are known. A file that is gone was vacuumed after the view was taken; one more try with a
@@ -382,7 +401,7 @@ impl Query {
             as_of: view.as_of(),
             first,
             rest,
-            max_rows: self.shared.limits.max_rows,
+            max_rows: self.client.access.max_rows(&self.shared.limits),
             permit,
         })))
     }
@@ -393,10 +412,10 @@ impl Query {
         view: Arc<View>,
         permit: OwnedSemaphorePermit,
     ) -> Result<(Planned, OwnedSemaphorePermit), DataFusionError> {
-        let (shared, dialect) = (self.shared.clone(), self.dialect);
+        let (shared, client) = (self.shared.clone(), self.client.clone());
         let (sql, params) = (self.sql.clone(), self.params.clone());
         let planned = on_deep_stack(&self.shared, async move {
-            (plan(&shared, &view, dialect, &sql, params).await, permit)
+            (plan(&shared, &view, &client, &sql, params).await, permit)
         });
         let (planned, permit) = planned.await?;
         Ok((planned?, permit))
@@ -449,10 +468,10 @@ enum Logical {
 async fn logical(
     shared: &Shared,
     view: &Arc<View>,
-    dialect: Dialect,
+    client: &Client,
     sql: &str,
 ) -> DataFusionResult<Logical> {
-    let postgres = match dialect {
+    let postgres = match client.dialect {
         Dialect::Ours => None,
         Dialect::Postgres => Some(shared.postgres().map_err(QueryError::into_datafusion)?),
     };
@@ -464,11 +483,13 @@ async fn logical(
         Request::ShowRead => return Ok(Logical::Setting(Answer::ShowRead)),
         Request::ShowAsOf => return Ok(Logical::Setting(Answer::ShowAsOf)),
     };
-    let state = shared.state(view, postgres);
+    let state = shared
+        .state(view, client, postgres)
+        .map_err(QueryError::into_datafusion)?;
     let logical = state
         .statement_to_plan(statement)
         .await
-        .map_err(|error| with_known_tables(error, view))?;
+        .map_err(|error| with_known_tables(error, view, client))?;
     SQLOptions::new()
         .with_allow_ddl(false)
         .with_allow_dml(false)
@@ -486,11 +507,11 @@ async fn logical(
 async fn plan(
     shared: &Shared,
     view: &Arc<View>,
-    dialect: Dialect,
+    client: &Client,
     sql: &str,
     params: Vec<ScalarValue>,
 ) -> DataFusionResult<Planned> {
-    let (logical, state) = match logical(shared, view, dialect, sql).await? {
+    let (logical, state) = match logical(shared, view, client, sql).await? {
         Logical::Plan(logical, state) => (logical, state),
         Logical::Setting(answer) => return Ok(Planned::Setting(answer)),
     };
@@ -543,7 +564,7 @@ fn bind(logical: LogicalPlan, params: Vec<ScalarValue>) -> DataFusionResult<Logi
 }
 
 /// Adds the names that there are to "no such table".
-fn with_known_tables(error: DataFusionError, view: &View) -> DataFusionError {
+fn with_known_tables(error: DataFusionError, view: &View, client: &Client) -> DataFusionError {
     let mut error = QueryError::from(error);
     if error.kind != ErrorKind::UnknownTable || error.hint.is_some() {
         return error.into_datafusion();
@@ -559,7 +580,8 @@ fn with_known_tables(error: DataFusionError, view: &View) -> DataFusionError {
         Some(named) => format!("there is no table {}", named.trim_start_matches("public.")),
         None => error.message,
     };
-    let known = view.tables();
+    let mut known = view.tables();
+    known.retain(|name| client.access.may_read(PUBLIC, name));
     error.hint = match nearest(name, known.iter().map(String::as_str)) {
         Some(nearest) => Some(format!("did you mean {nearest}?")),
         None if known.is_empty() => Some("there are no tables yet".into()),
@@ -568,12 +590,17 @@ fn with_known_tables(error: DataFusionError, view: &View) -> DataFusionError {
     error.into_datafusion()
 }
 
-async fn hand_over(started: Started, reader: mpsc::Sender<Item>) -> Result<(), QueryError> {
+async fn hand_over(
+    started: Started,
+    reader: mpsc::Sender<Item>,
+    listed: Arc<Listed>,
+) -> Result<(), QueryError> {
     let mut rows = stream::iter(started.first.map(Ok)).chain(started.rest);
     let mut count = 0u64;
     while let Some(batch) = rows.next().await {
         let batch = batch?;
         count += batch.num_rows() as u64;
+        listed.count(batch.num_rows() as u64);
         if count > started.max_rows {
             return Err(QueryError::new(
                 ErrorKind::TooManyRows,

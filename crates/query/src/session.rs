@@ -15,8 +15,9 @@ use datafusion::{
 use futures::{StreamExt, stream};
 
 use crate::{
+    client::Client,
     error::QueryError,
-    run::{self, Answer, Described, Dialect, QueryResult},
+    run::{self, Answer, Described, QueryResult},
     shared::Shared,
     view::{AsOf, ReadMode},
 };
@@ -25,7 +26,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Session {
     shared: Arc<Shared>,
-    dialect: Dialect,
+    client: Client,
     state: Mutex<Settings>,
 }
 
@@ -36,12 +37,19 @@ struct Settings {
 }
 
 impl Session {
-    pub(crate) fn new(shared: Arc<Shared>, dialect: Dialect) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, client: Client) -> Self {
         Self {
             shared,
-            dialect,
+            client,
             state: Mutex::default(),
         }
+    }
+
+    /// Names the door that the client came through, for the list of queries.
+    #[must_use]
+    pub fn at_door(mut self, door: &'static str) -> Self {
+        self.client.door = door;
+        self
     }
 
     /// Runs one statement with `$1`, `$2` … bound to `params`. On return the first rows are known: whatever
@@ -58,7 +66,7 @@ impl Session {
     ) -> Result<QueryResult, QueryError> {
         let mode = self.read_mode();
         let (shared, sql) = (self.shared.clone(), sql.to_string());
-        match run::run(shared, mode, self.dialect, sql, params).await? {
+        match run::run(shared, mode, self.client.clone(), sql, params).await? {
             Answer::Rows(result) => {
                 self.state().last = result.as_of.clone();
                 Ok(result)
@@ -85,7 +93,8 @@ impl Session {
         sql: &str,
         declared: Vec<Option<DataType>>,
     ) -> Result<Described, QueryError> {
-        run::describe(self.shared.clone(), self.dialect, sql.to_string(), declared).await
+        let (shared, client) = (self.shared.clone(), self.client.clone());
+        run::describe(shared, client, sql.to_string(), declared).await
     }
 
     /// Whether this session's answers include what is not committed yet.

@@ -32,10 +32,12 @@ use tokio::{
 use url::Url;
 
 use crate::{
+    access::Share,
     catalog::{CATALOG, Catalogs, PUBLIC},
+    client::Client,
     error::{ErrorKind, QueryError},
     panes::STORE_URL,
-    postgres::Postgres,
+    postgres::{self, Postgres},
     read_files::ReadFiles,
     storage::Storage,
     view::{Shelf, View},
@@ -174,19 +176,46 @@ impl Shared {
     }
 
     /// A session state over one query's view.
-    pub(crate) fn state(&self, view: &Arc<View>, postgres: Option<&Postgres>) -> SessionState {
+    ///
+    /// # Errors
+    /// When a catalogue or an environment for this client alone cannot be made.
+    pub(crate) fn state(
+        &self,
+        view: &Arc<View>,
+        client: &Client,
+        postgres: Option<&Postgres>,
+    ) -> Result<SessionState, QueryError> {
+        let pg_catalog = match postgres {
+            Some(postgres) => Some(client.pg_catalog(postgres)?),
+            None => None,
+        };
         let catalogs: Arc<dyn CatalogProviderList> = Arc::new(Catalogs::new(
             view.clone(),
             self.status.clone(),
-            postgres.map(|postgres| postgres.schema.clone()),
+            client.access.clone(),
+            pg_catalog,
         ));
         let base = postgres.map_or(&self.base, |postgres| &postgres.base);
-        let mut state = SessionStateBuilder::new_from_existing(base.clone())
-            .with_catalog_list(catalogs)
-            .build();
+        let state =
+            SessionStateBuilder::new_from_existing(base.clone()).with_catalog_list(catalogs);
+        let environment = base.runtime_env();
+        let share = Share::of(
+            environment.memory_pool.clone(),
+            client.access.memory(&self.limits),
+            client.taken.clone(),
+        );
+        let environment = RuntimeEnvBuilder::from_runtime_env(environment)
+            .with_memory_pool(Arc::new(share))
+            .build_arc()?;
+        let state = state.with_runtime_env(environment);
+        let mut state = state.build();
+        if let (Some(user), Some(_)) = (client.access.user(), postgres) {
+            use datafusion::execution::FunctionRegistry;
+            state.register_udf(postgres::session_user(user))?;
+        }
         // The moment that now() answers, the same in the whole query.
         state.mark_start_execution();
-        state
+        Ok(state)
     }
 }
 

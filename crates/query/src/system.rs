@@ -24,13 +24,26 @@ use datafusion::{
 };
 
 use crate::{
+    access::Access,
     error::QueryError,
     storage::{Commit, RecordedPartition},
     view::View,
 };
 
 /// The relations of schema `system` with their columns.
-pub(crate) const NAMES: [(&str, &[(&str, Kind)]); 4] = [
+pub(crate) const NAMES: [(&str, &[(&str, Kind)]); 5] = [
+    (
+        "queries",
+        &[
+            ("id", Kind::Number),
+            ("user", Kind::Text),
+            ("door", Kind::Text),
+            ("since", Kind::Time),
+            ("memory", Kind::Number),
+            ("rows", Kind::Number),
+            ("query", Kind::Text),
+        ],
+    ),
     (
         "partitions",
         &[
@@ -152,6 +165,7 @@ impl SystemTable {
             "partitions" => self.partitions().await,
             "commits" => self.commits().await,
             "tables" => self.tables().await,
+            "queries" => Ok(self.queries()),
             _ => Ok(self.pipelines()),
         }
     }
@@ -276,6 +290,21 @@ impl SystemTable {
                 Some(named.collect::<Vec<_>>().join(", "))
             })),
         ])
+    }
+
+    fn queries(&self) -> Vec<ArrayRef> {
+        // Whoever reads this has been granted it, so they see all.
+        let rows = self.view.shelf.running.seen_by(&Access::unrestricted());
+        let number = |value: u64| Some(i64::try_from(value).unwrap_or(i64::MAX));
+        vec![
+            numbers(rows.iter().map(|row| number(row.id))),
+            texts(rows.iter().map(|row| row.user.clone())),
+            texts(rows.iter().map(|row| Some(row.door.to_owned()))),
+            times(rows.iter().map(|row| Some(row.since))),
+            numbers(rows.iter().map(|row| number(row.memory))),
+            numbers(rows.iter().map(|row| number(row.rows))),
+            texts(rows.iter().map(|row| Some(row.sql.clone()))),
+        ]
     }
 
     fn pipelines(&self) -> Vec<ArrayRef> {

@@ -17,6 +17,7 @@ use crate::{
     error::QueryError,
     panes::StoredRows,
     read_files::ReadFiles,
+    running::Running,
     storage::{DeadLetters, Storage},
 };
 
@@ -88,6 +89,8 @@ pub(crate) struct Shelf {
     keep: Duration,
     kept: Mutex<Kept>,
     files: Option<Arc<ReadFiles>>,
+    /// The queries that run now.
+    pub(crate) running: Arc<Running>,
 }
 
 #[derive(Debug, Default)]
@@ -121,6 +124,7 @@ impl Shelf {
             publisher,
             keep,
             kept: Mutex::default(),
+            running: Arc::default(),
         }
     }
 

@@ -10,12 +10,14 @@ mod refusal;
 mod rows;
 mod send;
 mod settings;
+mod startup;
 mod statement;
 mod values;
 
 use std::{
     fmt,
     io::{self, ErrorKind},
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -43,7 +45,15 @@ use tokio_util::codec::{Framed, FramedParts};
 use cancel::Connected;
 use connection::Connection;
 use handlers::{Handlers, Prepared};
+use startup::Startup;
 
+use crate::{
+    auth::Users,
+    tls::{Peer, Tls},
+};
+
+/// What the protocol is called where TLS asks for it at once.
+const PROTOCOL: &[u8] = b"postgresql";
 /// How long a client may take until it has said who it is.
 const START_UP: Duration = Duration::from_secs(10);
 /// Sockets of clients that have not, or not yet; more are closed at once.
@@ -62,6 +72,10 @@ const SHORT_OF_SOCKETS: Duration = Duration::from_millis(100);
 pub struct Door {
     /// Answers SQL.
     pub engine: QueryEngine,
+    /// Who may come in.
+    pub users: Users,
+    /// Certificates; without them only this machine can be spoken to.
+    pub tls: Option<Tls>,
     /// Clients that may be connected at the same time.
     pub clients: usize,
 }
@@ -95,8 +109,8 @@ pub async fn serve(
             Some(_) = conversations.join_next() => continue,
             accepted = listener.accept() => accepted,
         };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let (socket, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) if is_of_one_client(&error) => continue,
             Err(_) => {
                 tokio::time::sleep(SHORT_OF_SOCKETS).await;
@@ -106,12 +120,11 @@ pub async fn serve(
         let Ok(permit) = strangers.clone().try_acquire_owned() else {
             continue;
         };
-        let connection =
-            Connection::new(door.engine.postgres_session(), &connected, places.clone());
-        let connected = connected.clone();
+        let connection = Connection::new(door.engine.clone(), &connected, places.clone());
+        let (door, connected) = (door.clone(), connected.clone());
         conversations.spawn(async move {
             // A client that goes away in the middle is nothing to tell anybody.
-            let _ = converse(socket, Arc::new(connection), connected).await;
+            let _ = converse(socket, address, door, Arc::new(connection), connected).await;
             drop(permit);
         });
     }
@@ -136,16 +149,30 @@ type Socket = Framed<Metered<MaybeTls>, PgWireMessageServerCodec<Prepared>>;
 /// Talks with one client until it goes.
 async fn converse(
     socket: TcpStream,
+    address: SocketAddr,
+    door: Door,
     connection: Arc<Connection>,
     connected: Connected,
 ) -> io::Result<()> {
     let deadline = Instant::now() + START_UP;
-    let negotiated = timeout_at(deadline, negotiate_tls(socket, None)).await;
+    let (acceptor, end_point) = door.tls.map(|tls| tls.acceptor(PROTOCOL)).unzip();
+    let negotiated = timeout_at(deadline, negotiate_tls(socket, acceptor)).await;
     let Ok(Some(framed)) = negotiated.map_err(io::Error::other)? else {
         return Ok(());
     };
+    let peer = match framed.get_ref() {
+        // What came in the clear behind the question for TLS was not said by whoever speaks TLS now.
+        MaybeTls::Tls(_) if !framed.read_buffer().is_empty() => return Ok(()),
+        MaybeTls::Tls(stream) => Peer::encrypted(address, stream.get_ref().1.peer_certificates()),
+        _ => Peer::plain(address),
+    };
+    let binding = match framed.get_ref() {
+        MaybeTls::Tls(_) => end_point.flatten(),
+        _ => None,
+    };
     let mut socket = metered(framed);
     let handlers = Arc::new(Handlers(connection.clone()));
+    let startup = Arc::new(Startup::new(connection.clone(), door.users, peer, binding));
     let (no_copies, cancels) = (Arc::new(NoopHandler), Arc::new(connected));
     loop {
         socket.get_mut().allow(match connection.has_started() {
@@ -173,7 +200,7 @@ async fn converse(
         let processed = process_message(
             message,
             &mut socket,
-            handlers.clone(),
+            startup.clone(),
             handlers.clone(),
             handlers.clone(),
             no_copies.clone(),

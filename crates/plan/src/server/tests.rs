@@ -158,9 +158,22 @@ fn a_door_stays_on_this_machine() {
         let loaded = load(&format!("{LEAST}listen: {{http: {http}}}\n"));
         assert_eq!(loaded.is_ok(), taken, "{http}");
     }
-    let (_, warnings) = load(&format!("{LEAST}listen: {{flight: 127.0.0.1:1}}\n")).unwrap();
-    assert_eq!(warnings.0.len(), 1);
-    assert!(!warnings.has_errors());
+    for door in ["postgres", "flight"] {
+        let at = |text: &str| {
+            let (server, _) = load(&format!("{LEAST}listen: {{{door}: {text}}}\n")).ok()?;
+            Some(match door {
+                "postgres" => server.listen.postgres,
+                _ => server.listen.flight,
+            })
+        };
+        let address = "127.0.0.1:1".parse().unwrap();
+        assert_eq!(at("127.0.0.1:1"), Some(DoorAt::Written(address)));
+        assert_eq!(at("off"), Some(DoorAt::Off));
+        assert_eq!(at("0.0.0.0:1"), None);
+    }
+    let (server, _) = load(LEAST).unwrap();
+    let usual = "127.0.0.1:8433".parse().unwrap();
+    assert_eq!(server.listen.flight, DoorAt::Usual(usual));
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The server file as written.
 
 use crate::reader::{
-    Flag, Later, Named, Number, Property, SecretText, Size, Text, Version, written,
+    Flag, HashText, Later, Named, Number, Property, SecretText, Size, Span, Text, Version, written,
 };
 
 written! {
@@ -17,6 +17,12 @@ written! {
         connections: Connections,
         /// The doors.
         listen: Listen,
+        /// TLS of the doors; present means on.
+        tls: DoorTls,
+        /// Who may come in, by name. Without users whoever reaches a door may read everything, so doors stay on loopback.
+        users: Named<User>,
+        /// What users may read, by the role's name.
+        roles: Named<Role>,
         /// Budgets that hold.
         memory: Memory,
         /// Worker threads (default: one a core).
@@ -104,8 +110,60 @@ written! {
         http: Text,
         /// Postgres wire (default 127.0.0.1:8432, if that is free); port 0 takes a free one, `off` shuts the door.
         postgres: Text,
-        /// Flight SQL. Not supported yet.
+        /// Flight SQL (default 127.0.0.1:8433, if that is free); port 0 takes a free one, `off` shuts the door.
         flight: Text,
+    }
+}
+
+written! {
+    /// TLS of the doors. The files are read anew when they change.
+    DoorTls, "under the server's `tls`" {
+        /// A PEM file with the server's certificate, and those between it and its authority.
+        #[schemars(required)]
+        cert: Text,
+        /// A PEM file with the certificate's private key.
+        #[schemars(required)]
+        key: Text,
+        /// A PEM file with the authorities whose client certificates are taken (default: none are asked for).
+        client_ca: Text,
+    }
+}
+
+written! {
+    /// A user; `alluvium user add` writes one. Any one of its proofs lets it in.
+    User, "in a user" {
+        /// The verifier of a password, as Postgres keeps it.
+        password: HashText,
+        /// The hash of a token.
+        token: HashText,
+        /// The common name of a client certificate.
+        certificate: Text,
+        /// Its roles.
+        #[schemars(required)]
+        roles: Vec<Text>,
+    }
+}
+
+written! {
+    /// What a role may do.
+    Role, "in a role" {
+        /// Relations that it may read: `name`, `schema.name`, `schema.*`, or `*` for all.
+        #[schemars(required)]
+        tables: Vec<Text>,
+        /// How far each of its queries may go, within the server's own limits.
+        query: RoleQuery,
+    }
+}
+
+written! {
+    /// How far each query of a role may go.
+    RoleQuery, "under `query`" {
+        /// How long one may take, its answer included.
+        timeout: Span,
+        /// Memory of one.
+        memory: Size,
+        /// Rows of one answer.
+        rows: Number,
     }
 }
 

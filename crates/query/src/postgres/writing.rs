@@ -61,13 +61,10 @@ fn name_columns(query: &mut Query) {
             _ => continue,
         };
         let is_new = taken.insert(name.clone());
-        // Beside a wildcard a name may come again, so whatever is no plain column is told apart at once.
-        if is_new && (is_plain || !has_wildcard) && !matches!(item, SelectItem::UnnamedExpr(_)) {
-            continue;
-        }
         if is_new && is_plain {
             continue;
         }
+        // Beside a wildcard a name may come again, so whatever is no plain column is told apart at once.
         let alias = match is_new && !has_wildcard {
             true => name,
             false => format!("{name}{SAME_NAME}{number}"),

@@ -365,7 +365,7 @@ async fn a_server_reads_tables_of_others_from_storage() {
     }
     assert_eq!(*shed.reads.lock().unwrap(), 1);
     let tables: Vec<String> = engine
-        .tables()
+        .tables(&alluvium_query::Access::unrestricted())
         .await
         .unwrap()
         .into_iter()

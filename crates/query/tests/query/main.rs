@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod access;
+mod apart;
 mod finals;
 mod functions;
 mod measures;

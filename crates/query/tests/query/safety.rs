@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use alluvium_query::{ErrorKind, Limits, Position, QueryEngine, Session};
+use alluvium_query::{Access, ErrorKind, Limits, Position, QueryEngine, Session};
 use datafusion::scalar::ScalarValue;
 use futures::StreamExt;
 
@@ -18,7 +18,7 @@ async fn engine(limits: Limits) -> QueryEngine {
 
 /// Why it is refused; for clients of Postgres it must be refused as well.
 async fn refused(engine: &QueryEngine, sql: &str) -> alluvium_query::QueryError {
-    refused_in(engine.postgres_session(), sql).await;
+    refused_in(engine.postgres_session_of(Access::unrestricted()), sql).await;
     refused_in(engine.session(), sql).await
 }
 
@@ -139,7 +139,10 @@ async fn a_monstrous_text_is_an_error_and_not_the_end_of_the_process() {
         ),
         format!("SELECT 1{}", " UNION ALL SELECT 1".repeat(60)),
     ] {
-        for session in [engine.session(), engine.postgres_session()] {
+        for session in [
+            engine.session(),
+            engine.postgres_session_of(Access::unrestricted()),
+        ] {
             let result = session.query(&sql, vec![]).await;
             let result = result.unwrap_or_else(|error| panic!("{}…: {error:?}", &sql[..60]));
             result.collect().await.unwrap();

@@ -251,6 +251,7 @@ impl Shed {
                 .map(|(min, max)| (Timestamp::from_micros(*min), Timestamp::from_micros(*max))),
             partition_values: BTreeMap::new(),
             missing_states: missing.iter().map(|name| (*name).into()).collect(),
+            has_unique_keys: true,
         }
     }
 

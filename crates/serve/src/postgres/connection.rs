@@ -7,12 +7,12 @@ use std::{
     collections::HashMap,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
-use alluvium_query::Session;
+use alluvium_query::{Access, QueryEngine, Session};
 use datafusion::{
     arrow::{
         array::{RecordBatch, StringArray},
@@ -44,7 +44,9 @@ const MOST_CURSORS: usize = 16;
 
 /// Everything of one connection.
 pub(super) struct Connection {
-    pub(super) session: Session,
+    engine: QueryEngine,
+    /// Since the client was let in.
+    session: OnceLock<Session>,
     pub(super) place: Place,
     places: Arc<Semaphore>,
     state: Mutex<State>,
@@ -92,9 +94,10 @@ pub(super) enum Outcome {
 }
 
 impl Connection {
-    pub(super) fn new(session: Session, connected: &Connected, places: Arc<Semaphore>) -> Self {
+    pub(super) fn new(engine: QueryEngine, connected: &Connected, places: Arc<Semaphore>) -> Self {
         Self {
-            session,
+            engine,
+            session: OnceLock::new(),
             place: connected.enter(),
             places,
             state: Mutex::default(),
@@ -102,9 +105,10 @@ impl Connection {
         }
     }
 
-    /// Lets the client in with what it says of itself.
+    /// Lets the client in with what it may do and what it says of itself.
     pub(super) fn enter(
         &self,
+        access: Access,
         said: impl Iterator<Item = (impl AsRef<str>, impl AsRef<str>)>,
     ) -> PgWireResult<()> {
         let Ok(permit) = self.places.clone().try_acquire_owned() else {
@@ -115,8 +119,17 @@ impl Connection {
             state.settings.start(name.as_ref(), value.as_ref())?;
         }
         state.permit = Some(permit);
+        self.session
+            .get_or_init(|| self.engine.postgres_session_of(access).at_door("postgres"));
         self.started.store(true, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Where it asks; only who was let in can.
+    pub(super) fn session(&self) -> PgWireResult<&Session> {
+        self.session
+            .get()
+            .ok_or_else(|| refusal::fatal("28000", "say who you are first"))
     }
 
     /// A setting's value.
@@ -261,7 +274,7 @@ impl Connection {
         let mut cancelled = self.place.begin();
         let patience = self.state().settings.statement_timeout();
         let deadline = patience.map(|patience| Instant::now() + patience);
-        let asked = self.session.query(sql, parameters);
+        let asked = self.session()?.query(sql, parameters);
         let answered = tokio::select! {
             biased;
             () = cancelled.ordered() => return Err(PgWireError::QueryCanceled),

@@ -1,27 +1,24 @@
-//! The messages of a client, one by one: start-up, the simple protocol, the extended protocol.
+//! The messages of a client who was let in, one by one: the simple protocol, the extended protocol.
 //!
-//! Owns what is done at each message. Does not own what a statement comes to.
+//! Owns what is done at each message. Does not own the start-up, nor what a statement comes to.
 
 use std::{fmt::Debug, sync::Arc};
 
-use alluvium_query::{POSTGRES_VERSION, date_without_zone};
+use alluvium_query::date_without_zone;
 use arrow_pg::datatypes::{df::deserialize_parameters_with_server_types, into_pg_type};
 use async_trait::async_trait;
 use datafusion::{
     arrow::datatypes::{DataType, Schema, SchemaRef},
     common::{ParamValues, ScalarValue},
 };
-use futures::{Sink, SinkExt, StreamExt};
+use futures::{Sink, SinkExt};
 use pgwire::{
     api::{
         ClientInfo, ClientPortalStore, DEFAULT_NAME, PgWireConnectionState, Type,
-        auth::{
-            DefaultServerParameterProvider, StartupHandler, finish_authentication,
-            protocol_negotiation, save_startup_parameters_to_metadata,
-        },
         portal::{Format, Portal, PortalExecutionState},
         query::{
-            ExtendedQueryHandler, SimpleQueryHandler, send_describe_response, send_ready_for_query,
+            ExtendedQueryHandler, SimpleQueryHandler, send_describe_response,
+            send_partial_query_response, send_ready_for_query,
         },
         results::{
             DescribePortalResponse, DescribeStatementResponse, FieldFormat, FieldInfo,
@@ -32,9 +29,9 @@ use pgwire::{
     },
     error::{PgWireError, PgWireResult},
     messages::{
-        PgWireBackendMessage, PgWireFrontendMessage,
+        PgWireBackendMessage,
         data::ParameterDescription,
-        extendedquery::{Describe, Execute, PortalSuspended, TARGET_TYPE_BYTE_PORTAL},
+        extendedquery::{Describe, Execute, TARGET_TYPE_BYTE_PORTAL},
         response::{EmptyQueryResponse, TransactionStatus},
         simplequery::Query,
     },
@@ -52,7 +49,7 @@ use super::{
 pub(super) struct Prepared {
     sql: String,
     sorted: Statement,
-    /// The types that parameters must have, where the statement says it.
+    /// The types that values of its parameters become, where it says it.
     parameters: Vec<Option<DataType>>,
     /// Its columns, unless they are a cursor's.
     schema: SchemaRef,
@@ -72,49 +69,6 @@ impl Default for Prepared {
 /// A connection is each of the handlers of its socket.
 #[derive(Clone)]
 pub(super) struct Handlers(pub(super) Arc<Connection>);
-
-#[async_trait]
-impl StartupHandler for Handlers {
-    async fn on_startup<C>(
-        &self,
-        client: &mut C,
-        message: PgWireFrontendMessage,
-    ) -> PgWireResult<()>
-    where
-        C: ClientInfo + Sink<PgWireBackendMessage> + Unpin + Send + Sync,
-        C::Error: Debug,
-        PgWireError: From<<C as Sink<PgWireBackendMessage>>::Error>,
-    {
-        let PgWireFrontendMessage::Startup(startup) = message else {
-            return Err(refusal::fatal("08P01", "a start-up message was expected"));
-        };
-        if startup.parameters.contains_key("replication") {
-            return Err(refusal::fatal("0A000", "replication is not offered"));
-        }
-        self.0.enter(startup.parameters.iter())?;
-        protocol_negotiation(client, &startup).await?;
-        save_startup_parameters_to_metadata(client, &startup);
-        let place = &self.0.place;
-        client.set_pid_and_secret_key(place.number, place.secret.clone());
-        finish_authentication(client, &self.parameters()).await?;
-        client.set_state(PgWireConnectionState::ReadyForQuery);
-        Ok(())
-    }
-}
-
-impl Handlers {
-    fn parameters(&self) -> DefaultServerParameterProvider {
-        let get = |name| self.0.setting(name).unwrap_or_default();
-        let mut parameters = DefaultServerParameterProvider::default();
-        parameters.server_version = POSTGRES_VERSION.into();
-        parameters.is_superuser = false;
-        parameters.default_transaction_read_only = true;
-        parameters.time_zone = get("timezone");
-        parameters.date_style = get("datestyle");
-        parameters.interval_style = get("intervalstyle");
-        parameters
-    }
-}
 
 #[async_trait]
 impl SimpleQueryHandler for Handlers {
@@ -205,11 +159,7 @@ impl QueryParser for Handlers {
     }
 
     fn get_parameter_types(&self, prepared: &Prepared) -> PgWireResult<Vec<Type>> {
-        prepared
-            .parameters
-            .iter()
-            .map(|known| known.as_ref().map_or(Ok(Type::TEXT), into_pg_type))
-            .collect()
+        wire_types(prepared)
     }
 
     fn get_result_schema(
@@ -246,7 +196,7 @@ impl Handlers {
         let described = tokio::select! {
             biased;
             () = cancelled.ordered() => return Err(PgWireError::QueryCanceled),
-            described = self.0.session.describe(sql, declared) => described,
+            described = self.0.session()?.describe(sql, declared) => described,
         };
         let described = described.map_err(|failed| refusal::of_query(&failed, sql, 0))?;
         Ok((described.parameters, described.schema))
@@ -281,28 +231,18 @@ fn declared(known: Option<&Type>) -> Option<DataType> {
     })
 }
 
-/// Values of a portal's parameters. A type that the client gave wins over what the statement wants of it, unless both are of
-/// one family: then the value becomes what is wanted.
-fn values(portal: &Portal<Prepared>) -> PgWireResult<Vec<ScalarValue>> {
-    let prepared = &portal.statement.statement;
-    let given = &portal.statement.parameter_types;
-    let inferred: Vec<Option<&DataType>> = prepared
-        .parameters
-        .iter()
-        .enumerate()
-        .map(|(place, inferred)| {
-            let declared = declared(given.get(place).and_then(Option::as_ref));
-            inferred
-                .as_ref()
-                .filter(|inferred| declared.is_none_or(|declared| is_family(&declared, inferred)))
-        })
-        .collect();
-    let wire = prepared
+/// The types of parameters as the wire names them.
+fn wire_types(prepared: &Prepared) -> PgWireResult<Vec<Type>> {
+    prepared
         .parameters
         .iter()
         .map(|known| known.as_ref().map_or(Ok(Type::TEXT), into_pg_type))
-        .collect::<PgWireResult<Vec<Type>>>()?;
-    let wire: Vec<Option<&Type>> = wire.iter().map(Some).collect();
+        .collect()
+}
+
+/// Values of a portal's parameters.
+fn values(portal: &Portal<Prepared>) -> PgWireResult<Vec<ScalarValue>> {
+    let prepared = &portal.statement.statement;
     if portal.parameters.len() != prepared.parameters.len() {
         let message = format!(
             "bind message supplies {} parameters, but the prepared statement requires {}",
@@ -311,6 +251,9 @@ fn values(portal: &Portal<Prepared>) -> PgWireResult<Vec<ScalarValue>> {
         );
         return Err(refusal::error("08P01", message));
     }
+    let wanted: Vec<Option<&DataType>> = prepared.parameters.iter().map(Option::as_ref).collect();
+    let wire = wire_types(prepared)?;
+    let wire: Vec<Option<&Type>> = wire.iter().map(Some).collect();
     let mut bound = Portal::<Prepared>::default();
     bound.statement = portal.statement.clone();
     bound.parameter_format = portal.parameter_format.clone();
@@ -324,22 +267,13 @@ fn values(portal: &Portal<Prepared>) -> PgWireResult<Vec<ScalarValue>> {
             *value = Some(bytes.slice(..date.len()));
         }
     }
-    match deserialize_parameters_with_server_types(&bound, &inferred, &wire)? {
+    match deserialize_parameters_with_server_types(&bound, &wanted, &wire)? {
         ParamValues::List(values) => Ok(values.into_iter().map(|value| value.value).collect()),
         ParamValues::Map(_) => Err(refusal::error(
             "0A000",
             "parameters have numbers, not names",
         )),
     }
-}
-
-fn is_family(one: &DataType, other: &DataType) -> bool {
-    let is_time = |data_type: &DataType| matches!(data_type, DataType::Timestamp(..));
-    one == other
-        || one.is_integer() && other.is_integer()
-        || one.is_floating() && other.is_floating()
-        || one.is_string() && other.is_string()
-        || is_time(one) && is_time(other)
 }
 
 #[async_trait]
@@ -455,26 +389,14 @@ impl ExtendedQueryHandler for Handlers {
                 }
             }
         }
-        let most = usize::try_from(message.max_rows).unwrap_or(0);
-        let mut count = 0;
-        let mut tag = Tag::new("SELECT");
-        if let PortalExecutionState::Suspended(response) = &mut *state {
-            tag = Tag::new(response.command_tag());
-            while most == 0 || count < most {
-                let Some(row) = response.data_rows().next().await else {
+        match &mut *state {
+            PortalExecutionState::Suspended(response) => {
+                let most = usize::try_from(message.max_rows).unwrap_or(0);
+                if !send_partial_query_response(client, response, most).await? {
                     *state = PortalExecutionState::Finished;
-                    break;
-                };
-                client.feed(PgWireBackendMessage::DataRow(row?)).await?;
-                count += 1;
+                }
             }
-        }
-        if let PortalExecutionState::Suspended(_) = *state {
-            client
-                .feed(PgWireBackendMessage::PortalSuspended(PortalSuspended::new()))
-                .await?;
-        } else {
-            complete(client, tag, Some(count)).await?;
+            _ => complete(client, Tag::new("SELECT"), Some(0)).await?,
         }
         client.set_state(PgWireConnectionState::ReadyForQuery);
         Ok(())

@@ -13,7 +13,7 @@ use super::{refusal, statement::is_utf8};
 
 /// Settings that a client may write, with their defaults. Reported when they change, if the name is given as drivers know
 /// it.
-const WRITABLE: [(&str, &str, Option<&str>); 24] = [
+const WRITABLE: [(&str, &str, Option<&str>); 23] = [
     ("application_name", "", Some("application_name")),
     ("bytea_output", "hex", None),
     ("client_encoding", "UTF8", Some("client_encoding")),
@@ -34,7 +34,6 @@ const WRITABLE: [(&str, &str, Option<&str>); 24] = [
     ("lock_timeout", "0", None),
     ("row_security", "on", None),
     ("search_path", "public", None),
-    ("session_characteristics", "", None),
     (
         "standard_conforming_strings",
         "on",
@@ -108,14 +107,13 @@ impl Settings {
     }
 
     pub(super) fn get(&self, name: &str) -> Result<String, PgWireError> {
-        let name = name.to_ascii_lowercase();
-        if let Some((known, default, _)) = writable(&name) {
+        if let Some((known, default, _)) = writable(name) {
             let changed = self.changed.get(known);
             return Ok(changed.cloned().unwrap_or_else(|| default.to_owned()));
         }
-        fixed_setting(&name)
+        fixed_setting(name)
             .map(str::to_owned)
-            .ok_or_else(|| unknown(&name))
+            .ok_or_else(|| unknown(&name.to_ascii_lowercase()))
     }
 
     /// All names and values.

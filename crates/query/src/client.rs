@@ -1,0 +1,64 @@
+//! One client as the engine knows it: what it may do, and how it writes.
+//!
+//! Owns the `pg_catalog` of a client that may not read everything. Does not own its settings ([`crate::session`]).
+
+use std::sync::{Arc, OnceLock, atomic::AtomicUsize};
+
+use datafusion::catalog::SchemaProvider;
+
+use crate::{access::Access, error::QueryError, postgres::Postgres};
+
+/// How a statement is written, and what it is asked of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// As our documents say.
+    #[default]
+    Ours,
+    /// By a client of Postgres, which expects its catalogue and its ways of writing too.
+    Postgres,
+}
+
+/// Who asks, and how its statements are written. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Client {
+    pub(crate) dialect: Dialect,
+    pub(crate) access: Access,
+    /// The door that it came through.
+    pub(crate) door: &'static str,
+    /// Memory of one query.
+    pub(crate) taken: Arc<AtomicUsize>,
+    /// `pg_catalog` with what may be read, if that is not everything: its identifiers of tables stay the same for a session.
+    granted_catalog: Arc<OnceLock<Result<Arc<dyn SchemaProvider>, QueryError>>>,
+}
+
+impl Client {
+    pub(crate) fn new(dialect: Dialect, access: Access) -> Self {
+        Self {
+            dialect,
+            access,
+            door: "local",
+            taken: Arc::default(),
+            granted_catalog: Arc::default(),
+        }
+    }
+
+    /// The same for one query, whose memory is counted apart.
+    pub(crate) fn for_one_query(mut self) -> Self {
+        self.taken = Arc::default();
+        self
+    }
+
+    /// The `pg_catalog` that this client sees.
+    pub(crate) fn pg_catalog(
+        &self,
+        postgres: &Postgres,
+    ) -> Result<Arc<dyn SchemaProvider>, QueryError> {
+        if self.access.reads_everything() {
+            return Ok(postgres.schema.clone());
+        }
+        let made = self
+            .granted_catalog
+            .get_or_init(|| postgres.catalog_of(&self.access));
+        made.clone()
+    }
+}
