@@ -3,39 +3,48 @@
 //! Owns routes, status codes and the life of the server. Does not own formats ([`format`]) or queries.
 
 mod body;
+mod entry;
+mod explore;
 mod format;
+mod live;
 mod reply;
 mod sql;
 
 use std::{fmt, future::Future, io, sync::Arc, time::Duration};
 
 use alluvium_plan::{PipelineState, PipelineStatus, StatusBoard};
-use alluvium_query::QueryEngine;
+use alluvium_query::{Access, QueryEngine};
 use axum::{
     Router,
-    extract::{Query, State},
+    extract::{Extension, Query, State},
     http::{StatusCode, header},
-    middleware::from_fn,
+    middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 use tower_http::compression::CompressionLayer;
 
+use crate::{auth::Users, tls::Tls};
 use reply::{Refusal, json_reply};
 
 /// How long answers that are on their way may take after the order to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
-const ROUTES: &str = "POST /v1/sql, GET /v1/status, GET /livez, GET /readyz, GET /metrics";
+const ROUTES: &str = "POST /v1/sql, GET /v1/sql/live, GET /v1/tables, GET /v1/queries, DELETE /v1/queries/{id}, GET /v1/status, \
+                      GET /v1/openapi.json, GET /livez, GET /readyz, GET /metrics";
 
 /// What the door leads to. Cheap to clone.
 #[derive(Clone)]
 pub struct Door {
     /// Answers SQL.
     pub engine: QueryEngine,
+    /// Who may come in.
+    pub users: Users,
+    /// Certificates; without them only this machine can be spoken to.
+    pub tls: Option<Tls>,
     /// What the pipelines of this process say.
     pub status: Arc<StatusBoard>,
     /// Renders our metrics in Prometheus' text format, or says why it cannot; the registry is the binary's.
@@ -53,9 +62,14 @@ impl fmt::Debug for Door {
 }
 
 /// The routes of the door.
-pub fn router(door: Door) -> Router {
+fn router(door: Door) -> Router {
     Router::new()
         .route("/v1/sql", post(sql::answer))
+        .route("/v1/sql/live", get(live::follow))
+        .route("/v1/tables", get(explore::tables))
+        .route("/v1/queries", get(explore::queries))
+        .route("/v1/queries/{id}", delete(explore::end))
+        .route("/v1/openapi.json", get(explore::openapi))
         .route("/v1/status", get(status))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
@@ -73,7 +87,9 @@ pub fn router(door: Door) -> Router {
             )
             .hint(format!("there are: {ROUTES}"))
         })
+        .layer(Extension(live::Places::default()))
         .layer(from_fn(body::read_first))
+        .layer(from_fn_with_state(door.clone(), entry::admit))
         .layer(CompressionLayer::new().gzip(true).zstd(true))
         .with_state(door)
 }
@@ -94,7 +110,9 @@ pub async fn serve(
         drop(stop);
     };
     let mut countdown = stopped;
-    let server = axum::serve(listener, router(door)).with_graceful_shutdown(order);
+    let arrivals = entry::Arrivals::new(listener, door.tls.clone());
+    let service = router(door).into_make_service_with_connect_info::<entry::Caller>();
+    let server = axum::serve(arrivals, service).with_graceful_shutdown(order);
     tokio::select! {
         ended = server => ended,
         () = async {
@@ -105,7 +123,10 @@ pub async fn serve(
     }
 }
 
-async fn status(State(door): State<Door>) -> Response {
+async fn status(State(door): State<Door>, Extension(access): Extension<Access>) -> Response {
+    if let Some(refused) = entry::closed_to(Some(&access)) {
+        return refused;
+    }
     json_reply(StatusCode::OK, &json!({ "pipelines": door.status.all() }))
 }
 
@@ -124,7 +145,11 @@ struct Verbosity {
     verbose: Option<String>,
 }
 
-async fn readyz(State(door): State<Door>, Query(asked): Query<Verbosity>) -> Response {
+async fn readyz(
+    State(door): State<Door>,
+    Query(asked): Query<Verbosity>,
+    access: Option<Extension<Access>>,
+) -> Response {
     let pipelines = door.status.all();
     let ready = pipelines
         .iter()
@@ -138,6 +163,10 @@ async fn readyz(State(door): State<Door>, Query(asked): Query<Verbosity>) -> Res
         .verbose
         .is_some_and(|verbose| verbose != "false" && verbose != "0")
     {
+        let access = access.map(|Extension(access)| access);
+        if let Some(refused) = entry::closed_to(access.as_ref()) {
+            return refused;
+        }
         reply["pipelines"] = pipelines.iter().map(readiness).collect();
     }
     json_reply(code, &reply)
@@ -162,7 +191,10 @@ fn readiness(status: &PipelineStatus) -> Value {
     })
 }
 
-async fn metrics_text(State(door): State<Door>) -> Response {
+async fn metrics_text(State(door): State<Door>, Extension(access): Extension<Access>) -> Response {
+    if let Some(refused) = entry::closed_to(Some(&access)) {
+        return refused;
+    }
     let kind = [(
         header::CONTENT_TYPE,
         "text/plain; version=0.0.4; charset=utf-8",

@@ -16,7 +16,10 @@ use alluvium_plan::{
     StateKind, StateShape, StatusBoard, TableShape,
 };
 use alluvium_query::{Limits, QueryEngine};
-use alluvium_serve::http::{Door, serve};
+use alluvium_serve::{
+    Users,
+    http::{Door, serve},
+};
 use alluvium_store::{Store, StoreRules};
 use alluvium_types::{Epoch, OffsetRange, TopicPartition};
 use datafusion::arrow::{
@@ -33,6 +36,7 @@ use tokio::{net::TcpListener, sync::oneshot};
 struct House {
     address: String,
     client: Client,
+    publisher: Arc<Publisher>,
     status: Arc<StatusBoard>,
     live: Arc<AtomicBool>,
     stop: Option<oneshot::Sender<()>>,
@@ -95,7 +99,10 @@ impl House {
         let live = Arc::new(AtomicBool::new(true));
         let alive = live.clone();
         let door = Door {
-            engine: QueryEngine::new(store, Some(publisher), Some(status.clone()), limits).unwrap(),
+            engine: QueryEngine::new(store, Some(publisher.clone()), Some(status.clone()), limits)
+                .unwrap(),
+            users: Users::new(&BTreeMap::new()),
+            tls: None,
             status: status.clone(),
             metrics: Arc::new(|| Ok("alluvium_up 1\n".into())),
             live: Arc::new(move || match alive.load(Ordering::Relaxed) {
@@ -112,6 +119,7 @@ impl House {
         Self {
             address,
             client: Client::new(),
+            publisher,
             status,
             live,
             stop: Some(stop),
@@ -429,4 +437,175 @@ async fn operators_see_life_readiness_status_and_metrics() {
     house.stop.take().unwrap().send(()).unwrap();
     drop(house.client);
     house.server.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_and_the_door_itself_are_described() {
+    let house = House::open(Limits::default()).await;
+    let (status, text) = house.get("/v1/tables").await;
+    assert_eq!(status, StatusCode::OK);
+    let tables: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(
+        tables,
+        json!({ "tables": [{
+            "name": "clicks",
+            "group_columns": [{ "name": "country", "type": "Utf8" }],
+            "measures": [{ "name": "clicks", "type": "Int64", "expression": "count(*)" }],
+        }]})
+    );
+    let (status, text) = house.get("/v1/openapi.json").await;
+    assert_eq!(status, StatusCode::OK);
+    let described: Value = serde_json::from_str(&text).unwrap();
+    // Every route that a wrong address is told of is described, and no other.
+    let (_, text) = house.get("/nothing").await;
+    let hint: Value = serde_json::from_str(&text).unwrap();
+    let told = hint["error"]["hint"].as_str().unwrap();
+    let mut routes = 0;
+    for (path, methods) in described["paths"].as_object().unwrap() {
+        for method in methods.as_object().unwrap().keys() {
+            let route = format!("{} {path}", method.to_uppercase());
+            assert!(told.contains(&route), "{route} is not in: {told}");
+            routes += 1;
+        }
+    }
+    assert_eq!(told.split(", ").count(), routes, "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_runs_is_listed_and_ended() {
+    let house = Arc::new(House::open(Limits::default()).await);
+    let long = "SELECT sum(a.value * b.value) FROM generate_series(1, 1000000) a, generate_series(1, 1000000) b";
+    let asked = {
+        let house = house.clone();
+        tokio::spawn(async move { refused(house.sql(long).await).await })
+    };
+    let id = loop {
+        let (_, text) = house.get("/v1/queries").await;
+        let running: Value = serde_json::from_str(&text).unwrap();
+        let query = running["queries"][0].clone();
+        if query["sql"] == long {
+            assert_eq!(query["door"], "http");
+            assert_eq!(query["rows"], 0);
+            assert!(query["since"].as_str().unwrap().ends_with('Z'));
+            break query["id"].as_u64().unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let seen = house
+        .sql("SELECT id, query FROM system.queries ORDER BY id")
+        .await;
+    let seen: Value = seen.json().await.unwrap();
+    assert_eq!(seen["rows"].as_array().unwrap().len(), 2, "{seen}");
+    assert_eq!(seen["rows"][0]["query"], long);
+    let end = |id: String| {
+        let url = format!("{}/v1/queries/{id}", house.address);
+        house.client.delete(url).send()
+    };
+    let begun = std::time::Instant::now();
+    assert_eq!(
+        end(id.to_string()).await.unwrap().status(),
+        StatusCode::NO_CONTENT
+    );
+    let (status, code, message, _) = asked.await.unwrap();
+    assert_eq!((status, code.as_str()), (409, "57014"), "{message}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        begun.elapsed()
+    );
+    for nothing in [id.to_string(), "99999".into(), "x".into()] {
+        assert_eq!(end(nothing).await.unwrap().status(), StatusCode::NOT_FOUND);
+    }
+    let (_, text) = house.get("/v1/queries").await;
+    assert_eq!(text.trim(), "{\"queries\":[]}");
+}
+
+/// The next event: its name and its data.
+async fn event(response: &mut Response, read: &mut String) -> (String, Value) {
+    loop {
+        if let Some((event, rest)) = read.split_once("\n\n") {
+            let (event, rest) = (event.to_owned(), rest.to_owned());
+            *read = rest;
+            // Several lines of data are one text, says the standard.
+            let field = |name: &str| -> Vec<String> {
+                let lines = event.lines().filter_map(|line| line.strip_prefix(name));
+                lines.map(|text| text.trim_start().to_owned()).collect()
+            };
+            let data = field("data:");
+            if !data.is_empty() {
+                let data = serde_json::from_str(&data.join("\n")).unwrap();
+                return (field("event:").concat(), data);
+            }
+            continue;
+        }
+        let chunk = tokio::time::timeout(Duration::from_secs(20), response.chunk());
+        let chunk = chunk.await.unwrap().unwrap().expect("the stream goes on");
+        read.push_str(std::str::from_utf8(&chunk).unwrap());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_live_query_answers_when_rows_change() {
+    let house = House::open(Limits::default()).await;
+    let live = |query: &str| {
+        let url = format!("{}/v1/sql/live?{query}", house.address);
+        house.client.get(url).send()
+    };
+    let mut response = live("sql=SELECT+sum(clicks)+AS+n+FROM+clicks&every=200")
+        .await
+        .unwrap();
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(response.headers()["content-type"], "text/event-stream");
+    let mut read = String::new();
+    let (name, answer) = event(&mut response, &mut read).await;
+    assert_eq!(
+        (name.as_str(), &answer["rows"]),
+        ("answer", &json!([{ "n": "3" }]))
+    );
+    assert_eq!(
+        answer["as_of"]["tables"]["public.clicks"]["version"], 4,
+        "{answer}"
+    );
+    // A commit that changes no row is no news; one more click is.
+    let mut table = clicks();
+    table.committed.version = 5;
+    house.publisher.publish(&"clicks".into(), table.clone());
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    table.memory.push(Arc::new(MemoryEpoch {
+        epoch: Epoch(2),
+        ranges: BTreeMap::from([(
+            TopicPartition::new("clicks", 0),
+            OffsetRange::new(13, 16).unwrap(),
+        )]),
+        panes: table.memory[0].panes.clone(),
+    }));
+    house.publisher.publish(&"clicks".into(), table);
+    let (_, answer) = event(&mut response, &mut read).await;
+    assert_eq!(answer["rows"], json!([{ "n": "6" }]));
+    assert_eq!(
+        answer["as_of"]["tables"]["public.clicks"]["version"], 5,
+        "{answer}"
+    );
+
+    let (status, code, _, hint) =
+        refused(live("sql=SELECT+clikcs+FROM+clicks").await.unwrap()).await;
+    assert_eq!((status, code.as_str()), (400, "42703"));
+    assert!(hint.unwrap().contains("clicks"));
+    let (status, _, message, hint) = refused(live("sql=SELECT+1&every=5").await.unwrap()).await;
+    assert_eq!(status, 400, "{message}");
+    assert!(hint.unwrap().contains("200"));
+    let (status, _, message, _) = refused(live("sq=SELECT+1").await.unwrap()).await;
+    assert_eq!(status, 400, "{message}");
+    // What fails only while it runs is an event, and the last one.
+    let mut response = live("sql=SELECT+1/(clicks-3)+FROM+clicks+LIMIT+1")
+        .await
+        .unwrap();
+    let mut read = String::new();
+    let (name, error) = event(&mut response, &mut read).await;
+    assert_eq!(
+        (name.as_str(), &error["error"]["code"]),
+        ("error", &json!("22012")),
+        "{error}"
+    );
+    assert_eq!(response.chunk().await.unwrap(), None);
 }

@@ -50,6 +50,19 @@ impl Refusal {
             .hint("send {\"sql\": \"SELECT …\", \"params\": []}")
     }
 
+    /// The JSON form.
+    pub(super) fn body(&self) -> Value {
+        let mut error = json!({
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+        });
+        if let Some(position) = &self.position {
+            error["position"] = position.clone();
+        }
+        json!({ "error": error })
+    }
+
     /// The code that metrics count it under.
     pub(super) fn code(&self) -> &str {
         &self.code
@@ -72,6 +85,8 @@ impl From<QueryError> for Refusal {
 
 fn status(kind: ErrorKind) -> StatusCode {
     match kind {
+        ErrorKind::NotGranted => StatusCode::FORBIDDEN,
+        ErrorKind::Ended => StatusCode::CONFLICT,
         ErrorKind::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::Busy => StatusCode::TOO_MANY_REQUESTS,
         ErrorKind::Storage | ErrorKind::Memory => StatusCode::SERVICE_UNAVAILABLE,
@@ -83,14 +98,6 @@ fn status(kind: ErrorKind) -> StatusCode {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut error = json!({
-            "code": self.code,
-            "message": self.message,
-            "hint": self.hint,
-        });
-        if let Some(position) = self.position {
-            error["position"] = position;
-        }
-        json_reply(self.status, &json!({ "error": error }))
+        json_reply(self.status, &self.body())
     }
 }

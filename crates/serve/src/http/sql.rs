@@ -5,10 +5,10 @@
 
 use std::time::Instant;
 
-use alluvium_query::{QueryError, QueryResult, ReadMode};
+use alluvium_query::{Access, QueryError, QueryResult, ReadMode};
 use axum::{
     body::Body,
-    extract::State,
+    extract::{Extension, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
@@ -38,21 +38,31 @@ struct Asked {
     read: Option<Read>,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Read {
+pub(super) enum Read {
     Fresh,
     Committed,
 }
 
+impl From<Read> for ReadMode {
+    fn from(read: Read) -> Self {
+        match read {
+            Read::Fresh => Self::Fresh,
+            Read::Committed => Self::Committed,
+        }
+    }
+}
+
 pub(super) async fn answer(
     State(door): State<Door>,
+    Extension(access): Extension<Access>,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
     let begun = Instant::now();
-    let outcome = respond(&door, &uri, &headers, &body).await;
+    let outcome = respond(&door, access, &uri, &headers, &body).await;
     let code = match &outcome {
         Ok(_) => "ok".to_string(),
         Err(refusal) => refusal.code().to_string(),
@@ -65,6 +75,7 @@ pub(super) async fn answer(
 
 async fn respond(
     door: &Door,
+    access: Access,
     uri: &Uri,
     headers: &HeaderMap,
     body: &[u8],
@@ -78,12 +89,9 @@ async fn respond(
         .enumerate()
         .map(|(position, value)| parameter(position, value))
         .collect::<Result<_, _>>()?;
-    let session = door.engine.session();
+    let session = door.engine.session_of(access).at_door("http");
     if let Some(read) = asked.read {
-        session.set_read_mode(match read {
-            Read::Fresh => ReadMode::Fresh,
-            Read::Committed => ReadMode::Committed,
-        });
+        session.set_read_mode(read.into());
     }
     let result = session.query(&asked.sql, params).await?;
     let as_of = serde_json::to_string(&result.as_of).map_err(|error| {
