@@ -95,6 +95,13 @@ pub(crate) enum Wanted {
     Status(StatusArgs),
     /// Proves, or disproves, from a table's history that no event is missing or counted twice
     Audit(AuditArgs),
+    /// Merges the files of tables, as the server does by itself
+    Compact(CompactArgs),
+    /// Deletes files that no version of a table needs any more, as the server does by itself
+    Vacuum(VacuumArgs),
+    /// Makes users for the server file
+    #[command(subcommand)]
+    User(UserWanted),
 }
 
 /// Where the server file is.
@@ -126,6 +133,9 @@ pub(crate) struct DemoArgs {
     /// Where the Postgres wire listens [default: 127.0.0.1:8432, or the next free port].
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) postgres: Option<std::net::SocketAddr>,
+    /// Where Flight SQL listens [default: 127.0.0.1:8433, or the next free port].
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) flight: Option<std::net::SocketAddr>,
     /// Worker threads [default: one a core].
     #[arg(long, value_name = "N")]
     pub(crate) workers: Option<std::num::NonZeroUsize>,
@@ -184,7 +194,7 @@ pub(crate) struct SqlArgs {
     /// Where the server file is; its storage is read, no server is needed.
     #[command(flatten)]
     pub(crate) server: ServerFile,
-    /// Asks a running server instead, which also knows what is not committed yet.
+    /// Asks a running server instead, which also knows what is not committed yet. ALLUVIUM_TOKEN holds a token for one with users.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     pub(crate) url: Option<String>,
     /// How results are printed.
@@ -276,7 +286,7 @@ pub(crate) struct GenerateArgs {
 /// `alluvium status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// The running server.
+    /// The running server. ALLUVIUM_TOKEN holds a token for one with users.
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8427")]
     pub(crate) url: String,
     /// Where the server file is; storage is read when no server answers.
@@ -298,6 +308,60 @@ pub(crate) struct AuditArgs {
     /// How results are printed.
     #[arg(long, value_enum, default_value = "table")]
     pub(crate) format: Format,
+}
+
+/// `alluvium compact`.
+#[derive(Debug, Args)]
+pub(crate) struct CompactArgs {
+    /// The tables [default: every table].
+    #[arg(value_name = "TABLE")]
+    pub(crate) tables: Vec<String>,
+    /// Where the server file is.
+    #[command(flatten)]
+    pub(crate) server: ServerFile,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+}
+
+/// `alluvium vacuum`.
+#[derive(Debug, Args)]
+pub(crate) struct VacuumArgs {
+    /// The tables [default: every table].
+    #[arg(value_name = "TABLE")]
+    pub(crate) tables: Vec<String>,
+    /// Lists what would be deleted, and deletes nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Where the server file is.
+    #[command(flatten)]
+    pub(crate) server: ServerFile,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+}
+
+/// `alluvium user`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserWanted {
+    /// Prints the lines of a user: asks for a password, or makes a token
+    #[command(
+        after_help = "Examples:\n  alluvium user add ana --role analyst\n  alluvium user add grafana --role dashboards --token\n  alluvium user add ana --role analyst < password.txt"
+    )]
+    Add(UserAddArgs),
+}
+
+/// `alluvium user add`.
+#[derive(Debug, Args)]
+pub(crate) struct UserAddArgs {
+    /// The user's name.
+    pub(crate) name: String,
+    /// A role of the server file; may be given several times.
+    #[arg(long = "role", value_name = "ROLE", required = true)]
+    pub(crate) roles: Vec<String>,
+    /// Makes a token in place of asking for a password; it is shown once, on stderr.
+    #[arg(long)]
+    pub(crate) token: bool,
 }
 
 /// What the command line asks for.
@@ -380,7 +444,7 @@ mod tests {
     fn planned_commands_are_named_in_the_long_help_only() {
         let short = Cli::whole().render_help().to_string();
         let long = Cli::whole().render_long_help().to_string();
-        for name in ["verify", "vacuum", "pause"] {
+        for name in ["verify", "pause", "resume"] {
             assert!(!short.contains(name), "{short}");
             assert!(long.contains(name), "{long}");
         }

@@ -2,11 +2,12 @@
 //!
 //! Owns the words for what can go wrong on the way there. Does not own what is asked.
 
-use std::time::Duration;
+use std::{error::Error, io, time::Duration};
 
 use reqwest::{
     StatusCode, Url,
     blocking::{Client, Response},
+    header::{AUTHORIZATION, HeaderMap, HeaderValue},
 };
 use serde_json::Value;
 
@@ -16,6 +17,9 @@ use crate::failure::Failure;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait for an answer: longer than the server lets a query run.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The token for a server with users.
+const TOKEN: &str = "ALLUVIUM_TOKEN";
 
 /// A server's address and a client for it.
 pub(crate) struct Door {
@@ -44,9 +48,17 @@ impl Door {
                 Failure::input(format!("`{url}` is not the URL of a server"))
                     .help("write it like http://127.0.0.1:8427")
             })?;
+        let mut headers = HeaderMap::new();
+        if let Ok(token) = std::env::var(TOKEN) {
+            let mut shown = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+                .map_err(|_| Failure::input(format!("what {TOKEN} holds is no token")))?;
+            shown.set_sensitive(true);
+            headers.insert(AUTHORIZATION, shown);
+        }
         let client = Client::builder()
             .connect_timeout(CONNECT_PATIENCE)
             .timeout(PATIENCE)
+            .default_headers(headers)
             .build()
             .map_err(|error| Failure::work("no HTTP client could be made").because(&error))?;
         Ok(Self {
@@ -89,6 +101,12 @@ impl Door {
     }
 
     fn unanswered(&self, error: &reqwest::Error) -> Silence {
+        if distrusts(error) {
+            let failure = Failure::work(format!("the server at {} cannot be trusted", self.url));
+            return Silence::Refused(failure.because(error).help(
+                "name its authority's certificate (PEM) in SSL_CERT_FILE, or use the name that its certificate has",
+            ));
+        }
         let failure = Failure::work(format!("no server answers at {}", self.url)).because(error);
         if error.is_connect() {
             Silence::Nobody(failure.help(
@@ -112,6 +130,20 @@ impl Door {
             body => Err(Silence::Refused(refusal(status, body.as_ref(), &text))),
         }
     }
+}
+
+/// Whether somebody is there, but TLS with it failed.
+fn distrusts(cause: &(dyn Error + 'static)) -> bool {
+    if let Some(failed) = cause.downcast_ref::<io::Error>() {
+        if failed.kind() == io::ErrorKind::InvalidData {
+            return true;
+        }
+        // What it wraps is no source of its own.
+        if let Some(inner) = failed.get_ref() {
+            return distrusts(inner);
+        }
+    }
+    cause.source().is_some_and(distrusts)
 }
 
 /// `{"error": {"code", "message", "hint"}}`, or whatever came instead.

@@ -9,20 +9,24 @@ use std::{
     time::Duration,
 };
 
-use alluvium_plan::DoorAt;
+use alluvium_plan::{DoorAt, Server};
 use alluvium_query::QueryEngine;
 use alluvium_runtime::Running;
-use alluvium_serve::{http, postgres};
+use alluvium_serve::{Renewed, Tls, Users, flight, http, postgres};
 use tokio::{runtime::Runtime, sync::oneshot, task::JoinHandle, time::timeout};
 
 use crate::{failure::Failure, telemetry::Metrics};
 
 /// How long answers under way may take when the door closes.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+/// How often certificates are looked at.
+const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(5);
 /// How many ports beyond the wanted one are tried.
 const NEXT_PORTS: u16 = 50;
 /// Clients of Postgres that may be connected at the same time.
 const POSTGRES_CLIENTS: usize = 200;
+/// Clients of Flight SQL; each may ask several things at once.
+const FLIGHT_CLIENTS: usize = 100;
 
 /// What to do when the port is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,7 @@ pub(crate) enum PortTaken {
 pub(crate) enum Kind {
     Http,
     Postgres,
+    Flight,
 }
 
 impl fmt::Display for Kind {
@@ -45,6 +50,7 @@ impl fmt::Display for Kind {
         f.write_str(match self {
             Self::Http => "HTTP",
             Self::Postgres => "Postgres wire",
+            Self::Flight => "Flight SQL",
         })
     }
 }
@@ -55,7 +61,73 @@ impl Kind {
         match self {
             Self::Http => "http",
             Self::Postgres => "postgres",
+            Self::Flight => "flight",
         }
+    }
+}
+
+/// Who may come in, and what connections are made with: the same for every door.
+#[derive(Clone, Debug)]
+pub(crate) struct Entry {
+    users: Users,
+    tls: Option<Tls>,
+}
+
+impl Entry {
+    /// What the server file says, with its certificates read.
+    ///
+    /// # Errors
+    /// A failure that says which certificate cannot be used.
+    pub(crate) fn of(server: &Server) -> Result<Self, Failure> {
+        let tls = server.tls.as_ref().map(Tls::read).transpose();
+        let tls = tls.map_err(|error| {
+            Failure::input("the doors cannot speak TLS")
+                .because(&error)
+                .help("look at `tls:` in the server file: PEM files, the server's own certificate first")
+        })?;
+        Ok(Self {
+            users: Users::new(&server.users),
+            tls,
+        })
+    }
+
+    /// The scheme of the HTTP door's URL.
+    pub(crate) fn scheme(&self) -> &'static str {
+        match self.tls {
+            Some(_) => "https",
+            None => "http",
+        }
+    }
+
+    /// Reads certificates again when their files change, as long as `io` runs. Broken ones change nothing and are told once.
+    pub(crate) fn renew(&self, io: &Runtime) {
+        let Some(tls) = self.tls.clone() else {
+            return;
+        };
+        io.spawn(async move {
+            let mut told = String::new();
+            loop {
+                tokio::time::sleep(LOOK_AT_CERTIFICATES).await;
+                let looking = tls.clone();
+                let looked = tokio::task::spawn_blocking(move || looking.renew()).await;
+                match looked {
+                    Ok(Ok(Renewed::No)) => told.clear(),
+                    Ok(Ok(Renewed::Yes)) => {
+                        told.clear();
+                        tracing::info!("the doors have new certificates");
+                    }
+                    Ok(Err(error)) => {
+                        let error = error.to_string();
+                        if told != error {
+                            tracing::warn!("{error}; the doors keep their old certificates");
+                            told = error;
+                        }
+                    }
+                    // The process is ending.
+                    Err(_) => return,
+                }
+            }
+        });
     }
 }
 
@@ -104,25 +176,21 @@ impl Door {
         }
     }
 
-    /// Takes the Postgres door's port, if it is to open.
+    /// Takes the port of a door that a server can do without, if it is to open.
     ///
     /// # Errors
     /// When the file names a port that is taken.
-    pub(crate) fn listen_postgres(at: DoorAt) -> Result<Option<TcpListener>, Failure> {
+    pub(crate) fn listen_at(kind: Kind, at: DoorAt) -> Result<Option<TcpListener>, Failure> {
         match at {
             DoorAt::Off => Ok(None),
-            DoorAt::Written(address) => {
-                Self::listen(Kind::Postgres, address, PortTaken::Refuse).map(Some)
-            }
-            DoorAt::Usual(address) => {
-                match Self::listen(Kind::Postgres, address, PortTaken::Refuse) {
-                    Ok(listener) => Ok(Some(listener)),
-                    Err(failure) => {
-                        tracing::warn!("{failure}; the door stays shut");
-                        Ok(None)
-                    }
+            DoorAt::Written(address) => Self::listen(kind, address, PortTaken::Refuse).map(Some),
+            DoorAt::Usual(address) => match Self::listen(kind, address, PortTaken::Refuse) {
+                Ok(listener) => Ok(Some(listener)),
+                Err(failure) => {
+                    tracing::warn!("{failure}; the door stays shut");
+                    Ok(None)
                 }
-            }
+            },
         }
     }
 
@@ -136,9 +204,12 @@ impl Door {
         queries: QueryEngine,
         running: &Running,
         metrics: Metrics,
+        entry: Entry,
     ) -> Result<Self, Failure> {
         let door = http::Door {
             engine: queries,
+            users: entry.users,
+            tls: entry.tls,
             status: running.status(),
             metrics: Arc::new(move || metrics.render().map_err(|error| error.to_string())),
             live: Arc::new(running.liveness()),
@@ -156,13 +227,37 @@ impl Door {
         listener: TcpListener,
         io: &Runtime,
         queries: QueryEngine,
+        entry: Entry,
     ) -> Result<Self, Failure> {
         let door = postgres::Door {
             engine: queries,
+            users: entry.users,
+            tls: entry.tls,
             clients: POSTGRES_CLIENTS,
         };
         Self::serve(Kind::Postgres, listener, io, |listener, closed| {
             postgres::serve(listener, door, closed)
+        })
+    }
+
+    /// Answers clients of Flight SQL from now on, on the threads of `io`.
+    ///
+    /// # Errors
+    /// When the listener cannot be used.
+    pub(crate) fn open_flight(
+        listener: TcpListener,
+        io: &Runtime,
+        queries: QueryEngine,
+        entry: Entry,
+    ) -> Result<Self, Failure> {
+        let door = flight::Door {
+            engine: queries,
+            users: entry.users,
+            tls: entry.tls,
+            clients: FLIGHT_CLIENTS,
+        };
+        Self::serve(Kind::Flight, listener, io, |listener, closed| {
+            flight::serve(listener, door, closed)
         })
     }
 
@@ -239,12 +334,11 @@ mod tests {
     fn the_usual_port_may_be_taken_a_written_one_may_not() {
         let first = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = first.local_addr().unwrap();
-        assert!(
-            Door::listen_postgres(DoorAt::Usual(address))
-                .unwrap()
-                .is_none()
-        );
-        assert!(Door::listen_postgres(DoorAt::Off).unwrap().is_none());
-        assert!(Door::listen_postgres(DoorAt::Written(address)).is_err());
+        for kind in [Kind::Postgres, Kind::Flight] {
+            let listen = |at| Door::listen_at(kind, at);
+            assert!(listen(DoorAt::Usual(address)).unwrap().is_none());
+            assert!(listen(DoorAt::Off).unwrap().is_none());
+            assert!(listen(DoorAt::Written(address)).is_err());
+        }
     }
 }

@@ -13,6 +13,7 @@ use alluvium_plan::{
     load_pipelines, load_server,
 };
 use alluvium_store::{StorageConfig, Store};
+use tokio::runtime::Runtime;
 
 use crate::{cli::ServerFile, failure::Failure};
 
@@ -146,6 +147,35 @@ impl Found {
         Store::open(&config).await.map_err(|error| {
             Failure::work(format!("the storage at {} cannot be used", storage.root)).because(&error)
         })
+    }
+}
+
+/// The tables of these names in the storage, or all of them when none is named.
+///
+/// # Errors
+/// That there is no such table, or none at all.
+pub(crate) fn tables(
+    found: &Found,
+    runtime: &Runtime,
+    store: &Store,
+    named: &[String],
+) -> Result<Vec<String>, Failure> {
+    let root = &found.server.storage.root;
+    let known = runtime.block_on(store.tables()).map_err(|error| {
+        Failure::work(format!("the tables in {root} cannot be listed")).because(&error)
+    })?;
+    let meanwhile = "tables appear when their pipeline first runs";
+    if let Some(table) = named.iter().find(|table| !known.contains(table)) {
+        let failure = Failure::work(format!("there is no table `{table}` in {root}"));
+        return Err(match known.as_slice() {
+            [] => failure.help(meanwhile),
+            known => failure.help(format!("there are: {}", known.join(", "))),
+        });
+    }
+    match (named, known.as_slice()) {
+        ([], []) => Err(Failure::work(format!("there is no table in {root}")).help(meanwhile)),
+        ([], _) => Ok(known),
+        (named, _) => Ok(named.to_vec()),
     }
 }
 

@@ -22,7 +22,7 @@ mod telemetry;
 
 use std::process::ExitCode;
 
-use cli::{Cli, Parsed, Wanted, When};
+use cli::{Cli, Parsed, UserWanted, Wanted, When};
 use failure::Failure;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -70,6 +70,9 @@ fn run(wanted: &Wanted) -> Result<ExitCode, Failure> {
         Wanted::Audit(args) => return commands::audit::run(args),
         Wanted::Run(args) => return commands::run::run(args),
         Wanted::Check(args) => return commands::check::run(args),
+        Wanted::Compact(args) => commands::compact::run(args),
+        Wanted::Vacuum(args) => commands::vacuum::run(args),
+        Wanted::User(UserWanted::Add(args)) => commands::user::add(args),
         Wanted::Status(args) => commands::status::run(args),
         Wanted::Sql(args) => commands::sql::run(args),
         Wanted::Produce(args) => commands::produce::run(args),

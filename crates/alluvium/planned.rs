@@ -13,7 +13,7 @@ struct Planned {
     meanwhile: &'static str,
 }
 
-const PLANNED: [Planned; 9] = [
+const PLANNED: [Planned; 7] = [
     Planned {
         name: "plan",
         about: "what would change if a pipeline file were deployed",
@@ -48,16 +48,6 @@ const PLANNED: [Planned; 9] = [
         name: "drop",
         about: "forgets a pipeline",
         meanwhile: "stop the server, remove its file from `pipelines/`, and its tables if you want to lose them",
-    },
-    Planned {
-        name: "compact",
-        about: "merges the files of a table",
-        meanwhile: "queries merge what lies in several files; answers are right without it",
-    },
-    Planned {
-        name: "vacuum",
-        about: "deletes files that no version needs",
-        meanwhile: "files that no version names are never read",
     },
 ];
 

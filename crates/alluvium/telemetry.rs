@@ -20,7 +20,12 @@ const SECONDS: [f64; 16] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0,
 ];
 /// The histograms with their labels and what they say. Prometheus wants to know before the first sample.
-const HISTOGRAMS: [(&str, &str, &str); 2] = [
+const HISTOGRAMS: [(&str, &str, &str); 3] = [
+    (
+        "alluvium_compaction_duration_seconds",
+        "table",
+        "Time from opening files to the version in which one took their place.",
+    ),
     (
         "alluvium_commit_duration_seconds",
         "table",
@@ -34,7 +39,16 @@ const HISTOGRAMS: [(&str, &str, &str); 2] = [
 ];
 
 /// The counters and what they say.
-const COUNTERS: [(&str, &str); 10] = [
+const COUNTERS: [(&str, &str); 14] = [
+    (
+        "alluvium_compactions_total",
+        "Merges of files, by their outcome: committed, overtaken by another server, failed.",
+    ),
+    (
+        "alluvium_compaction_files_total",
+        "Files that were merged into others.",
+    ),
+    ("alluvium_compaction_bytes_total", "Bytes of those files."),
     ("alluvium_records_in_total", "Records taken from Kafka."),
     (
         "alluvium_bytes_in_total",
@@ -67,6 +81,10 @@ const COUNTERS: [(&str, &str); 10] = [
     (
         "alluvium_partition_halts_total",
         "Times that a partition stood still with a reason.",
+    ),
+    (
+        "alluvium_denied_total",
+        "Requests and connections that were not let in, by door.",
     ),
     ("alluvium_queries_total", "Queries, by their outcome."),
 ];

@@ -30,6 +30,7 @@ struct Server {
     process: Process,
     _folder: tempfile::TempDir,
     postgres: SocketAddr,
+    flight: SocketAddr,
 }
 
 impl Server {
@@ -78,12 +79,12 @@ tables:
       p50: approx_percentile_cont(amount, 0.5)
 ",
     );
-    let (http, postgres) = (free_port(), free_port());
+    let (http, postgres, flight) = (free_port(), free_port(), free_port());
     let file = write(
         "alluvium.yaml",
         &format!(
             "version: 1\nstorage: {{root: ./data}}\nconnections: {{kafka: {{main: {{brokers: \"{brokers}\"}}}}}}\n\
-             listen: {{http: \"127.0.0.1:{http}\", postgres: \"127.0.0.1:{postgres}\"}}\n"
+             listen: {{http: \"127.0.0.1:{http}\", postgres: \"127.0.0.1:{postgres}\", flight: \"127.0.0.1:{flight}\"}}\n"
         ),
     );
     let events = write("events.ndjson", EVENTS);
@@ -115,6 +116,7 @@ tables:
         process,
         _folder: folder,
         postgres: SocketAddr::from(([127, 0, 0, 1], postgres)),
+        flight: SocketAddr::from(([127, 0, 0, 1], flight)),
     }
 }
 
@@ -256,13 +258,38 @@ fn jdbc_finds_what_it_expects() {
         return;
     };
     let server = start();
+    java(&jars, "alluvium.Postgres", server.postgres);
+}
+
+fn java(jars: &Path, class: &str, door: SocketAddr) {
     let mut java = Command::new("java");
-    java.arg("-cp")
+    // What Arrow's memory asks for.
+    java.arg("--add-opens=java.base/java.nio=ALL-UNNAMED")
+        .arg("-cp")
         .arg(jars)
-        .arg("alluvium.Postgres")
-        .arg(server.postgres.ip().to_string())
-        .arg(server.postgres.port().to_string());
+        .arg(class)
+        .arg(door.ip().to_string())
+        .arg(door.port().to_string());
     run("java", &mut java);
+}
+
+#[test]
+fn jdbc_of_flight_sql_finds_what_it_expects() {
+    let Some(jars) = java_clients() else {
+        return;
+    };
+    let server = start();
+    java(&jars, "alluvium.FlightSql", server.flight);
+}
+
+#[test]
+fn adbc_finds_what_it_expects() {
+    let server = start();
+    let mut script = python("flight_clients.py");
+    script
+        .arg(server.flight.ip().to_string())
+        .arg(server.flight.port().to_string());
+    run("flight_clients.py", &mut script);
 }
 
 /// A client of Postgres that speaks as little as it can.

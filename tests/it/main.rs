@@ -14,3 +14,5 @@ mod s3;
 mod site;
 mod sql;
 mod structure;
+mod upkeep;
+mod users;

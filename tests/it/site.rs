@@ -64,7 +64,7 @@ impl Site {
             write(
                 &format!("{name}.yaml"),
                 &format!(
-                    "version: 1\nstorage: {{root: ./data}}\nconnections:\n  kafka:\n    main:\n      brokers: {brokers}\nlisten: {{http: \"127.0.0.1:{port}\", postgres: off}}\nworkers: 2\nmemory: {{ingest: 64MiB, query: 64MiB}}\n"
+                    "version: 1\nstorage: {{root: ./data}}\nconnections:\n  kafka:\n    main:\n      brokers: {brokers}\nlisten: {{http: \"127.0.0.1:{port}\", postgres: off, flight: off}}\nworkers: 2\nmemory: {{ingest: 64MiB, query: 64MiB}}\n"
                 ),
             );
         }

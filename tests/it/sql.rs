@@ -40,7 +40,7 @@ fn start() -> Server {
     let port = free_port();
     let file = folder.path().join("alluvium.yaml");
     let server = format!(
-        "version: 1\nstorage: {{root: ./data}}\nconnections: {{kafka: {{main: {{brokers: \"{brokers}\"}}}}}}\nlisten: {{http: \"127.0.0.1:{port}\", postgres: off}}\n"
+        "version: 1\nstorage: {{root: ./data}}\nconnections: {{kafka: {{main: {{brokers: \"{brokers}\"}}}}}}\nlisten: {{http: \"127.0.0.1:{port}\", postgres: off, flight: off}}\n"
     );
     fs::write(&file, server).unwrap();
     let events = fixture.join("events.ndjson");

@@ -193,6 +193,15 @@ fn only_the_binary_reads_arguments_environment_and_signals() {
 }
 
 #[test]
+fn doors_ask_for_somebody() {
+    assert_absent(
+        "serve",
+        &["engine.session()"],
+        "a door's session is its user's: `session_of` and `postgres_session_of` take what that one may do",
+    );
+}
+
+#[test]
 fn no_forks_and_one_copy_of_arrow_and_datafusion() {
     let lock = fs::read_to_string(root().join("Cargo.lock")).expect("the lock file is text");
     for name in [

@@ -18,34 +18,13 @@ pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
     let found = files::load(&args.server)?;
     let runtime = Runtime::new()?;
     let store = runtime.block_on(found.store())?;
-    let root = &found.server.storage.root;
-    let unreadable = |table: &str| {
-        let message = format!("the history of {table} cannot be read");
-        move |error| Failure::work(message).because(&error)
-    };
-    let known = runtime
-        .block_on(store.tables())
-        .map_err(unreadable("the tables"))?;
-    let tables = match &args.table {
-        Some(table) if known.contains(table) => vec![table.clone()],
-        Some(table) => {
-            let failure = Failure::work(format!("there is no table `{table}` in {root}"));
-            return Err(match known.as_slice() {
-                [] => failure.help("tables appear when their pipeline first runs"),
-                known => failure.help(format!("there are: {}", known.join(", "))),
-            });
-        }
-        None => known,
-    };
-    if tables.is_empty() {
-        return Err(Failure::work(format!("there is no table in {root}"))
-            .help("tables appear when their pipeline first runs"));
-    }
+    let named: Vec<String> = args.table.iter().cloned().collect();
+    let tables = files::tables(&found, &runtime, &store, &named)?;
     let mut reports = Vec::with_capacity(tables.len());
     for table in tables {
-        let history = runtime
-            .block_on(store.history(&table))
-            .map_err(unreadable(&table))?;
+        let history = runtime.block_on(store.history(&table)).map_err(|error| {
+            Failure::work(format!("the history of {table} cannot be read")).because(&error)
+        })?;
         reports.push((table, audit(&history)));
     }
     match args.format {

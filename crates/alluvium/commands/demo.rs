@@ -28,7 +28,7 @@ use crate::{
     balances,
     cli::DemoArgs,
     clicks::{Clicks, ClicksOptions, EVENTS_PER_SECOND, Ledger},
-    doors::{Door, Kind, PortTaken},
+    doors::{Door, Entry, Kind, PortTaken},
     failure::{Failure, WORK_FAILED},
     feed::{Doing, Feed, HoldBack},
     files,
@@ -57,6 +57,7 @@ const START_MICROS: i64 = 1_793_491_200_000_000;
 /// The doors, unless others are asked for.
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8427);
 const POSTGRES: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8432);
+const FLIGHT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8433);
 /// How often it looks.
 const LOOK: Duration = Duration::from_millis(50);
 /// How often a plain line is printed.
@@ -95,9 +96,14 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
     };
     let http = listen(Kind::Http, args.http, HTTP)?;
     let postgres = listen(Kind::Postgres, args.postgres, POSTGRES)?;
+    let flight = listen(Kind::Flight, args.flight, FLIGHT)?;
     let broker = EmbeddedBroker::start(None, &[(TOPIC.to_owned(), PARTITIONS)])
         .map_err(|error| Failure::work("the embedded broker did not start").because(&error))?;
-    let doors = (http.local_addr()?, postgres.local_addr()?);
+    let doors = folder::Doors {
+        http: http.local_addr()?,
+        postgres: postgres.local_addr()?,
+        flight: flight.local_addr()?,
+    };
     folder.write(&broker.brokers(), doors, args.workers)?;
 
     let found =
@@ -107,8 +113,10 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
     let store = io.block_on(found.store())?;
     let running = run::start(&found, plans, store.clone(), None)?;
     let queries = run::queries(&found, store, &running)?;
-    let http = Door::open(http, &io, queries.clone(), &running, metrics)?;
-    let postgres = Door::open_postgres(postgres, &io, queries)?;
+    let entry = Entry::of(&found.server)?;
+    let http = Door::open(http, &io, queries.clone(), &running, metrics, entry.clone())?;
+    let postgres = Door::open_postgres(postgres, &io, queries.clone(), entry.clone())?;
+    let flight = Door::open_flight(flight, &io, queries, entry)?;
     let url = format!("http://{}", http.address());
     let psql = format!(
         "psql -h {} -p {} alluvium",
@@ -128,8 +136,9 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
         }
     };
     let ended = demo.end(args.events, watched);
-    http.close(&io);
-    postgres.close(&io);
+    for door in [http, postgres, flight] {
+        door.close(&io);
+    }
     ended
 }
 

@@ -23,7 +23,7 @@ use tokio::runtime::Runtime;
 use crate::{
     balances,
     cli::RunArgs,
-    doors::{Door, Kind, PortTaken},
+    doors::{Door, Entry, Kind, PortTaken},
     failure::{Failure, INPUT_WRONG, WORK_FAILED},
     files::{self, Found},
     output::{Format, to_stdout},
@@ -45,19 +45,29 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         Stop::on_signals("draining: the last commits are on their way; once more ends at once")?;
     let metrics = telemetry::Metrics::start()
         .map_err(|error| Failure::work("metrics cannot be recorded").because(&*error))?;
+    let entry = Entry::of(&found.server)?;
     let listen = &found.server.listen;
     let http = Door::listen(Kind::Http, listen.http, PortTaken::Refuse)?;
-    let postgres = Door::listen_postgres(listen.postgres)?;
+    let postgres = Door::listen_at(Kind::Postgres, listen.postgres)?;
+    let flight = Door::listen_at(Kind::Flight, listen.flight)?;
 
     let io = Runtime::new()?;
     let store = io.block_on(usable_store(&found))?;
     let running = start(&found, plans, store.clone(), Some(instance(&found)?))?;
     let queries = queries(&found, store, &running)?;
-    let mut doors = vec![Door::open(http, &io, queries.clone(), &running, metrics)?];
-    tracing::info!("HTTP listens on http://{}", doors[0].address());
+    entry.renew(&io);
+    let scheme = entry.scheme();
+    let http = Door::open(http, &io, queries.clone(), &running, metrics, entry.clone())?;
+    let mut doors = vec![http];
+    tracing::info!("HTTP listens on {scheme}://{}", doors[0].address());
     if let Some(listener) = postgres {
-        let door = Door::open_postgres(listener, &io, queries)?;
+        let door = Door::open_postgres(listener, &io, queries.clone(), entry.clone())?;
         tracing::info!("Postgres wire listens on {}", door.address());
+        doors.push(door);
+    }
+    if let Some(listener) = flight {
+        let door = Door::open_flight(listener, &io, queries, entry)?;
+        tracing::info!("Flight SQL listens on {}", door.address());
         doors.push(door);
     }
 

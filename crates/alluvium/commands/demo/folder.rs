@@ -19,6 +19,14 @@ const MARK: &str = "# Written by `alluvium demo`.";
 /// What a demo makes in its folder.
 const OURS: [&str; 5] = ["alluvium.yaml", "pipelines", "schemas", "data", "demo.log"];
 
+/// Where the demo's doors listen.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doors {
+    pub(super) http: SocketAddr,
+    pub(super) postgres: SocketAddr,
+    pub(super) flight: SocketAddr,
+}
+
 /// A folder that belongs to one demo.
 pub(super) struct Folder(PathBuf);
 
@@ -68,7 +76,7 @@ impl Folder {
     pub(super) fn write(
         &self,
         brokers: &str,
-        (http, postgres): (SocketAddr, SocketAddr),
+        doors: Doors,
         workers: Option<NonZeroUsize>,
     ) -> io::Result<()> {
         for (file, text) in [
@@ -80,6 +88,11 @@ impl Folder {
             }
             fs::write(file, text)?;
         }
+        let Doors {
+            http,
+            postgres,
+            flight,
+        } = doors;
         let workers = workers.map_or_else(String::new, |workers| format!("workers: {workers}\n"));
         fs::write(
             self.server_file(),
@@ -89,7 +102,7 @@ impl Folder {
                  version: 1\n\
                  storage: {{root: ./data}}\n\
                  connections:\n  kafka:\n    main:\n      brokers: {brokers}\n\
-                 listen: {{http: \"{http}\", postgres: \"{postgres}\"}}\n\
+                 listen: {{http: \"{http}\", postgres: \"{postgres}\", flight: \"{flight}\"}}\n\
                  {workers}"
             ),
         )
@@ -125,10 +138,14 @@ impl Folder {
 mod tests {
     use super::*;
 
-    fn doors() -> (SocketAddr, SocketAddr) {
-        let [http, postgres] =
-            ["127.0.0.1:8427", "127.0.0.1:8432"].map(|text| text.parse().unwrap());
-        (http, postgres)
+    fn doors() -> Doors {
+        let [http, postgres, flight] = ["127.0.0.1:8427", "127.0.0.1:8432", "127.0.0.1:8433"]
+            .map(|text| text.parse().unwrap());
+        Doors {
+            http,
+            postgres,
+            flight,
+        }
     }
 
     #[test]

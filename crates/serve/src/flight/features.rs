@@ -1,0 +1,158 @@
+//! What this server says it can do, and which types it knows.
+
+use std::sync::LazyLock;
+
+use arrow_flight::sql::{
+    CommandGetSqlInfo, CommandGetXdbcTypeInfo, Nullable, Searchable, SqlInfo, SqlNullOrdering,
+    SqlSupportedCaseSensitivity, SqlSupportedTransaction, XdbcDataType, XdbcDatetimeSubcode,
+    metadata::{
+        SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder,
+    },
+};
+use datafusion::arrow::record_batch::RecordBatch;
+use tonic::Status;
+
+use super::service::Granted;
+
+/// What is offered.
+pub(super) fn offered() -> &'static SqlInfoData {
+    static OFFERED: LazyLock<SqlInfoData> = LazyLock::new(|| {
+        let mut offered = SqlInfoDataBuilder::new();
+        offered.append(SqlInfo::FlightSqlServerName, "Alluvium");
+        offered.append(SqlInfo::FlightSqlServerVersion, env!("CARGO_PKG_VERSION"));
+        offered.append(SqlInfo::FlightSqlServerArrowVersion, "1.3");
+        for (info, is_offered) in [
+            (SqlInfo::FlightSqlServerReadOnly, true),
+            (SqlInfo::FlightSqlServerSql, true),
+            (SqlInfo::FlightSqlServerSubstrait, false),
+            (SqlInfo::FlightSqlServerCancel, true),
+            (SqlInfo::FlightSqlServerBulkIngestion, false),
+            (SqlInfo::FlightSqlServerIngestTransactionsSupported, false),
+            (SqlInfo::SqlDdlCatalog, false),
+            (SqlInfo::SqlDdlSchema, false),
+            (SqlInfo::SqlDdlTable, false),
+            (SqlInfo::SqlAllTablesAreSelectable, true),
+            (SqlInfo::SqlSupportsColumnAliasing, true),
+            (SqlInfo::SqlNullPlusNullIsNull, true),
+            (SqlInfo::SqlSupportsTableCorrelationNames, true),
+            (SqlInfo::SqlSupportsExpressionsInOrderBy, true),
+            (SqlInfo::SqlSupportsOrderByUnrelated, true),
+            (SqlInfo::SqlSupportsLikeEscapeClause, true),
+            (SqlInfo::SqlSelectForUpdateSupported, false),
+            (SqlInfo::SqlStoredProceduresSupported, false),
+            (SqlInfo::SqlCorrelatedSubqueriesSupported, true),
+        ] {
+            offered.append(info, is_offered);
+        }
+        let none = SqlSupportedTransaction::None as i32;
+        offered.append(SqlInfo::FlightSqlServerTransaction, none);
+        let [lower, sensitive] = [
+            SqlSupportedCaseSensitivity::SqlCaseSensitivityLowercase,
+            SqlSupportedCaseSensitivity::SqlCaseSensitivityUnknown,
+        ]
+        .map(|case| case as i32);
+        offered.append(SqlInfo::SqlIdentifierCase, lower);
+        offered.append(SqlInfo::SqlQuotedIdentifierCase, sensitive);
+        let nulls = SqlNullOrdering::SqlNullsSortedHigh as i32;
+        offered.append(SqlInfo::SqlNullOrdering, nulls);
+        for (info, text) in [
+            (SqlInfo::SqlIdentifierQuoteChar, "\""),
+            (SqlInfo::SqlSearchStringEscape, "\\"),
+            (SqlInfo::SqlSchemaTerm, "schema"),
+            (SqlInfo::SqlCatalogTerm, "catalog"),
+        ] {
+            offered.append(info, text);
+        }
+        offered
+            .build()
+            .expect("each value has its own kind's column")
+    });
+    &OFFERED
+}
+
+pub(super) async fn sql_info(
+    _: &Granted,
+    command: CommandGetSqlInfo,
+) -> Result<RecordBatch, Status> {
+    command
+        .into_builder(offered())
+        .build()
+        .map_err(Status::from)
+}
+
+/// The types that columns and parameters have.
+pub(super) fn types() -> &'static XdbcTypeInfoData {
+    static TYPES: LazyLock<XdbcTypeInfoData> = LazyLock::new(|| {
+        let mut types = XdbcTypeInfoDataBuilder::new();
+        for (name, data_type, size, radix) in [
+            ("boolean", XdbcDataType::XdbcBit, 1, None),
+            ("smallint", XdbcDataType::XdbcSmallint, 5, Some(10)),
+            ("integer", XdbcDataType::XdbcInteger, 10, Some(10)),
+            ("bigint", XdbcDataType::XdbcBigint, 19, Some(10)),
+            ("real", XdbcDataType::XdbcReal, 24, Some(2)),
+            ("double", XdbcDataType::XdbcDouble, 53, Some(2)),
+        ] {
+            types.append(XdbcTypeInfo {
+                unsigned_attribute: radix.map(|_| false),
+                num_prec_radix: radix,
+                ..named(name, data_type, size)
+            });
+        }
+        types.append(XdbcTypeInfo {
+            create_params: Some(vec!["precision".into(), "scale".into()]),
+            unsigned_attribute: Some(false),
+            minimum_scale: Some(0),
+            maximum_scale: Some(38),
+            num_prec_radix: Some(10),
+            ..named("decimal", XdbcDataType::XdbcDecimal, 38)
+        });
+        types.append(XdbcTypeInfo {
+            case_sensitive: true,
+            ..quoted("varchar", XdbcDataType::XdbcVarchar, i32::MAX)
+        });
+        types.append(named("varbinary", XdbcDataType::XdbcVarbinary, i32::MAX));
+        types.append(XdbcTypeInfo {
+            sql_data_type: XdbcDataType::XdbcDatetime,
+            // The protocol has one number for a date and for a year.
+            datetime_subcode: Some(XdbcDatetimeSubcode::XdbcSubcodeYear),
+            ..quoted("date", XdbcDataType::XdbcDate, 10)
+        });
+        types.append(XdbcTypeInfo {
+            sql_data_type: XdbcDataType::XdbcDatetime,
+            datetime_subcode: Some(XdbcDatetimeSubcode::XdbcSubcodeTimestamp),
+            minimum_scale: Some(0),
+            maximum_scale: Some(6),
+            ..quoted("timestamp", XdbcDataType::XdbcTimestamp, 32)
+        });
+        types.build().expect("each value has its own column")
+    });
+    &TYPES
+}
+
+fn named(name: &str, data_type: XdbcDataType, size: i32) -> XdbcTypeInfo {
+    XdbcTypeInfo {
+        type_name: name.into(),
+        data_type,
+        sql_data_type: data_type,
+        column_size: Some(size),
+        nullable: Nullable::NullabilityNullable,
+        searchable: Searchable::Full,
+        ..XdbcTypeInfo::default()
+    }
+}
+
+fn quoted(name: &str, data_type: XdbcDataType, size: i32) -> XdbcTypeInfo {
+    XdbcTypeInfo {
+        literal_prefix: Some("'".into()),
+        literal_suffix: Some("'".into()),
+        ..named(name, data_type, size)
+    }
+}
+
+pub(super) async fn type_info(
+    _: &Granted,
+    command: CommandGetXdbcTypeInfo,
+) -> Result<RecordBatch, Status> {
+    let wanted = command.data_type;
+    types().record_batch(wanted).map_err(Status::from)
+}
