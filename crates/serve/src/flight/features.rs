@@ -1,10 +1,12 @@
 //! What this server says it can do, and which types it knows.
 
-use std::sync::LazyLock;
+use std::{collections::HashMap, sync::LazyLock};
 
 use arrow_flight::sql::{
     CommandGetSqlInfo, CommandGetXdbcTypeInfo, Nullable, Searchable, SqlInfo, SqlNullOrdering,
-    SqlSupportedCaseSensitivity, SqlSupportedTransaction, XdbcDataType, XdbcDatetimeSubcode,
+    SqlOuterJoinsSupportLevel, SqlSupportedCaseSensitivity, SqlSupportedGroupBy,
+    SqlSupportedResultSetType, SqlSupportedSubqueries, SqlSupportedTransaction, SqlSupportedUnions,
+    SqlTransactionIsolationLevel, SupportedSqlGrammar, XdbcDataType, XdbcDatetimeSubcode,
     metadata::{
         SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder,
     },
@@ -41,6 +43,19 @@ pub(super) fn offered() -> &'static SqlInfoData {
             (SqlInfo::SqlSelectForUpdateSupported, false),
             (SqlInfo::SqlStoredProceduresSupported, false),
             (SqlInfo::SqlCorrelatedSubqueriesSupported, true),
+            (SqlInfo::SqlSupportsDifferentTableCorrelationNames, false),
+            (SqlInfo::SqlSupportsNonNullableColumns, false),
+            (SqlInfo::SqlSupportsIntegrityEnhancementFacility, false),
+            (SqlInfo::SqlCatalogAtStart, true),
+            (SqlInfo::SqlMaxRowSizeIncludesBlobs, true),
+            (SqlInfo::SqlTransactionsSupported, false),
+            (SqlInfo::SqlDataDefinitionCausesTransactionCommit, false),
+            (SqlInfo::SqlDataDefinitionsInTransactionsIgnored, true),
+            (SqlInfo::SqlBatchUpdatesSupported, false),
+            (SqlInfo::SqlSavepointsSupported, false),
+            (SqlInfo::SqlNamedParametersSupported, false),
+            (SqlInfo::SqlLocatorsUpdateCopy, false),
+            (SqlInfo::SqlStoredFunctionsUsingCallSyntaxSupported, false),
         ] {
             offered.append(info, is_offered);
         }
@@ -55,7 +70,30 @@ pub(super) fn offered() -> &'static SqlInfoData {
         offered.append(SqlInfo::SqlQuotedIdentifierCase, sensitive);
         let nulls = SqlNullOrdering::SqlNullsSortedHigh as i32;
         offered.append(SqlInfo::SqlNullOrdering, nulls);
+        for (info, kinds) in kinds() {
+            offered.append(info, kinds);
+        }
+        for info in WITHOUT_LIMIT {
+            offered.append(info, 0_i64);
+        }
+        offered.append(SqlInfo::SqlMaxStatementLength, LONGEST_STATEMENT);
+        offered.append(SqlInfo::SqlMaxColumnsInIndex, 0_i64);
+        // None, the only level that there is without transactions.
+        offered.append(SqlInfo::SqlDefaultTransactionIsolation, 0_i64);
+        // There is CAST, and no CONVERT.
+        offered.append(SqlInfo::SqlSupportsConvert, HashMap::new());
+        for (info, names) in [
+            (SqlInfo::SqlKeywords, KEYWORDS),
+            (SqlInfo::SqlNumericFunctions, NUMERIC),
+            (SqlInfo::SqlStringFunctions, STRING),
+            (SqlInfo::SqlDatetimeFunctions, DATETIME),
+            (SqlInfo::SqlSystemFunctions, SYSTEM),
+        ] {
+            offered.append(info, names);
+        }
         for (info, text) in [
+            (SqlInfo::SqlProcedureTerm, "procedure"),
+            (SqlInfo::SqlExtraNameCharacters, ""),
             (SqlInfo::SqlIdentifierQuoteChar, "\""),
             (SqlInfo::SqlSearchStringEscape, "\\"),
             (SqlInfo::SqlSchemaTerm, "schema"),
@@ -79,6 +117,109 @@ pub(super) async fn sql_info(
         .build()
         .map_err(Status::from)
 }
+
+/// Which kinds there are of what comes in several; a bit for each.
+fn kinds() -> [(SqlInfo, i32); 9] {
+    let all = |numbers: &[i32]| numbers.iter().fold(0, |bits, number| bits | 1 << number);
+    [
+        (
+            SqlInfo::SqlSupportedGroupBy,
+            all(&[
+                SqlSupportedGroupBy::SqlGroupByUnrelated as i32,
+                SqlSupportedGroupBy::SqlGroupByBeyondSelect as i32,
+            ]),
+        ),
+        (
+            SqlInfo::SqlSupportedGrammar,
+            all(&[
+                SupportedSqlGrammar::SqlMinimumGrammar as i32,
+                SupportedSqlGrammar::SqlCoreGrammar as i32,
+            ]),
+        ),
+        (
+            SqlInfo::SqlAnsi92SupportedLevel,
+            // Its entry level, whose number is 0.
+            1,
+        ),
+        (
+            SqlInfo::SqlOuterJoinsSupportLevel,
+            all(&[
+                SqlOuterJoinsSupportLevel::SqlLimitedOuterJoins as i32,
+                SqlOuterJoinsSupportLevel::SqlFullOuterJoins as i32,
+            ]),
+        ),
+        (
+            SqlInfo::SqlSupportedSubqueries,
+            all(&[
+                SqlSupportedSubqueries::SqlSubqueriesInComparisons as i32,
+                SqlSupportedSubqueries::SqlSubqueriesInExists as i32,
+                SqlSupportedSubqueries::SqlSubqueriesInIns as i32,
+            ]),
+        ),
+        (
+            SqlInfo::SqlSupportedUnions,
+            all(&[
+                SqlSupportedUnions::SqlUnion as i32,
+                SqlSupportedUnions::SqlUnionAll as i32,
+            ]),
+        ),
+        (
+            SqlInfo::SqlSupportedTransactionsIsolationLevels,
+            all(&[SqlTransactionIsolationLevel::SqlTransactionNone as i32]),
+        ),
+        (
+            SqlInfo::SqlSupportedResultSetTypes,
+            all(&[SqlSupportedResultSetType::SqlResultSetTypeForwardOnly as i32]),
+        ),
+        (SqlInfo::SqlSupportedPositionedCommands, 0),
+    ]
+}
+
+/// The engine's own limit, in bytes.
+const LONGEST_STATEMENT: i64 = 64 << 10;
+
+/// What has no limit of its own: 0 says so.
+const WITHOUT_LIMIT: [SqlInfo; 18] = [
+    SqlInfo::SqlMaxBinaryLiteralLength,
+    SqlInfo::SqlMaxCharLiteralLength,
+    SqlInfo::SqlMaxColumnNameLength,
+    SqlInfo::SqlMaxColumnsInGroupBy,
+    SqlInfo::SqlMaxColumnsInOrderBy,
+    SqlInfo::SqlMaxColumnsInSelect,
+    SqlInfo::SqlMaxColumnsInTable,
+    SqlInfo::SqlMaxConnections,
+    SqlInfo::SqlMaxCursorNameLength,
+    SqlInfo::SqlMaxIndexLength,
+    SqlInfo::SqlDbSchemaNameLength,
+    SqlInfo::SqlMaxProcedureNameLength,
+    SqlInfo::SqlMaxCatalogNameLength,
+    SqlInfo::SqlMaxRowSize,
+    SqlInfo::SqlMaxStatements,
+    SqlInfo::SqlMaxTableNameLength,
+    SqlInfo::SqlMaxTablesInSelect,
+    SqlInfo::SqlMaxUsernameLength,
+];
+
+/// Words that the standard does not keep for itself.
+const KEYWORDS: &[&str] = &["ilike", "limit", "offset", "qualify"];
+const NUMERIC: &[&str] = &[
+    "abs", "acos", "asin", "atan", "atan2", "ceil", "cos", "cot", "degrees", "exp", "floor", "ln",
+    "log10", "pi", "power", "radians", "random", "round", "sin", "sqrt", "tan", "trunc",
+];
+const STRING: &[&str] = &[
+    "ascii", "chr", "concat", "left", "length", "lower", "lpad", "ltrim", "repeat", "replace",
+    "right", "rpad", "rtrim", "substr", "trim", "upper",
+];
+const DATETIME: &[&str] = &[
+    "current_date",
+    "current_time",
+    "date_bin",
+    "date_part",
+    "date_trunc",
+    "now",
+    "to_timestamp",
+];
+const SYSTEM: &[&str] = &["coalesce", "current_user", "nullif"];
 
 /// The types that columns and parameters have.
 pub(super) fn types() -> &'static XdbcTypeInfoData {

@@ -1,6 +1,8 @@
 package alluvium;
 
 import java.math.BigDecimal;
+import java.lang.reflect.InvocationTargetException;
+import java.lang.reflect.Method;
 import java.sql.Connection;
 import java.sql.DatabaseMetaData;
 import java.sql.DriverManager;
@@ -146,7 +148,7 @@ public final class FlightSql {
         throw new AssertionError(text);
     }
 
-    private void metadata() throws SQLException {
+    private void metadata() throws SQLException, IllegalAccessException {
         try (Connection connection = connect()) {
             DatabaseMetaData metadata = connection.getMetaData();
             same("Alluvium", metadata.getDatabaseProductName());
@@ -175,6 +177,23 @@ public final class FlightSql {
             same(List.of(), names(metadata.getImportedKeys(null, "public", "every_type"), "PKCOLUMN_NAME"));
             same(List.of(), names(metadata.getExportedKeys(null, "public", "every_type"), "PKCOLUMN_NAME"));
             same(true, names(metadata.getTypeInfo(), "TYPE_NAME").contains("timestamp"));
+            for (Method question : DatabaseMetaData.class.getMethods()) {
+                answered(metadata, question);
+            }
+        }
+    }
+
+    /** Tools ask everything when they connect: the driver may refuse a question, and never stumbles over our answer. */
+    private static void answered(DatabaseMetaData metadata, Method question) throws IllegalAccessException {
+        if (question.getParameterCount() > 0) {
+            return;
+        }
+        try {
+            question.invoke(metadata);
+        } catch (InvocationTargetException refused) {
+            if (refused.getCause() instanceof NullPointerException) {
+                throw new AssertionError(question.getName(), refused.getCause());
+            }
         }
     }
 

@@ -1,0 +1,11 @@
+//! The three doors together, as psql, curl and clients of Flight SQL see them: who is let in with which proof over which
+//! connection, what they may read, and what nobody reaches.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod certificates;
+mod connections;
+mod flight;
+mod grants;
+mod house;
+mod sandbox;
