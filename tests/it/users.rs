@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    process::{Process, alluvium, wait_for},
+    process::{Process, alluvium, oracle_required, python, wait_for},
     site::{Site, broker_with, free_port},
 };
 
@@ -104,8 +104,10 @@ fn a_server_with_users_is_reached_by_them_alone() {
         let refused = run(alluvium().args(["user", "add"]).args(arguments), input);
         assert_eq!(refused.status.code(), Some(2), "{}", text(&refused.stderr));
     }
-    let (http, postgres) = (free_port(), free_port());
-    let open = format!("listen: {{http: \"0.0.0.0:{http}\", postgres: \"0.0.0.0:{postgres}\"}}\n");
+    let (http, postgres, flight) = (free_port(), free_port(), free_port());
+    let open = format!(
+        "listen: {{http: \"0.0.0.0:{http}\", postgres: \"0.0.0.0:{postgres}\", flight: \"0.0.0.0:{flight}\"}}\n"
+    );
     let users = format!(
         "users:\n{ana}{dash}roles:\n  analyst: {{tables: [per_key]}}\n  watching: {{tables: [\"system.*\", \"panes.*\"]}}\n"
     );
@@ -212,6 +214,14 @@ fn a_server_with_users_is_reached_by_them_alone() {
         answer.contains("\"n\":0") && answer.ends_with("200"),
         "{answer}"
     );
+    if oracle_required() {
+        let mut adbc = python("flight_users.py");
+        adbc.arg(format!("grpc+tls://127.0.0.1:{flight}"))
+            .arg(&authority)
+            .args(["ana", &token]);
+        let said = run(&mut adbc, &format!("{PASSWORD}\n"));
+        assert!(said.status.success(), "{}", text(&said.stderr));
+    }
     // Our own command shows a token too, and does not take a server that it cannot trust for none.
     let status = |authority: &Path| {
         let mut command = alluvium();

@@ -183,10 +183,7 @@ pub(super) fn queries(
     store: Store,
     running: &Running,
 ) -> Result<QueryEngine, Failure> {
-    let limits = Limits {
-        memory: found.server.memory.query,
-        ..Limits::default()
-    };
+    let limits = Limits::of(&found.server);
     QueryEngine::new(
         store,
         Some(running.publisher()),

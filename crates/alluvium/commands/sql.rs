@@ -56,10 +56,7 @@ fn over_storage(args: &SqlArgs) -> Result<Answering, Failure> {
     let found = files::load(&args.server)?;
     let runtime = Runtime::new()?;
     let store = runtime.block_on(found.store())?;
-    let limits = Limits {
-        memory: found.server.memory.query,
-        ..Limits::default()
-    };
+    let limits = Limits::of(&found.server);
     let engine = QueryEngine::new(store, None, None, limits)
         .map_err(|error| Failure::work("queries cannot be answered").because(&error))?;
     Ok(Answering::Storage {

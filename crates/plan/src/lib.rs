@@ -39,8 +39,8 @@ pub use published::{
     CommittedFile, CommittedTable, MemoryEpoch, Published, PublishedTable, Publisher,
 };
 pub use server::{
-    AllowHttp, DoorAt, DoorTls, Grant, KafkaConnection, Listen, Memory, RoleLimits, ScramVerifier,
-    Secret, Server, Storage, TokenHash, User, load_server,
+    AllowHttp, DoorAt, DoorTls, Grant, KafkaConnection, Listen, Memory, QueryLimits, RoleLimits,
+    ScramVerifier, Secret, Server, Storage, TokenHash, User, load_server,
 };
 pub use shape::{Finish, MeasureShape, ShapeError, StateKind, StateShape, TableShape};
 pub use status::{PartitionStatus, PipelineState, PipelineStatus, StatusBoard, TableStatus};

@@ -27,7 +27,7 @@ use crate::{
 };
 
 pub use kafka::KafkaConnection;
-pub use users::{Grant, RoleLimits, ScramVerifier, TokenHash, User};
+pub use users::{Grant, QueryLimits, RoleLimits, ScramVerifier, TokenHash, User};
 
 const MEMORY: usize = 512 << 20;
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8427);
@@ -49,6 +49,8 @@ pub struct Server {
     pub users: BTreeMap<String, User>,
     /// Budgets that hold.
     pub memory: Memory,
+    /// How far queries may go.
+    pub query: QueryLimits,
     /// Worker threads; `None`: one a core.
     pub workers: Option<NonZeroUsize>,
     /// The server's name in consumer groups; `None`: host, server file and a free slot (P29).
@@ -242,6 +244,7 @@ impl Loading<'_> {
         let memory = file.memory.unwrap_or_default();
         let ingest = self.memory(memory.ingest.as_deref());
         let query = self.memory(memory.query.as_deref());
+        let limits = self.query_limits(&file.query.unwrap_or_default());
         let workers = match &file.workers {
             Some(number) => {
                 let parsed = number
@@ -280,6 +283,7 @@ impl Loading<'_> {
                 ingest: ingest?,
                 query: query?,
             },
+            query: limits,
             workers,
             instance: file.instance.map(|text| text.0.text),
         })

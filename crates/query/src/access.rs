@@ -100,6 +100,13 @@ impl Access {
             .map_or(limits.max_rows, |rows| rows.min(limits.max_rows))
     }
 
+    /// The bytes of files that one query may open.
+    pub(crate) fn max_scan(&self, limits: &Limits) -> u64 {
+        self.limits
+            .scan
+            .map_or(limits.max_scan, |scan| scan.min(limits.max_scan))
+    }
+
     /// The bytes that one query may have, where that is less than all queries share.
     pub(crate) fn memory(&self, limits: &Limits) -> Option<usize> {
         self.limits.memory.filter(|memory| *memory < limits.memory)

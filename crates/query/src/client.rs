@@ -6,7 +6,9 @@ use std::sync::{Arc, OnceLock, atomic::AtomicUsize};
 
 use datafusion::catalog::SchemaProvider;
 
-use crate::{access::Access, error::QueryError, postgres::Postgres};
+use crate::{
+    access::Access, error::QueryError, estimate::Estimate, postgres::Postgres, shared::Limits,
+};
 
 /// How a statement is written, and what it is asked of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub(crate) struct Client {
     pub(crate) door: &'static str,
     /// Memory of one query.
     pub(crate) taken: Arc<AtomicUsize>,
+    /// What one query reads.
+    pub(crate) estimate: Arc<Estimate>,
     /// `pg_catalog` with what may be read, if that is not everything: its identifiers of tables stay the same for a session.
     granted_catalog: Arc<OnceLock<Result<Arc<dyn SchemaProvider>, QueryError>>>,
 }
@@ -38,13 +42,15 @@ impl Client {
             access,
             door: "local",
             taken: Arc::default(),
+            estimate: Arc::new(Estimate::within(u64::MAX)),
             granted_catalog: Arc::default(),
         }
     }
 
-    /// The same for one query, whose memory is counted apart.
-    pub(crate) fn for_one_query(mut self) -> Self {
+    /// The same for one query, whose memory and files are counted apart.
+    pub(crate) fn for_one_query(mut self, limits: &Limits) -> Self {
         self.taken = Arc::default();
+        self.estimate = Arc::new(Estimate::within(self.access.max_scan(limits)));
         self
     }
 

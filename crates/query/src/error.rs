@@ -43,6 +43,8 @@ pub enum ErrorKind {
     TooComplex,
     /// The result has more rows than allowed.
     TooManyRows,
+    /// It would read more than allowed.
+    TooMuchToRead,
     /// A value: overflow, a cast that fails.
     Data,
     /// Division by zero.
@@ -97,7 +99,7 @@ impl ErrorKind {
             Self::Invalid => "42804",
             Self::Unsupported => "0A000",
             Self::ReadOnly => "25006",
-            Self::TooLong | Self::TooManyRows => "54000",
+            Self::TooLong | Self::TooManyRows | Self::TooMuchToRead => "54000",
             Self::TooComplex => "54001",
             Self::Data => "22000",
             Self::DivisionByZero => "22012",

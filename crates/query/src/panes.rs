@@ -42,6 +42,7 @@ use object_store::{ObjectMeta, path::Path};
 use crate::{
     apart::Merged,
     error::{ErrorKind, QueryError},
+    estimate::Estimate,
     read_files::ReadFiles,
 };
 
@@ -173,6 +174,10 @@ impl StoredRows {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let predicate = self.predicate(state, filters)?;
         let mut files = self.wanted(predicate.as_ref())?;
+        if let Some(estimate) = state.config().get_extension::<Estimate>() {
+            let within = estimate.add(&files);
+            within.map_err(QueryError::into_datafusion)?;
+        }
         let mut memory = Vec::new();
         if let Some(kept) = &self.kept {
             let small;

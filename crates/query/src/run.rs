@@ -111,7 +111,7 @@ pub(crate) async fn run(
 ) -> Result<Answer, QueryError> {
     let (answered, answer) = oneshot::channel();
     let (workers, watch) = (shared.workers().clone(), shared.watch().clone());
-    let client = client.for_one_query();
+    let client = client.for_one_query(&shared.limits);
     let query = Query {
         listed: shared.shelf.running.begin(&client, &sql),
         shared,

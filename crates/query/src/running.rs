@@ -15,7 +15,11 @@ use std::{
 use alluvium_types::Timestamp;
 use tokio::sync::Notify;
 
-use crate::{access::Access, client::Client};
+use crate::{
+    access::Access,
+    client::Client,
+    estimate::{Estimate, ToRead},
+};
 
 /// A query that runs now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +36,8 @@ pub struct RunningQuery {
     pub since: Timestamp,
     /// Bytes that it has of the memory of queries.
     pub memory: u64,
+    /// What it opens of stored files.
+    pub to_read: ToRead,
     /// Rows handed over so far.
     pub rows: u64,
 }
@@ -50,6 +56,7 @@ struct Entry {
     sql: String,
     since: Timestamp,
     memory: Arc<AtomicUsize>,
+    estimate: Arc<Estimate>,
     rows: AtomicU64,
     end: Notify,
 }
@@ -63,6 +70,7 @@ impl Running {
             sql: sql.to_owned(),
             since: Timestamp::from_micros(since.map_or(0, |since| since.as_micros() as i64)),
             memory: client.taken.clone(),
+            estimate: client.estimate.clone(),
             rows: AtomicU64::new(0),
             end: Notify::new(),
         });
@@ -88,6 +96,7 @@ impl Running {
             sql: entry.sql.clone(),
             since: entry.since,
             memory: entry.memory.load(Ordering::Relaxed) as u64,
+            to_read: entry.estimate.so_far(),
             rows: entry.rows.load(Ordering::Relaxed),
         })
         .collect()

@@ -11,7 +11,7 @@ use std::{
 };
 
 use alluvium_functions as functions;
-use alluvium_plan::{Publisher, StatusBoard};
+use alluvium_plan::{Publisher, Server, StatusBoard};
 use datafusion::{
     catalog::CatalogProviderList,
     common::{Result as DataFusionResult, plan_err},
@@ -59,19 +59,39 @@ pub struct Limits {
     pub max_sql_bytes: usize,
     /// Rows of one result.
     pub max_rows: u64,
+    /// Bytes of the files that one query may open.
+    pub max_scan: u64,
     /// Queries at the same time.
     pub concurrent: usize,
 }
 
 impl Default for Limits {
-    /// Room for a few analysts beside ingestion: 512 MiB, a minute, 64 KiB of text, ten million rows, 16 at once.
+    /// Room for a few analysts beside ingestion: 512 MiB, a minute, 64 KiB of text, ten million rows, 64 GiB of files,
+    /// 16 at once.
     fn default() -> Self {
         Self {
             memory: 512 << 20,
             timeout: Duration::from_secs(60),
             max_sql_bytes: 64 << 10,
             max_rows: 10_000_000,
+            max_scan: 64 << 30,
             concurrent: 16,
+        }
+    }
+}
+
+impl Limits {
+    /// What a server file says, and what is usual where it says nothing.
+    pub fn of(server: &Server) -> Self {
+        let usual = Self::default();
+        let said = &server.query;
+        Self {
+            memory: server.memory.query,
+            timeout: said.each.timeout.unwrap_or(usual.timeout),
+            max_rows: said.each.rows.unwrap_or(usual.max_rows),
+            max_scan: said.each.scan.unwrap_or(usual.max_scan),
+            concurrent: said.at_once.unwrap_or(usual.concurrent),
+            ..usual
         }
     }
 }
@@ -213,6 +233,7 @@ impl Shared {
             use datafusion::execution::FunctionRegistry;
             state.register_udf(postgres::session_user(user))?;
         }
+        state.config_mut().set_extension(client.estimate.clone());
         // The moment that now() answers, the same in the whole query.
         state.mark_start_execution();
         Ok(state)

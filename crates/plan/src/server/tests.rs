@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 
 fn environment() -> Environment {
@@ -35,6 +37,24 @@ fn what_is_left_out_has_a_default() {
     );
     assert_eq!((server.workers, server.instance), (None, None));
     assert!(server.kafka.is_empty());
+    assert_eq!(server.query, QueryLimits::default());
+}
+
+#[test]
+fn queries_go_as_far_as_the_file_says() {
+    let text = format!("{LEAST}query: {{timeout: 5s, rows: 1000, scan: 2GiB, at_once: 4}}\n");
+    let (server, _) = load(&text).unwrap();
+    let each = RoleLimits {
+        timeout: Some(Duration::from_secs(5)),
+        memory: None,
+        rows: Some(1000),
+        scan: Some(2 << 30),
+    };
+    let meant = QueryLimits {
+        each,
+        at_once: Some(4),
+    };
+    assert_eq!(server.query, meant);
 }
 
 #[test]

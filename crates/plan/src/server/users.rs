@@ -78,7 +78,16 @@ pub enum Grant {
     Relation(String, String),
 }
 
-/// How far each query of a role may go; `None`: as far as the server lets all.
+/// How far queries may go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueryLimits {
+    /// Each of them; its memory is that of all.
+    pub each: RoleLimits,
+    /// How many run at once.
+    pub at_once: Option<usize>,
+}
+
+/// How far each query may go; `None`: for a role as far as the server lets all, for the server as far as is usual.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RoleLimits {
     /// How long one may take.
@@ -87,6 +96,8 @@ pub struct RoleLimits {
     pub memory: Option<usize>,
     /// Rows of one answer.
     pub rows: Option<u64>,
+    /// Bytes of the files that one may open.
+    pub scan: Option<u64>,
 }
 
 impl fmt::Debug for ScramVerifier {
@@ -181,6 +192,7 @@ impl RoleLimits {
             timeout: wider(self.timeout, other.timeout),
             memory: wider(self.memory, other.memory),
             rows: wider(self.rows, other.rows),
+            scan: wider(self.scan, other.scan),
         }
     }
 }
@@ -411,31 +423,71 @@ impl Loading<'_> {
     }
 
     fn role_limits(&mut self, query: &written::RoleQuery) -> RoleLimits {
-        let timeout = query.timeout.as_ref();
-        let rows = query.rows.as_ref().and_then(|rows| {
-            let parsed = rows.text.parse().ok().filter(|rows| *rows > 0);
-            if parsed.is_none() {
-                let message = format!("`{}` is not a number of rows", rows.shown);
-                self.error(
-                    Code::Value,
-                    &rows.span,
-                    message,
-                    "write a whole number: 100000",
-                );
-            }
-            parsed
-        });
         RoleLimits {
-            timeout: timeout
-                .and_then(|span| values::duration(span, Zero::Refused, &mut self.reader)),
             memory: match &query.memory {
                 Some(size) => self.memory(Some(size)),
                 None => None,
             },
-            rows,
+            ..self.limits(
+                query.timeout.as_deref(),
+                query.rows.as_deref(),
+                query.scan.as_deref(),
+            )
         }
     }
+
+    /// How far all queries may go.
+    pub(super) fn query_limits(&mut self, query: &written::Query) -> QueryLimits {
+        QueryLimits {
+            each: self.limits(
+                query.timeout.as_deref(),
+                query.rows.as_deref(),
+                query.scan.as_deref(),
+            ),
+            at_once: query
+                .at_once
+                .as_ref()
+                .and_then(|number| self.whole(number, MOST_AT_ONCE, "queries at once")),
+        }
+    }
+
+    fn limits(
+        &mut self,
+        timeout: Option<&Scalar>,
+        rows: Option<&Scalar>,
+        scan: Option<&Scalar>,
+    ) -> RoleLimits {
+        RoleLimits {
+            timeout: timeout
+                .and_then(|span| values::duration(span, Zero::Refused, &mut self.reader)),
+            memory: None,
+            rows: rows.and_then(|rows| self.whole(rows, MOST_ROWS, "rows")),
+            scan: scan
+                .and_then(|size| values::size(size, &mut self.reader))
+                .map(|bytes| bytes as u64),
+        }
+    }
+
+    /// A whole number from 1 to `most`.
+    fn whole<T>(&mut self, number: &Scalar, most: T, of: &str) -> Option<T>
+    where
+        T: FromStr + Ord + Default + fmt::Display,
+    {
+        let parsed = number.text.parse().ok();
+        let parsed = parsed.filter(|parsed| *parsed > T::default() && *parsed <= most);
+        if parsed.is_none() {
+            let message = format!("`{}` is not a number of {of}", number.shown);
+            let help = format!("write a whole number from 1 to {most}");
+            self.error(Code::Value, &number.span, message, help);
+        }
+        parsed
+    }
 }
+
+/// Beyond it there is no limit worth writing.
+const MOST_ROWS: u64 = 1_000_000_000_000;
+/// Each of them has memory and a thread's time.
+const MOST_AT_ONCE: usize = 1024;
 
 /// The schemas whose relations can be granted.
 const SCHEMAS: [&str; 4] = ["public", "panes", "dead_letters", "system"];

@@ -25,6 +25,8 @@ written! {
         roles: Named<Role>,
         /// Budgets that hold.
         memory: Memory,
+        /// How far queries may go.
+        query: Query,
         /// Worker threads (default: one a core).
         workers: Number,
         /// The server's name in consumer groups (default: host, server file and a free slot).
@@ -164,6 +166,22 @@ written! {
         memory: Size,
         /// Rows of one answer.
         rows: Number,
+        /// Bytes of the files that one may open.
+        scan: Size,
+    }
+}
+
+written! {
+    /// How far queries may go; roles can narrow it.
+    Query, "under the server's `query`" {
+        /// How long one may take, its answer included (default 60s).
+        timeout: Span,
+        /// Rows of one answer (default 10000000).
+        rows: Number,
+        /// Bytes of the files that one may open, after windows have been ruled out (default 64GiB).
+        scan: Size,
+        /// How many run at once (default 16). The next one waits for two seconds.
+        at_once: Number,
     }
 }
 

@@ -199,6 +199,50 @@ async fn a_runaway_is_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn too_many_files_are_refused_before_they_are_read() {
+    let shed = Shed::new();
+    let mut files = Vec::new();
+    for minute in 0..10 {
+        let at = minute;
+        let panes = fold(
+            &[click(at, "CH", 1, 1.0, 10), click(at, "DE", 2, 3.0, 20)],
+            1,
+        )
+        .await;
+        files.push(shed.file(&format!("f{minute}"), &panes, &[]).await);
+    }
+    let all: u64 = files.iter().map(|file| file.size).sum();
+    shed.put("clicks_per_minute", shed.table(files, 0, None).await);
+    let limits = Limits {
+        max_scan: all - 1,
+        ..Limits::default()
+    };
+    let engine = QueryEngine::new(shed, None, None, limits).unwrap();
+    let sql = "SELECT count(*) FROM clicks_per_minute";
+    let error = refused(&engine, sql).await;
+    assert_eq!(error.code(), "54000", "{error:?}");
+    assert!(
+        error.message.contains("20 rows of 10 files"),
+        "{}",
+        error.message
+    );
+    assert!(
+        error.hint.as_ref().unwrap().contains("window_start"),
+        "{error:?}"
+    );
+    // What the log's bounds rule out is not counted.
+    let narrow =
+        format!("{sql} WHERE window_start >= (SELECT '2026-03-01T12:00:00Z'::timestamptz) OR true");
+    refused(&engine, &narrow).await;
+    let narrow = format!("{sql} WHERE window_start < '2026-03-01T12:05:00Z'");
+    let result = engine.session().query(&narrow, vec![]).await.unwrap();
+    assert_eq!(lines(&result.collect().await.unwrap()), ["10"]);
+    // Twice the same files are twice the reading.
+    let twice = format!("{narrow} UNION ALL {sql} WHERE window_start >= '2026-03-01T12:04:00Z'");
+    refused(&engine, &twice).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn memory_rows_and_places_are_limited() {
     let engine = engine(Limits {
         memory: 4 << 20,

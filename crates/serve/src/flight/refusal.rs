@@ -40,6 +40,7 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::TooLong
         | ErrorKind::TooComplex
         | ErrorKind::TooManyRows
+        | ErrorKind::TooMuchToRead
         | ErrorKind::Memory
         | ErrorKind::Busy => Code::ResourceExhausted,
         ErrorKind::Timeout => Code::DeadlineExceeded,

@@ -63,6 +63,9 @@ pub(super) async fn queries(
                 "door": query.door,
                 "since": query.since.to_string(),
                 "memory": query.memory,
+                "files": query.to_read.files,
+                "file_bytes": query.to_read.bytes,
+                "file_rows": query.to_read.rows,
                 "rows": query.rows,
                 "sql": query.sql,
             })

@@ -29,8 +29,8 @@ users:
   dash: {{token: {{file: hash}}, roles: [small]}}
   etl: {{certificate: etl.internal, roles: [all]}}
 roles:
-  small: {{tables: [clicks, \"panes.*\"], query: {{timeout: 30s, memory: 64MiB, rows: 1000}}}}
-  large: {{tables: [dead_letters.clicks], query: {{timeout: 10s, memory: 128MiB}}}}
+  small: {{tables: [clicks, \"panes.*\"], query: {{timeout: 30s, memory: 64MiB, rows: 1000, scan: 1GiB}}}}
+  large: {{tables: [dead_letters.clicks], query: {{timeout: 10s, memory: 128MiB, scan: 2GiB}}}}
   all: {{tables: [\"*\"]}}
 "
     ))
@@ -52,7 +52,8 @@ roles:
         RoleLimits {
             timeout: Some(Duration::from_secs(30)),
             memory: Some(128 << 20),
-            rows: None
+            rows: None,
+            scan: Some(2 << 30),
         }
     );
     let token = server.users["dash"].token.as_ref().unwrap();
@@ -98,10 +99,7 @@ fn what_is_wrong_with_a_user_is_said_without_its_secret() {
             &format!("users: {{a: {{token: {TOKEN}, roles: [s]}}}}"),
             "no role `s`",
         ),
-        (
-            &format!("users: {{a: {{certificate: n, roles: [r]}}}}"),
-            "no door asks",
-        ),
+        ("users: {a: {certificate: n, roles: [r]}}", "no door asks"),
         (
             &format!("users: {{'a:b': {{token: {TOKEN}, roles: [r]}}}}"),
             "may not name a user",
