@@ -150,7 +150,7 @@ impl House {
 
 async fn rows(client: &mut Client, info: FlightInfo) -> Result<Vec<RecordBatch>, FlightError> {
     let ticket = info.endpoint[0].ticket.clone().unwrap();
-    let stream = client.do_get(ticket).await.map_err(FlightError::from)?;
+    let stream = client.do_get(ticket).await?;
     stream.try_collect().await
 }
 
@@ -453,7 +453,7 @@ async fn a_query_is_cancelled_by_its_ticket_and_by_going_away() {
                 }
                 false => {
                     begun.send(()).unwrap();
-                    asking.do_get(ticket).await.map_err(FlightError::from)?
+                    asking.do_get(ticket).await?
                 }
             };
             stream.try_collect::<Vec<_>>().await

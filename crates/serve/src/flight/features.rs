@@ -5,8 +5,9 @@ use std::{collections::HashMap, sync::LazyLock};
 use arrow_flight::sql::{
     CommandGetSqlInfo, CommandGetXdbcTypeInfo, Nullable, Searchable, SqlInfo, SqlNullOrdering,
     SqlOuterJoinsSupportLevel, SqlSupportedCaseSensitivity, SqlSupportedGroupBy,
-    SqlSupportedResultSetType, SqlSupportedSubqueries, SqlSupportedTransaction, SqlSupportedUnions,
-    SqlTransactionIsolationLevel, SupportedSqlGrammar, XdbcDataType, XdbcDatetimeSubcode,
+    SqlSupportedResultSetConcurrency, SqlSupportedResultSetType, SqlSupportedSubqueries,
+    SqlSupportedTransaction, SqlSupportedUnions, SqlTransactionIsolationLevel, SupportedSqlGrammar,
+    XdbcDataType, XdbcDatetimeSubcode,
     metadata::{
         SqlInfoData, SqlInfoDataBuilder, XdbcTypeInfo, XdbcTypeInfoData, XdbcTypeInfoDataBuilder,
     },
@@ -119,7 +120,7 @@ pub(super) async fn sql_info(
 }
 
 /// Which kinds there are of what comes in several; a bit for each.
-fn kinds() -> [(SqlInfo, i32); 9] {
+fn kinds() -> [(SqlInfo, i32); 15] {
     let all = |numbers: &[i32]| numbers.iter().fold(0, |bits, number| bits | 1 << number);
     [
         (
@@ -171,7 +172,23 @@ fn kinds() -> [(SqlInfo, i32); 9] {
             SqlInfo::SqlSupportedResultSetTypes,
             all(&[SqlSupportedResultSetType::SqlResultSetTypeForwardOnly as i32]),
         ),
+        (
+            SqlInfo::SqlSupportedConcurrenciesForResultSetForwardOnly,
+            all(&[SqlSupportedResultSetConcurrency::SqlResultSetConcurrencyReadOnly as i32]),
+        ),
+        (SqlInfo::SqlSupportedConcurrenciesForResultSetUnspecified, 0),
+        (
+            SqlInfo::SqlSupportedConcurrenciesForResultSetScrollSensitive,
+            0,
+        ),
+        (
+            SqlInfo::SqlSupportedConcurrenciesForResultSetScrollInsensitive,
+            0,
+        ),
         (SqlInfo::SqlSupportedPositionedCommands, 0),
+        // Procedures, indexes and privileges are what could be told apart by schema.
+        (SqlInfo::SqlSchemasSupportedActions, 0),
+        (SqlInfo::SqlCatalogsSupportedActions, 0),
     ]
 }
 
@@ -219,7 +236,7 @@ const DATETIME: &[&str] = &[
     "now",
     "to_timestamp",
 ];
-const SYSTEM: &[&str] = &["coalesce", "current_user", "nullif"];
+const SYSTEM: &[&str] = &["coalesce", "nullif"];
 
 /// The types that columns and parameters have.
 pub(super) fn types() -> &'static XdbcTypeInfoData {
