@@ -5,6 +5,7 @@
 
 mod cancel;
 mod connection;
+mod departure;
 mod handlers;
 mod refusal;
 mod rows;
@@ -44,6 +45,7 @@ use tokio_util::codec::{Framed, FramedParts};
 
 use cancel::Connected;
 use connection::Connection;
+use departure::Departure;
 use handlers::{Handlers, Prepared};
 use startup::Startup;
 
@@ -170,6 +172,7 @@ async fn converse(
         MaybeTls::Tls(_) => end_point.flatten(),
         _ => None,
     };
+    let departure = Departure::of(framed.get_ref())?;
     let mut socket = metered(framed);
     let handlers = Arc::new(Handlers(connection.clone()));
     let startup = Arc::new(Startup::new(connection.clone(), door.users, peer, binding));
@@ -205,8 +208,12 @@ async fn converse(
             handlers.clone(),
             no_copies.clone(),
             cancels.clone(),
-        )
-        .await;
+        );
+        let processed = tokio::select! {
+            processed = processed => processed,
+            // Nobody waits for the answer, so nobody works for it.
+            gone = departure.seen() => return gone,
+        };
         if let Err(error) = processed {
             process_error(&mut socket, error, is_extended).await?;
             if !connection.has_started() {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -9,15 +11,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium_plan::{CommittedTable, PublishedTable, Publisher, TableShape};
-use alluvium_plan::{Finish, MeasureShape, MemoryEpoch, StateKind, StateShape};
+use alluvium_plan::Publisher;
 use alluvium_query::{Limits, QueryEngine};
 use alluvium_serve::{
     Users,
     flight::{Door, serve},
 };
 use alluvium_store::{Store, StoreRules};
-use alluvium_types::{Epoch, OffsetRange, TopicPartition};
 use arrow_flight::{
     Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightClient,
     FlightData, FlightInfo,
@@ -28,8 +28,8 @@ use arrow_flight::{
     },
 };
 use datafusion::arrow::{
-    array::{AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
-    datatypes::{DataType, Field, Int64Type, Schema},
+    array::{AsArray, Int64Array, RecordBatch, StringArray},
+    datatypes::{DataType, Int64Type, Schema},
     util::pretty::pretty_format_batches,
 };
 use futures::{StreamExt, TryStreamExt};
@@ -43,56 +43,11 @@ use tokio::{
 };
 use tonic::{Code, Request, transport::Channel};
 
+use common::clicks;
+
 const ENDLESS: &str = "SELECT count(*) FROM generate_series(1, 1000000000) a, generate_series(1, 1000000000) b WHERE a.value + b.value < 0";
 const LONG: &str =
     "SELECT value, repeat('x', 1000) AS text FROM generate_series(1, 9000000) AS t(value)";
-
-/// Table `clicks` with one row in memory: Switzerland, 3 clicks.
-fn clicks() -> PublishedTable {
-    let shape = TableShape {
-        group_columns: vec![Arc::new(Field::new("country", DataType::Utf8, false))],
-        states: vec![StateShape {
-            name: "clicks".into(),
-            kind: StateKind::Count,
-            data_type: DataType::Int64,
-        }],
-        measures: vec![MeasureShape {
-            name: "clicks".into(),
-            expression: "count(*)".into(),
-            state: 0,
-            finish: Finish::Value,
-            data_type: DataType::Int64,
-        }],
-    };
-    let time =
-        |micros: i64| Arc::new(TimestampMicrosecondArray::from(vec![micros]).with_timezone("UTC"));
-    let noon = 1_772_366_400_000_000;
-    let panes = RecordBatch::try_new(
-        shape.pane_schema(),
-        vec![
-            time(noon),
-            time(noon + 60_000_000),
-            Arc::new(StringArray::from(vec!["CH"])),
-            Arc::new(Int64Array::from(vec![3])),
-        ],
-    )
-    .unwrap();
-    let partition = TopicPartition::new("clicks", 0);
-    PublishedTable {
-        committed: CommittedTable {
-            shape: Arc::new(shape),
-            version: 4,
-            files: Arc::default(),
-            offsets: Arc::new([(partition.clone(), 10)].into()),
-            watermark: None,
-        },
-        memory: vec![Arc::new(MemoryEpoch {
-            epoch: Epoch(1),
-            ranges: [(partition, OffsetRange::new(10, 13).unwrap())].into(),
-            panes: vec![panes],
-        })],
-    }
-}
 
 type Client = FlightSqlServiceClient<Channel>;
 

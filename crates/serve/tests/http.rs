@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod common;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -11,10 +13,7 @@ use std::{
     time::Duration,
 };
 
-use alluvium_plan::{
-    CommittedTable, Finish, MeasureShape, MemoryEpoch, PipelineState, PublishedTable, Publisher,
-    StateKind, StateShape, StatusBoard, TableShape,
-};
+use alluvium_plan::{MemoryEpoch, PipelineState, Publisher, StatusBoard};
 use alluvium_query::{Limits, QueryEngine};
 use alluvium_serve::{
     Users,
@@ -22,16 +21,14 @@ use alluvium_serve::{
 };
 use alluvium_store::{Store, StoreRules};
 use alluvium_types::{Epoch, OffsetRange, TopicPartition};
-use datafusion::arrow::{
-    array::{Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
-    datatypes::{DataType, Field},
-    ipc::reader::StreamReader,
-};
+use datafusion::arrow::ipc::reader::StreamReader;
 use object_store::memory::InMemory;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot};
+
+use common::clicks;
 
 struct House {
     address: String,
@@ -41,53 +38,6 @@ struct House {
     live: Arc<AtomicBool>,
     stop: Option<oneshot::Sender<()>>,
     server: tokio::task::JoinHandle<std::io::Result<()>>,
-}
-
-/// Table `clicks` with one row in memory: Switzerland, 3 clicks.
-fn clicks() -> PublishedTable {
-    let shape = TableShape {
-        group_columns: vec![Arc::new(Field::new("country", DataType::Utf8, false))],
-        states: vec![StateShape {
-            name: "clicks".into(),
-            kind: StateKind::Count,
-            data_type: DataType::Int64,
-        }],
-        measures: vec![MeasureShape {
-            name: "clicks".into(),
-            expression: "count(*)".into(),
-            state: 0,
-            finish: Finish::Value,
-            data_type: DataType::Int64,
-        }],
-    };
-    let time =
-        |micros: i64| Arc::new(TimestampMicrosecondArray::from(vec![micros]).with_timezone("UTC"));
-    let noon = 1_772_366_400_000_000;
-    let panes = RecordBatch::try_new(
-        shape.pane_schema(),
-        vec![
-            time(noon),
-            time(noon + 60_000_000),
-            Arc::new(StringArray::from(vec!["CH"])),
-            Arc::new(Int64Array::from(vec![3])),
-        ],
-    )
-    .unwrap();
-    let partition = TopicPartition::new("clicks", 0);
-    PublishedTable {
-        committed: CommittedTable {
-            shape: Arc::new(shape),
-            version: 4,
-            files: Arc::default(),
-            offsets: Arc::new(BTreeMap::from([(partition.clone(), 10)])),
-            watermark: None,
-        },
-        memory: vec![Arc::new(MemoryEpoch {
-            epoch: Epoch(1),
-            ranges: BTreeMap::from([(partition, OffsetRange::new(10, 13).unwrap())]),
-            panes: vec![panes],
-        })],
-    }
 }
 
 impl House {

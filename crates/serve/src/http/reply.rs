@@ -1,6 +1,6 @@
 //! Refusals and small JSON replies.
 //!
-//! Owns the form `{"error": {"code", "message", "hint"}}` and the status that each kind of error has.
+//! Owns the form `{"error": {"code", "message", "hint", "position"}}` and the status that each kind of error has.
 
 use alluvium_query::{ErrorKind, QueryError};
 use axum::{

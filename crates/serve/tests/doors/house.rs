@@ -10,46 +10,25 @@ use std::{
 };
 
 use alluvium_plan::{
-    CommittedTable, DoorTls, Finish, Grant, MeasureShape, PublishedTable, Publisher, RoleLimits,
-    StateKind, StateShape, StatusBoard, TableShape, TokenHash, User,
+    DoorTls, Grant, PublishedTable, Publisher, RoleLimits, StatusBoard, TokenHash, User,
 };
 use alluvium_query::{Limits, QueryEngine};
 use alluvium_serve::{Tls, Users, flight, http, new_token, postgres, verifier_of};
 use alluvium_store::{Store, StoreRules};
-use datafusion::arrow::datatypes::{DataType, Field};
 use object_store::memory::InMemory;
 use tokio::{net::TcpListener, runtime::Runtime};
+
+use crate::common::clicks;
 
 pub(crate) const PASSWORD: &str = "correct horse";
 /// Must never be seen in an answer.
 pub(crate) const CANARY: &str = "canary-7c1f";
 
-/// An empty table.
-pub(crate) fn table() -> PublishedTable {
-    let shape = TableShape {
-        group_columns: vec![Arc::new(Field::new("country", DataType::Utf8, false))],
-        states: vec![StateShape {
-            name: "clicks".into(),
-            kind: StateKind::Count,
-            data_type: DataType::Int64,
-        }],
-        measures: vec![MeasureShape {
-            name: "clicks".into(),
-            expression: "count(*)".into(),
-            state: 0,
-            finish: Finish::Value,
-            data_type: DataType::Int64,
-        }],
-    };
+/// A table without rows.
+fn empty() -> PublishedTable {
     PublishedTable {
-        committed: CommittedTable {
-            shape: Arc::new(shape),
-            version: 4,
-            files: Arc::default(),
-            offsets: Arc::default(),
-            watermark: None,
-        },
         memory: Vec::new(),
+        ..clicks()
     }
 }
 
@@ -158,8 +137,8 @@ impl House {
         let runtime = Runtime::new().unwrap();
         let store = Store::over(Arc::new(InMemory::new()), StoreRules::default());
         let publisher = Arc::new(Publisher::default());
-        publisher.publish(&"clicks".into(), table());
-        publisher.publish(&"orders".into(), table());
+        publisher.publish(&"clicks".into(), empty());
+        publisher.publish(&"orders".into(), empty());
         let status = Arc::new(StatusBoard::default());
         let engine = QueryEngine::new(
             store,

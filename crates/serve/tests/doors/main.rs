@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod certificates;
+#[path = "../common/mod.rs"]
+mod common;
 mod connections;
 mod flight;
 mod grants;

@@ -103,14 +103,24 @@ fn heard(address: SocketAddr, said: &[u8], until: usize) -> TcpStream {
     socket
 }
 
-/// Goes away in the middle of an answer, or while it waits for one.
+/// Long enough for a query to be at work.
+const MOMENT: Duration = Duration::from_millis(50);
+
+/// Goes away in the middle of an answer, or a moment later if it has not begun.
+fn leave(socket: TcpStream, sql: &str) {
+    if sql == NONE {
+        std::thread::sleep(MOMENT);
+    }
+    drop(socket);
+}
+
 fn leave_http(house: &House, sql: &str, heard_bytes: usize) {
     let body = serde_json::json!({ "sql": sql }).to_string();
     let request = format!(
         "POST /v1/sql?format=csv HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     );
-    drop(heard(house.http, request.as_bytes(), heard_bytes));
+    leave(heard(house.http, request.as_bytes(), heard_bytes), sql);
 }
 
 fn leave_postgres(house: &House, sql: &str, heard_bytes: usize) {
@@ -119,7 +129,7 @@ fn leave_postgres(house: &House, sql: &str, heard_bytes: usize) {
     said.extend_from_slice(&u32::try_from(sql.len() + 5).unwrap().to_be_bytes());
     said.extend_from_slice(sql.as_bytes());
     said.push(0);
-    drop(heard(house.postgres, &said, heard_bytes));
+    leave(heard(house.postgres, &said, heard_bytes), sql);
 }
 
 fn leave_flight(house: &House, sql: &str, heard_batches: usize) {
@@ -130,7 +140,7 @@ fn leave_flight(house: &House, sql: &str, heard_batches: usize) {
         if heard_batches == 0 {
             // Its answer does not begin, so this client gives up.
             let asked = guest.fetch(ticket);
-            let waited = tokio::time::timeout(Duration::from_millis(50), asked).await;
+            let waited = tokio::time::timeout(MOMENT, asked).await;
             assert!(waited.is_err());
             return;
         }
