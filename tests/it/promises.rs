@@ -88,6 +88,18 @@ fn the_demo_balances_and_every_reader_agrees() {
     let proof = results(&["audit", "-c", file]);
     assert!(proof.contains("proven"), "{proof}");
 
+    // What the page for analysts shows runs, and finds something.
+    let page = fs::read_to_string("docs/sql.md").expect("the page is there");
+    let shown: Vec<&str> = page
+        .split("```sql\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("```").next())
+        .collect();
+    assert!(shown.len() >= 14, "{} queries", shown.len());
+    for query in shown {
+        assert!(!sql(&server_file, query).is_empty(), "{query}");
+    }
+
     let root = dir.join("data");
     if let Some(rows) = duckdb(
         &root,
