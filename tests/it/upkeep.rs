@@ -28,6 +28,34 @@ fn kinds(table: &Path) -> BTreeMap<String, i64> {
     kinds
 }
 
+/// How long a reader takes who has just come: a command from its start to its end, and a server asked again and again.
+fn answer_times(site: &Site, server: &str, client: &reqwest::blocking::Client) -> String {
+    let sql = "select key, sum(events) as n from per_key group by key order by n desc limit 10";
+    let begin = Instant::now();
+    results(&["sql", "-c", server, sql]);
+    let command = begin.elapsed();
+    let mut reader = site.run("two");
+    wait_for("the server to answer", Duration::from_secs(60), || {
+        reader.reached()
+    });
+    let mut times: Vec<Duration> = (0..41)
+        .map(|_| {
+            let begin = Instant::now();
+            let asked = client.post(format!("{}/v1/sql", reader.url));
+            let reply = asked.json(&serde_json::json!({ "sql": sql })).send();
+            assert!(reply.expect("the server answers").status().is_success());
+            begin.elapsed()
+        })
+        .collect();
+    reader.process.drain(Duration::from_secs(30));
+    let first = times.remove(0);
+    times.sort();
+    format!(
+        "`alluvium sql` from start to end {command:.0?}; a server's first answer {first:.1?}, the median of 40 more {:.1?}",
+        times[20]
+    )
+}
+
 /// Two servers write and merge one table ten times a second each; one of them is killed now and then. With more in
 /// `ALLUVIUM_COMMITS` it goes on for longer.
 #[test]
@@ -116,10 +144,17 @@ fn files_are_merged_beside_writers_and_under_kill_9() {
         results(&["sql", "-c", &server, "--format", "csv", query])
     };
     let answer = ask();
+    let many = answer_times(&site, &server, &client);
+    let files = ledger::files(&table).len();
     let sheet = results(&["compact", "-c", &server, "--format", "csv"]);
     assert!(sheet.contains("per_key,"), "{sheet}");
     assert_eq!(ledger::files(&table).len(), 1, "{sheet}");
     assert_eq!(ask(), answer);
+    println!(
+        "{} commits in {files} files: {many}",
+        ledger::version(&table)
+    );
+    println!("in one file: {}", answer_times(&site, &server, &client));
     assert_exact(&table, &produced, Duration::ZERO);
     let audit = results(&["audit", "-c", &server]);
     assert!(audit.contains("proven: ranges are contiguous"), "{audit}");
