@@ -5,11 +5,11 @@
 use std::{error::Error, io, time::Duration};
 
 use reqwest::{
-    StatusCode, Url,
-    blocking::{Client, Response},
+    Client, Response, StatusCode, Url,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
 };
 use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::failure::Failure;
 
@@ -25,6 +25,7 @@ const TOKEN: &str = "ALLUVIUM_TOKEN";
 pub(crate) struct Door {
     url: Url,
     client: Client,
+    runtime: Runtime,
 }
 
 /// Why there is no answer.
@@ -64,6 +65,7 @@ impl Door {
         Ok(Self {
             url: parsed,
             client,
+            runtime: Builder::new_current_thread().enable_all().build()?,
         })
     }
 
@@ -72,26 +74,27 @@ impl Door {
         &self.url
     }
 
-    /// Asks for JSON.
-    pub(crate) fn get(&self, path: &str) -> Result<Value, Silence> {
-        let url = self.at(path);
-        let response = self
-            .client
-            .get(url)
-            .send()
-            .map_err(|error| self.unanswered(&error))?;
-        self.read(response)
+    /// Where its questions wait for their answers.
+    pub(crate) fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
-    /// Sends JSON and returns the JSON reply.
-    pub(crate) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let response = self
-            .client
-            .post(self.at(path))
-            .json(body)
-            .send()
-            .map_err(|error| self.unanswered(&error).into_failure())?;
-        self.read(response).map_err(Silence::into_failure)
+    /// Asks for JSON.
+    pub(crate) fn get(&self, path: &str) -> Result<Value, Silence> {
+        self.runtime.block_on(async {
+            let response = self.client.get(self.at(path)).send().await;
+            self.read(response.map_err(|error| self.unanswered(&error))?, None)
+                .await
+        })
+    }
+
+    /// Sends JSON and returns the JSON reply. Whoever does not wait for it ends the question: the server notices.
+    pub(crate) async fn ask(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let asked = self.client.post(self.at(path)).json(body);
+        let response = asked.send().await;
+        let response = response.map_err(|error| self.unanswered(&error).into_failure())?;
+        let read = self.read(response, body["sql"].as_str()).await;
+        read.map_err(Silence::into_failure)
     }
 
     fn at(&self, path: &str) -> Url {
@@ -117,9 +120,10 @@ impl Door {
         }
     }
 
-    fn read(&self, response: Response) -> Result<Value, Silence> {
+    /// Reads a reply; `asked` is the statement that it answers, in which mistakes are shown.
+    async fn read(&self, response: Response, asked: Option<&str>) -> Result<Value, Silence> {
         let status = response.status();
-        let text = response.text().map_err(|error| {
+        let text = response.text().await.map_err(|error| {
             Silence::Refused(
                 Failure::work(format!("the answer of {} broke off", self.url)).because(&error),
             )
@@ -127,7 +131,12 @@ impl Door {
         let body: Option<Value> = serde_json::from_str(&text).ok();
         match body {
             Some(body) if status.is_success() => Ok(body),
-            body => Err(Silence::Refused(refusal(status, body.as_ref(), &text))),
+            body => Err(Silence::Refused(refusal(
+                status,
+                body.as_ref(),
+                &text,
+                asked,
+            ))),
         }
     }
 }
@@ -146,20 +155,29 @@ fn distrusts(cause: &(dyn Error + 'static)) -> bool {
     cause.source().is_some_and(distrusts)
 }
 
-/// `{"error": {"code", "message", "hint"}}`, or whatever came instead.
-fn refusal(status: StatusCode, body: Option<&Value>, text: &str) -> Failure {
+/// `{"error": {"code", "message", "hint", "position"}}`, or whatever came instead.
+fn refusal(status: StatusCode, body: Option<&Value>, text: &str, asked: Option<&str>) -> Failure {
     let told = |key: &str| body.and_then(|body| body["error"][key].as_str());
     let Some(message) = told("message") else {
         return Failure::work(format!("the server answered {status}: {}", text.trim()));
     };
-    let failure = match told("code") {
+    let mut failure = match told("code") {
         Some(code) => Failure::work(format!("{message} ({code})")),
         None => Failure::work(message),
     };
+    if let (Some(asked), Some([line, column])) = (asked, place(body)) {
+        failure = failure.at(asked, line, column);
+    }
     match told("hint") {
         Some(hint) => failure.help(hint),
         None => failure,
     }
+}
+
+/// Where in the statement the mistake is: its line and column.
+fn place(body: Option<&Value>) -> Option<[u64; 2]> {
+    let position = body?["error"].get("position")?;
+    Some([position["line"].as_u64()?, position["column"].as_u64()?])
 }
 
 impl Silence {

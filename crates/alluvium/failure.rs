@@ -19,6 +19,8 @@ pub(crate) struct Failure {
     message: String,
     causes: Vec<String>,
     help: Option<String>,
+    /// The line that is wrong, and a mark below it.
+    excerpt: Option<String>,
     /// What is printed before it, whole.
     detail: Option<String>,
 }
@@ -49,6 +51,7 @@ impl Failure {
             message: message.to_string(),
             causes: Vec::new(),
             help: None,
+            excerpt: None,
             detail: None,
         }
     }
@@ -63,6 +66,18 @@ impl Failure {
                 self.causes.push(text);
             }
             next = cause.source();
+        }
+        self
+    }
+
+    /// Shows the line of a statement in which it lies, and points at the place; both counted from 1.
+    pub(crate) fn at(mut self, statement: &str, line: u64, column: u64) -> Self {
+        let [line, column] = [line, column].map(|number| usize::try_from(number).unwrap_or(1));
+        if let Some(text) = statement.lines().nth(line.saturating_sub(1)) {
+            let before = text.chars().take(column.saturating_sub(1));
+            // Tabs stay, so that the mark stands below its letter.
+            let space: String = before.map(|c| if c == '\t' { c } else { ' ' }).collect();
+            self.excerpt = Some(format!("  {text}\n  {space}^\n"));
         }
         self
     }
@@ -87,6 +102,7 @@ impl Failure {
         const HELP: &str = "\x1b[1;36mhelp\x1b[0m";
         let mut text = self.detail.clone().unwrap_or_default();
         text.push_str(&format!("{ERROR}: {}\n", self.message));
+        text.push_str(self.excerpt.as_deref().unwrap_or_default());
         for cause in &self.causes {
             text.push_str(&format!("  because: {cause}\n"));
         }
@@ -128,5 +144,15 @@ mod tests {
         let failure = Failure::work("it failed").because(&Outer { source: Inner });
         assert_eq!(failure.causes, ["outer: no route"]);
         assert!(failure.help("try again").text().ends_with("try again\n"));
+    }
+
+    #[test]
+    fn a_mark_stands_below_its_letter() {
+        let failure = Failure::work("no").at("SELECT\n\tö, clikcs", 2, 5);
+        assert!(
+            failure.text().ends_with("  \tö, clikcs\n  \t   ^\n"),
+            "{}",
+            failure.text()
+        );
     }
 }

@@ -95,6 +95,24 @@ impl Sheet {
         }
     }
 
+    /// Its rows, one value a column.
+    pub(crate) fn into_rows(self) -> Vec<Vec<Value>> {
+        self.rows
+    }
+
+    /// Writes one line a column, row by row.
+    pub(crate) fn write_expanded(&self, out: &mut dyn Write) -> io::Result<()> {
+        let width = self.columns.iter().map(|name| name.chars().count()).max();
+        let width = width.unwrap_or_default();
+        for (number, row) in self.rows.iter().enumerate() {
+            writeln!(out, "─[ {} ]─", number + 1)?;
+            for (column, value) in self.columns.iter().zip(row) {
+                writeln!(out, "{column:width$}  {}", plain(value))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The sheet with aligned columns and a line under the header.
     pub(crate) fn table(&self) -> Table {
         let mut table = empty_table();

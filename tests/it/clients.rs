@@ -28,7 +28,11 @@ const EVENTS: &str = r#"{"ts":"2026-03-01T12:00:01Z","name":"ann","number":7,"bi
 /// A server with the table `every_type` of two rows.
 struct Server {
     process: Process,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
+    /// Its server file.
+    file: PathBuf,
+    /// The HTTP door.
+    url: String,
     postgres: SocketAddr,
     flight: SocketAddr,
 }
@@ -114,7 +118,9 @@ tables:
     );
     Server {
         process,
-        _folder: folder,
+        folder,
+        file,
+        url,
         postgres: SocketAddr::from(([127, 0, 0, 1], postgres)),
         flight: SocketAddr::from(([127, 0, 0, 1], flight)),
     }
@@ -206,7 +212,7 @@ fn psql_describes_and_asks() {
             assert!(printed.contains(word), "{command}: no {word} in\n{printed}");
         }
     }
-    let copied = server._folder.path().join("copied.csv");
+    let copied = server.folder.path().join("copied.csv");
     let copy = format!(
         "\\copy (SELECT name, events FROM every_type ORDER BY 1) TO '{}' WITH (FORMAT csv, HEADER)",
         copied.display()
@@ -290,6 +296,17 @@ fn adbc_finds_what_it_expects() {
         .arg(server.flight.ip().to_string())
         .arg(server.flight.port().to_string());
     run("flight_clients.py", &mut script);
+}
+
+#[test]
+fn the_prompt_talks_over_storage_and_over_a_server() {
+    let server = start();
+    let mut script = python("prompt.py");
+    script
+        .arg(env!("CARGO_BIN_EXE_alluvium"))
+        .arg(&server.file)
+        .arg(&server.url);
+    run("prompt.py", &mut script);
 }
 
 /// A client of Postgres that speaks as little as it can.

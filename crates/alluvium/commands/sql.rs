@@ -1,17 +1,27 @@
 //! `alluvium sql`: one query, or a prompt for queries.
 //!
-//! Owns where the text comes from and where the rows go. Queries are answered by the query engine over
-//! storage, or by a running server.
+//! Owns where the text comes from, who answers (the query engine over storage, or a running server), and how an answer is given up.
+//! Does not own the conversation at a terminal ([`prompt`]).
+
+mod command;
+mod line;
+mod prompt;
+mod text;
 
 use std::{
-    io::{self, BufRead, IsTerminal, Read},
+    io::{self, IsTerminal, Read},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use alluvium_query::{Limits, QueryEngine, QueryError, Session};
 use serde_json::{Value, json};
-use tokio::runtime::Runtime;
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
+use prompt::Prompt;
 
 use crate::{
     cells,
@@ -19,7 +29,7 @@ use crate::{
     door::Door,
     failure::Failure,
     files,
-    output::{Format, Sheet, say, to_stdout},
+    output::{Format, Sheet, to_stdout},
 };
 
 /// Who answers.
@@ -38,13 +48,13 @@ pub(crate) fn run(args: &SqlArgs) -> Result<(), Failure> {
     };
     match &args.query {
         Some(query) => answering.print(query, args.format),
-        None if io::stdin().is_terminal() => answering.prompt(args.format),
+        None if io::stdin().is_terminal() => Prompt::new(answering, args.format)?.run(),
         None => {
             let mut text = String::new();
             io::stdin()
                 .read_to_string(&mut text)
                 .map_err(|error| Failure::input("stdin is not UTF-8 text").because(&error))?;
-            for statement in statements(&text) {
+            for statement in text::statements(&text) {
                 answering.print(&statement, args.format)?;
             }
             Ok(())
@@ -65,89 +75,95 @@ fn over_storage(args: &SqlArgs) -> Result<Answering, Failure> {
     })
 }
 
+/// Rows, and what they include.
+struct Reply {
+    sheet: Sheet,
+    as_of: Value,
+}
+
+/// How a query ended that has no answer.
+enum Ended {
+    Failed(Failure),
+    /// Somebody pressed ctrl-c.
+    Cancelled,
+}
+
 impl Answering {
-    fn answer(&self, query: &str) -> Result<Sheet, Failure> {
+    fn answer(&self, query: &str) -> Result<Reply, Failure> {
+        self.runtime().block_on(self.ask(query))
+    }
+
+    /// The same until ctrl-c: then the query ends too, here or at the server, which notices that nobody listens.
+    fn answer_unless_cancelled(&self, query: &str) -> Result<Reply, Ended> {
+        self.runtime().block_on(async {
+            let mut interrupts = interrupts().map_err(Ended::Failed)?;
+            tokio::select! {
+                answer = self.ask(query) => answer.map_err(Ended::Failed),
+                _ = interrupts.recv() => Err(Ended::Cancelled),
+            }
+        })
+    }
+
+    /// Waits; whether ctrl-c ended that.
+    fn was_cancelled_within(&self, pause: Duration) -> Result<bool, Failure> {
+        self.runtime().block_on(async {
+            let mut interrupts = interrupts()?;
+            let waited = tokio::time::timeout(pause, interrupts.recv()).await;
+            Ok(waited.is_ok())
+        })
+    }
+
+    async fn ask(&self, query: &str) -> Result<Reply, Failure> {
         match self {
-            Self::Storage { runtime, session } => runtime.block_on(async {
-                let result = session.query(query, Vec::new()).await.map_err(refused)?;
+            Self::Storage { session, .. } => {
+                let result = session.query(query, Vec::new()).await;
+                let result = result.map_err(|error| refused(query, error))?;
                 let schema = Arc::clone(&result.schema);
-                let batches = result.collect().await.map_err(refused)?;
-                cells::sheet(&schema, &batches)
-                    .map_err(|error| Failure::work("a value cannot be printed").because(&error))
-            }),
+                let as_of = json!(result.as_of);
+                let batches = result.collect().await;
+                let batches = batches.map_err(|error| refused(query, error))?;
+                let sheet = cells::sheet(&schema, &batches)
+                    .map_err(|error| Failure::work("a value cannot be printed").because(&error))?;
+                Ok(Reply { sheet, as_of })
+            }
             Self::Server(door) => {
-                let reply = door.post("/v1/sql", &json!({ "sql": query }))?;
-                rows(&reply).ok_or_else(|| {
+                let reply = door.ask("/v1/sql", &json!({ "sql": query })).await?;
+                let sheet = rows(&reply).ok_or_else(|| {
                     Failure::work(format!(
                         "{} answered in a form this version does not know",
                         door.url()
                     ))
-                })
+                })?;
+                let as_of = reply["as_of"].clone();
+                Ok(Reply { sheet, as_of })
             }
+        }
+    }
+
+    fn runtime(&self) -> &Runtime {
+        match self {
+            Self::Storage { runtime, .. } => runtime,
+            Self::Server(door) => door.runtime(),
         }
     }
 
     fn print(&self, query: &str, format: Format) -> Result<(), Failure> {
-        let sheet = self.answer(query)?;
-        to_stdout(|out| sheet.write(format, out))?;
+        let reply = self.answer(query)?;
+        to_stdout(|out| reply.sheet.write(format, out))?;
         Ok(())
     }
-
-    /// A line prompt: a statement ends with a semicolon, `\q` or the end of input leaves.
-    fn prompt(&self, format: Format) -> Result<(), Failure> {
-        say(format_args!(
-            "A statement ends with `;`. \\q or ctrl-d leaves."
-        ));
-        let mut lines = io::stdin().lock();
-        let mut statement = String::new();
-        loop {
-            let sign = if statement.is_empty() {
-                "alluvium> "
-            } else {
-                "     ...> "
-            };
-            to_stdout(|out| write!(out, "{sign}"))?;
-            let mut line = String::new();
-            if lines.read_line(&mut line)? == 0 || line.trim() == "\\q" {
-                to_stdout(|out| writeln!(out))?;
-                return Ok(());
-            }
-            if statement.is_empty() && line.trim().is_empty() {
-                continue;
-            }
-            statement.push_str(&line);
-            if !line.trim_end().ends_with(';') {
-                continue;
-            }
-            let query = std::mem::take(&mut statement);
-            let started = Instant::now();
-            match self.answer(query.trim().trim_end_matches(';')) {
-                Ok(sheet) => {
-                    to_stdout(|out| sheet.write(format, out))?;
-                    if format == Format::Table {
-                        say(format_args!(
-                            "{}",
-                            time_taken(sheet.len(), started.elapsed())
-                        ));
-                    }
-                }
-                // A wrong statement ends the statement, not the prompt.
-                Err(failure) => {
-                    failure.report();
-                }
-            }
-        }
-    }
 }
 
-fn time_taken(rows: usize, took: Duration) -> String {
-    let noun = if rows == 1 { "row" } else { "rows" };
-    format!("{rows} {noun} in {} ms", took.as_millis())
+/// Presses of ctrl-c from now on.
+fn interrupts() -> Result<Signal, Failure> {
+    Ok(signal(SignalKind::interrupt())?)
 }
 
-fn refused(error: QueryError) -> Failure {
+fn refused(query: &str, error: QueryError) -> Failure {
     let failure = match error.position {
-        Some(place) => Failure::work(format!("{error} ({place})")),
+        Some(place) => {
+            Failure::work(format!("{error} ({place})")).at(query, place.line, place.column)
+        }
         None => Failure::work(&error),
     };
     match &error.hint {
@@ -170,44 +186,9 @@ fn rows(reply: &Value) -> Option<Sheet> {
     Some(sheet)
 }
 
-/// Splits at semicolons outside quotes and comments; blank statements are left out.
-fn statements(text: &str) -> Vec<String> {
-    let mut statements = Vec::new();
-    let mut statement = String::new();
-    let mut quote = None;
-    let mut characters = text.chars().peekable();
-    while let Some(character) = characters.next() {
-        match quote {
-            Some('\n') if character == '\n' => quote = None,
-            Some(open) if open == character => quote = None,
-            Some(_) => {}
-            None if character == '\'' || character == '"' => quote = Some(character),
-            None if character == '-' && characters.peek() == Some(&'-') => quote = Some('\n'),
-            None if character == ';' => {
-                statements.push(std::mem::take(&mut statement));
-                continue;
-            }
-            None => {}
-        }
-        statement.push(character);
-    }
-    statements.push(statement);
-    statements.retain(|statement| !statement.trim().is_empty());
-    statements
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn statements_end_at_semicolons_that_stand_alone() {
-        assert_eq!(
-            statements("SELECT ';' ; SELECT \"a;b\" -- no; end\n, 2;\n ;"),
-            ["SELECT ';' ", " SELECT \"a;b\" -- no; end\n, 2"]
-        );
-        assert_eq!(statements("SELECT 'it''s; one'").len(), 1);
-    }
 
     #[test]
     fn a_reply_keeps_the_order_of_its_columns() {
