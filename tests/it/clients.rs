@@ -234,6 +234,16 @@ fn psycopg_and_sqlalchemy_find_what_they_expect() {
     run("postgres_clients.py", &mut script);
 }
 
+#[test]
+fn dashboards_find_what_they_expect() {
+    let server = start();
+    let mut script = python("dashboards.py");
+    script
+        .arg(server.postgres.ip().to_string())
+        .arg(server.postgres.port().to_string());
+    run("dashboards.py", &mut script);
+}
+
 /// The Java clients, built by Maven; `None` when it is not here.
 fn java_clients() -> Option<PathBuf> {
     static BUILT: OnceLock<bool> = OnceLock::new();

@@ -330,8 +330,10 @@ def written_measures(table):
     return [line.split(": ", 1) for line in lines]
 
 
-# The types of columns as information_schema shows them.
+# The types of columns as DESCRIBE shows them, and as information_schema does.
 STAMP, WIDE = 'Timestamp(µs, "UTC")', "Decimal128(38, 0)"
+STANDARD = {STAMP: "timestamp with time zone", "Int64": "bigint", "Int32": "integer", "Float64": "double precision",
+            "Date32": "date", "Utf8": "text", "Boolean": "boolean", "Binary": "bytea"}
 TYPE_OF_VALUE = {"1": "Int64", "price": "Decimal128(10, 2)", "quantity": "Int32", "points": "Int64", "ms": "Float64",
                  "ts": STAMP, "due": "Date32", "note": "Utf8", "points * 2": "Int64"}
 TYPE_OF_SUM = {"quantity": "Int64", "points": WIDE, "price": "Decimal128(38, 2)", "ms": "Float64"}
@@ -369,7 +371,7 @@ def describe(db):
         described["panes", table] = [*keys, *states]
     for (schema, table), columns in described.items():
         for position, (name, kind) in enumerate(columns, 1):
-            row = [schema, table, name, position, kind]
+            row = [schema, table, name, position, STANDARD.get(kind, "numeric")]
             db.execute("insert into operators.columns values (?, ?, ?, ?, ?)", row)
     db.execute("create table operators.tables (table_catalog varchar, table_schema varchar, table_name varchar)")
     names = [*described, *(("system", name) for name in ("partitions", "commits", "tables", "pipelines", "queries"))]

@@ -3,11 +3,11 @@
 //! Owns the names, and that a session sees only those it may read: whatever a statement says, what it reads is resolved
 //! here. Nothing can be registered in it. Does not own rows.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use async_trait::async_trait;
 use datafusion::{
-    catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider},
+    catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableFunction, TableProvider},
     common::Result,
     error::DataFusionError,
 };
@@ -18,6 +18,7 @@ use crate::{
     access::Access,
     error::QueryError,
     finals::FinalTable,
+    information::{INFORMATION_SCHEMA, InformationSchema},
     panes::{RowsTable, StoredRows},
     system::{self, SystemTable},
     view::View,
@@ -55,7 +56,22 @@ impl Catalogs {
                 status,
                 access,
                 postgres,
+                table_functions: HashMap::new(),
             }),
+        }
+    }
+
+    /// With functions that `information_schema` lists as tables.
+    pub(crate) fn with_table_functions(
+        self,
+        table_functions: HashMap<String, Arc<TableFunction>>,
+    ) -> Self {
+        let catalog = Catalog {
+            table_functions,
+            ..(*self.catalog).clone()
+        };
+        Self {
+            catalog: Arc::new(catalog),
         }
     }
 }
@@ -79,12 +95,13 @@ impl CatalogProviderList for Catalogs {
     }
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Catalog {
     view: Arc<View>,
     status: Option<Arc<StatusBoard>>,
     access: Access,
     postgres: Option<Arc<dyn SchemaProvider>>,
+    table_functions: HashMap<String, Arc<TableFunction>>,
 }
 
 impl CatalogProvider for Catalog {
@@ -99,6 +116,13 @@ impl CatalogProvider for Catalog {
             DEAD_LETTERS => (SchemaKind::DeadLetters, DEAD_LETTERS),
             SYSTEM => (SchemaKind::System, SYSTEM),
             PG_CATALOG => return self.postgres.clone(),
+            INFORMATION_SCHEMA => {
+                let list = Arc::new(Catalogs {
+                    catalog: Arc::new(self.clone()),
+                });
+                let schema = InformationSchema::over(list, self.table_functions.clone());
+                return Some(Arc::new(schema));
+            }
             _ => return None,
         };
         Some(Arc::new(Schema {

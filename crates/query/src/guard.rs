@@ -5,6 +5,7 @@
 //! through here in disguise is refused there.
 
 mod meaning;
+mod patterns;
 
 use std::ops::ControlFlow;
 

@@ -13,6 +13,7 @@ mod error;
 mod estimate;
 mod finals;
 mod guard;
+mod information;
 mod measure;
 mod panes;
 mod postgres;

@@ -138,14 +138,17 @@ impl Postgres {
     }
 
     /// Statements that ask about the catalogue: some forms of them can only be answered as a whole, which is seen before
-    /// they are parsed. `None` when `pg_…` is not mentioned.
+    /// they are parsed. `None` when neither `pg_…` nor a setting is mentioned.
     pub(crate) fn known_question(
         &self,
         tokens: &[TokenWithSpan],
         sql: &str,
     ) -> Option<DataFusionResult<VecDeque<Statement>>> {
         let asks_catalog = tokens.iter().any(|token| match &token.token {
-            Token::Word(word) => word.value.to_ascii_lowercase().starts_with("pg_"),
+            Token::Word(word) => {
+                let word = word.value.to_ascii_lowercase();
+                word.starts_with("pg_") || word == "current_setting"
+            }
             _ => false,
         });
         if !asks_catalog || calls_inside_each_other(tokens) > MOST_CALLS {

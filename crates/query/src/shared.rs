@@ -209,13 +209,16 @@ impl Shared {
             Some(postgres) => Some(client.pg_catalog(postgres)?),
             None => None,
         };
-        let catalogs: Arc<dyn CatalogProviderList> = Arc::new(Catalogs::new(
-            view.clone(),
-            self.status.clone(),
-            client.access.clone(),
-            pg_catalog,
-        ));
         let base = postgres.map_or(&self.base, |postgres| &postgres.base);
+        let catalogs: Arc<dyn CatalogProviderList> = Arc::new(
+            Catalogs::new(
+                view.clone(),
+                self.status.clone(),
+                client.access.clone(),
+                pg_catalog,
+            )
+            .with_table_functions(base.table_functions().clone()),
+        );
         let state =
             SessionStateBuilder::new_from_existing(base.clone()).with_catalog_list(catalogs);
         let environment = base.runtime_env();
@@ -256,7 +259,6 @@ fn base_state(environment: Arc<RuntimeEnv>, threads: usize) -> SessionState {
     let mut config = SessionConfig::new()
         .with_default_catalog_and_schema(CATALOG, PUBLIC)
         .with_create_default_catalog_and_schema(false)
-        .with_information_schema(true)
         .with_target_partitions(threads);
     let options = config.options_mut();
     // Clients know text, not views of text.

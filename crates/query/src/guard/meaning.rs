@@ -10,6 +10,7 @@ use datafusion::sql::sqlparser::ast::{
     UnaryOperator, Value, VisitMut, VisitorMut,
 };
 
+use super::patterns;
 use crate::error::{ErrorKind, QueryError};
 
 /// Makes a statement mean what it says.
@@ -116,6 +117,10 @@ fn rewritten(expr: Expr) -> Result<Expr, Box<QueryError>> {
                 op,
                 right: second,
             }
+        }
+        Expr::Function(mut function) => {
+            patterns::translate(&mut function)?;
+            Expr::Function(function)
         }
         Expr::UnaryOp {
             op: UnaryOperator::Not,

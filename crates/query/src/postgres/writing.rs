@@ -157,8 +157,45 @@ static VISIBLE: LazyLock<Query> = LazyLock::new(|| {
     }
 });
 
+fn is_user(expr: &Expr) -> bool {
+    match expr {
+        Expr::Identifier(ident) => {
+            ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("user")
+        }
+        _ => false,
+    }
+}
+
+/// What `SELECT user` means: in a query without relations it can only be who is connected.
+static USER: LazyLock<Expr> = LazyLock::new(|| {
+    let parsed = Parser::new(&GenericDialect {}).try_with_sql("session_user()");
+    let parsed = parsed.and_then(|mut parser| parser.parse_expr());
+    parsed.expect("a constant expression")
+});
+
 impl VisitorMut for Catalogue {
     type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        let SetExpr::Select(select) = query.body.as_mut() else {
+            return ControlFlow::Continue(());
+        };
+        if !select.from.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        for item in &mut select.projection {
+            let (expr, alias) = match item {
+                SelectItem::UnnamedExpr(expr) => (expr, Ident::new("user")),
+                SelectItem::ExprWithAlias { expr, alias } => (expr, alias.clone()),
+                _ => continue,
+            };
+            if is_user(expr) {
+                let expr = USER.clone();
+                *item = SelectItem::ExprWithAlias { expr, alias };
+            }
+        }
+        ControlFlow::Continue(())
+    }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
