@@ -244,6 +244,14 @@ fn dashboards_find_what_they_expect() {
     run("dashboards.py", &mut script);
 }
 
+#[test]
+fn readers_of_delta_tables_merge_the_panes() {
+    let server = start();
+    let mut script = python("delta_readers.py");
+    script.arg(server.folder.path().join("data"));
+    run("delta_readers.py", &mut script);
+}
+
 /// The Java clients, built by Maven; `None` when it is not here.
 fn java_clients() -> Option<PathBuf> {
     static BUILT: OnceLock<bool> = OnceLock::new();
