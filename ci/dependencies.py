@@ -116,9 +116,11 @@ def findings(metadata: dict, rules: dict) -> list:
 
 
 def main() -> None:
-    command = ["cargo", "metadata", "--format-version", "1", "--locked"]
-    metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     rules = tomllib.loads((ROOT / "deny.toml").read_text())
+    command = ["cargo", "metadata", "--format-version", "1", "--locked"]
+    # What is there only for other systems is never built, here as in cargo-deny.
+    command += [f"--filter-platform={target}" for target in rules["graph"]["targets"]]
+    metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
     found = findings(metadata, rules)
     for line in sorted(found):
         print(line, file=sys.stderr)
