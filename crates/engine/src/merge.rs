@@ -1,11 +1,12 @@
 //! Panes of any number of parts to panes in which every key has one row.
 //!
-//! Owns order and memory of a merge: rows are read in the order of their keys straight out of the
-//! parts, a batch at a time, and aggregated as they come. Beside the parts it holds their encoded
-//! keys and one batch; states, which are the bulk, are never copied as a whole. Parts that are in that
+//! Owns the memory of a merge: rows are read in the order of their keys (`order`) straight out of the
+//! parts, a batch at a time, and aggregated as they come. Beside the parts it holds where each row
+//! stands and one batch; states, which are the bulk, are never copied as a whole. Parts that are in that
 //! order already are read side by side instead ([`merge_sorted`]). Does not own what merging a state
 //! means: that is the state's own aggregate.
 
+mod order;
 mod sorted;
 #[cfg(test)]
 mod tests;
@@ -25,7 +26,7 @@ use datafusion::{
         array::RecordBatch,
         compute::{SortOptions, cast, interleave_record_batch},
         datatypes::SchemaRef,
-        row::{RowConverter, Rows, SortField},
+        error::ArrowError,
     },
     common::Result as PlanResult,
     error::DataFusionError,
@@ -46,6 +47,7 @@ use crate::{
     leaf::{Answer, Leaf, PollError, next},
     pool::{BATCH_ROWS, task_context},
 };
+use order::{KeyOrder, Place};
 
 /// Rows are gathered until a batch has about this many bytes: fat sketches come in small batches.
 const BATCH_BYTES: usize = 8 << 20;
@@ -70,19 +72,20 @@ pub fn merge_panes(
         .map(|batch| RecordBatch::try_new(schema.clone(), batch.columns().to_vec()))
         .collect::<Result<_, _>>()?;
     let keys = 2 + shape.group_columns.len();
-    let order = key_order(&schema, keys, &batches, budget)?;
+    let order = KeyOrder::of(&schema, keys, &batches, budget)?;
     let failed = |source| EngineError::Merge {
         source: Box::new(source),
     };
-    let rows = order.len();
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let bytes: usize = batches.iter().map(pane_size).sum();
     let row_bytes = bytes.div_ceil(rows.max(1)).max(1);
     let batch_rows = (BATCH_BYTES / row_bytes).clamp(64, BATCH_ROWS);
-    let held = rows * size_of::<(u32, u32)>() + batch_rows.min(rows) * row_bytes;
+    let held = batch_rows.min(rows) * row_bytes;
     let sorted = SortedRows {
         schema: schema.clone(),
         batches,
         order,
+        range: Vec::new(),
         next: 0,
         batch_rows,
     };
@@ -157,34 +160,6 @@ impl Iterator for MergedPanes {
     }
 }
 
-/// Batch and row of every row, in the order of the first `keys` columns. Equal keys stay in the order
-/// of their parts. Encoded keys are held, and counted, while it runs.
-fn key_order(
-    schema: &SchemaRef,
-    keys: usize,
-    batches: &[RecordBatch],
-    budget: &MemoryBudget,
-) -> Result<Vec<(u32, u32)>, EngineError> {
-    let fields = schema.fields()[..keys]
-        .iter()
-        .map(|field| SortField::new(field.data_type().clone()))
-        .collect();
-    let converter = RowConverter::new(fields)?;
-    let encoded: Vec<Rows> = batches
-        .iter()
-        .map(|batch| converter.convert_columns(&batch.columns()[..keys]))
-        .collect::<Result<_, _>>()?;
-    let _counted = budget.reserve(encoded.iter().map(Rows::size).sum());
-    let mut order: Vec<(u32, u32)> = batches
-        .iter()
-        .enumerate()
-        .flat_map(|(batch, rows)| (0..rows.num_rows()).map(move |row| (batch as u32, row as u32)))
-        .collect();
-    let key = |&(batch, row): &(u32, u32)| encoded[batch as usize].row(row as usize);
-    order.sort_unstable_by(|left, right| key(left).cmp(&key(right)).then(left.cmp(right)));
-    Ok(order)
-}
-
 fn aggregation(
     shape: &TableShape,
     schema: &SchemaRef,
@@ -238,32 +213,41 @@ fn pane_order(schema: &SchemaRef, keys: usize) -> Option<LexOrdering> {
     )
 }
 
-/// Rows of many batches in a given order, gathered as they are asked for.
+/// Rows of many batches in the order of their keys, gathered as they are asked for.
 struct SortedRows {
     schema: SchemaRef,
     batches: Vec<RecordBatch>,
-    order: Vec<(u32, u32)>,
+    order: KeyOrder,
+    /// The range of keys at hand.
+    range: Vec<Place>,
     next: usize,
     batch_rows: usize,
+}
+
+impl SortedRows {
+    fn gather(&mut self) -> Result<Option<RecordBatch>, ArrowError> {
+        if self.next == self.range.len() {
+            let Some(range) = self.order.next_range(&self.batches)? else {
+                return Ok(None);
+            };
+            (self.range, self.next) = (range, 0);
+        }
+        let end = (self.next + self.batch_rows).min(self.range.len());
+        let wanted: Vec<(usize, usize)> = self.range[self.next..end]
+            .iter()
+            .map(|&(batch, row)| (batch as usize, row as usize))
+            .collect();
+        self.next = end;
+        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
+        interleave_record_batch(&batches, &wanted).map(Some)
+    }
 }
 
 impl Stream for SortedRows {
     type Item = PlanResult<RecordBatch>;
 
     fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let end = (self.next + self.batch_rows).min(self.order.len());
-        let wanted: Vec<(usize, usize)> = self.order[self.next..end]
-            .iter()
-            .map(|&(batch, row)| (batch as usize, row as usize))
-            .collect();
-        if wanted.is_empty() {
-            return Poll::Ready(None);
-        }
-        self.next = end;
-        let batches: Vec<&RecordBatch> = self.batches.iter().collect();
-        Poll::Ready(Some(
-            interleave_record_batch(&batches, &wanted).map_err(Into::into),
-        ))
+        Poll::Ready(self.gather().map_err(Into::into).transpose())
     }
 }
 
