@@ -27,6 +27,7 @@ use datafusion::arrow::{
 use crate::EngineError;
 use columns::Rows;
 use layout::{Layouts, Raw};
+use processor::Processor;
 use syntax::{Cursor, NumberForm, SyntaxError, SyntaxKind, TextForm, TextSpan, unescape};
 
 /// A payload beyond this many bytes is refused, so that a column of strings stays within 2 GiB.
@@ -260,7 +261,7 @@ impl JsonDecoder {
     /// # Errors
     /// [`DecodeError`] says why the event is refused; then nothing was appended.
     pub fn decode(&mut self, payload: Option<&[u8]>) -> Result<(), DecodeError> {
-        self.append(payload)
+        self.append::<processor::Any>(payload)
     }
 
     /// [`Self::decode`] for one payload after the other, until `each` breaks off. It is told what became of each. Faster
@@ -278,7 +279,7 @@ impl JsonDecoder {
     }
 
     #[inline(always)]
-    fn append(&mut self, payload: Option<&[u8]>) -> Result<(), DecodeError> {
+    fn append<P: Processor>(&mut self, payload: Option<&[u8]>) -> Result<(), DecodeError> {
         let payload =
             payload.ok_or_else(|| DecodeError::whole("the record has no value (a tombstone)"))?;
         if payload.len() > MAX_PAYLOAD {
@@ -287,9 +288,9 @@ impl JsonDecoder {
                 payload.len()
             )));
         }
-        let walked = self
-            .layouts
-            .walk(&self.columns, payload, self.rows.next(), &mut self.slots);
+        let walked =
+            self.layouts
+                .walk::<P>(&self.columns, payload, self.rows.next(), &mut self.slots);
         if let Some(absent) = walked {
             self.rows.take(absent, payload, &self.slots);
             return Ok(());
@@ -445,9 +446,9 @@ where
     type Done = ();
 
     #[inline(always)]
-    fn run(mut self) {
+    fn run<C: Processor>(mut self) {
         for payload in self.payloads {
-            let decoded = self.decoder.append(payload);
+            let decoded = self.decoder.append::<C>(payload);
             if (self.each)(payload, decoded).is_break() {
                 return;
             }

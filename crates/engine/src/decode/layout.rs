@@ -16,6 +16,7 @@ use wide::u8x16;
 use super::{
     Column, Kind, Slot, moment,
     number::{self, Scanned},
+    processor::Processor,
     read,
     syntax::{Cursor, TextForm, TextSpan},
 };
@@ -33,8 +34,6 @@ const MOST_COINS: u32 = 1024;
 /// ... and this many for one that is learned. An event that was not known brings one too, so that a stream which changes
 /// is learned again, and one that always changes costs a sixteenth more.
 const PRICE: u32 = 16;
-/// Bytes that are looked at together.
-const LANE: usize = 16;
 /// Events in a row that followed no layout, from which on only every so many are tried.
 const PATIENCE: u32 = 32;
 const TRIED: u32 = 32;
@@ -206,7 +205,7 @@ impl Layouts {
     /// Reads an event along a layout into `row`, and returns the places that have no value; nothing when no layout fits.
     /// Values that take more than 64 bits are left in `slots`.
     #[inline(always)]
-    pub(crate) fn walk(
+    pub(super) fn walk<P: Processor>(
         &mut self,
         columns: &[Column],
         bytes: &[u8],
@@ -229,12 +228,12 @@ impl Layouts {
             }
             let start = at + edge.before.bytes.len();
             let read = match edge.value {
-                Value::Passed => string(general, start, &mut text).map(after),
-                Value::Text(spot) => string(general, start, &mut text).and_then(|span| {
+                Value::Passed => string::<P>(general, start, &mut text).map(after),
+                Value::Text(spot) => string::<P>(general, start, &mut text).and_then(|span| {
                     *row.get_mut(spot.place as usize)? = Raw::text(span);
                     Some(after(span))
                 }),
-                Value::Timestamp(spot) => match string(general, start, &mut text) {
+                Value::Timestamp(spot) => match string::<P>(general, start, &mut text) {
                     Some(span) if span.form == TextForm::Plain => {
                         let written = bytes.get(start..span.end as usize)?;
                         match moment::timestamp_with(written, &mut self.days) {
@@ -408,25 +407,13 @@ fn after(span: TextSpan) -> usize {
 /// Looks at each byte once: what is neither a quote nor a backslash, and no control character nor beyond ASCII, needs no
 /// more care.
 #[inline(always)]
-fn string<'a>(general: General<'a>, start: usize, text: &mut Option<&'a str>) -> Option<TextSpan> {
-    let bytes = general.bytes;
-    let mut at = start;
-    let mut care = 0;
-    while let Some(lane) = bytes.get(at..).and_then(<[u8]>::first_chunk) {
-        care = care_for(lane);
-        if care != 0 {
-            break;
-        }
-        at += LANE;
-    }
-    if care == 0
-        && let Some(lane) = bytes.last_chunk()
-    {
-        // The last bytes of the event, behind some that were looked at already.
-        care = care_for(lane) >> (at + LANE - bytes.len());
-    }
-    let end = at + care.trailing_zeros() as usize;
-    if bytes.get(end) != Some(&b'"') {
+fn string<'a, P: Processor>(
+    general: General<'a>,
+    start: usize,
+    text: &mut Option<&'a str>,
+) -> Option<TextSpan> {
+    let end = P::careful(general.bytes, start);
+    if general.bytes.get(end) != Some(&b'"') {
         return general.string(start, text);
     }
     Some(TextSpan {
@@ -434,18 +421,6 @@ fn string<'a>(general: General<'a>, start: usize, text: &mut Option<&'a str>) ->
         end: end as u32,
         form: TextForm::Plain,
     })
-}
-
-/// A bit for each byte that ends a string or makes it more than plain ASCII.
-#[inline(always)]
-fn care_for(lane: &[u8; LANE]) -> u32 {
-    let lane = u8x16::new(*lane);
-    // Bytes beyond ASCII keep their highest bit; it is what a bitmask looks at.
-    let care = lane
-        | lane.simd_eq(u8x16::splat(b'"'))
-        | lane.simd_eq(u8x16::splat(b'\\'))
-        | lane.simd_eq(lane.min(u8x16::splat(0x1F)));
-    care.to_bitmask()
 }
 
 /// The way of the general decoder, for what a layout does not foresee. All of it is off the fast path.
