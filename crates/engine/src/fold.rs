@@ -17,9 +17,9 @@ use alluvium_types::{
 };
 use bytes::Bytes;
 use datafusion::arrow::{
-    array::{Array, AsArray, BooleanArray, RecordBatch, UInt32Array},
-    compute::{filter, filter_record_batch},
-    datatypes::{TimestampMicrosecondType, UInt32Type},
+    array::{Array, AsArray, BooleanArray, RecordBatch},
+    compute::filter_record_batch,
+    datatypes::TimestampMicrosecondType,
 };
 
 use crate::{
@@ -107,18 +107,6 @@ impl Stretch {
     }
 }
 
-/// Kafka's timestamps of the batch's records, from the oldest to the newest.
-fn written(batch: &RawBatch) -> Option<(Timestamp, Timestamp)> {
-    let mut found: Option<(Timestamp, Timestamp)> = None;
-    for time in batch.records().filter_map(|record| record.timestamp()) {
-        found = match found {
-            Some((oldest, newest)) => Some((oldest.min(time), newest.max(time))),
-            None => Some((time, time)),
-        };
-    }
-    found
-}
-
 /// No event of a batch moves event time beyond this.
 fn cap(batch: &RawBatch, accept: Accept) -> Timestamp {
     batch.received.saturating_add_micros(micros(accept.future))
@@ -158,11 +146,11 @@ impl EpochPart {
     }
 }
 
-/// Decoded rows and the records that they come from.
+/// Decoded rows and the way back to the records that they come from.
 struct Rows {
     batch: RecordBatch,
-    /// For each row the position of its place in the step.
-    records: UInt32Array,
+    /// Which of the step's rows were kept, and which of those, and so on.
+    selections: Vec<BooleanArray>,
 }
 
 /// The records of the step that is being folded.
@@ -196,13 +184,30 @@ impl Step {
 }
 
 impl Rows {
-    fn keep(&self, selection: &BooleanArray) -> Result<Self, EngineError> {
+    fn keep(mut self, selection: BooleanArray) -> Result<Self, EngineError> {
+        let batch = filter_record_batch(&self.batch, &selection)?;
+        self.selections.push(selection);
         Ok(Self {
-            batch: filter_record_batch(&self.batch, selection)?,
-            records: filter(&self.records, selection)?
-                .as_primitive::<UInt32Type>()
-                .clone(),
+            batch,
+            selections: self.selections,
         })
+    }
+
+    /// For each row the position of its place in the step. Asked for where an event is refused, which is seldom.
+    fn places(&self) -> Vec<u32> {
+        let all = self
+            .selections
+            .first()
+            .map_or(self.batch.num_rows(), Array::len) as u32;
+        let mut places: Vec<u32> = (0..all).collect();
+        for selection in &self.selections {
+            let mut row = 0;
+            places.retain(|_| {
+                row += 1;
+                selection.value(row - 1)
+            });
+        }
+        places
     }
 }
 
@@ -263,7 +268,7 @@ impl EpochFold {
         let known = &mut stretch.observed;
         known.range = OffsetRange::new(known.range.start(), batch.range.end())
             .expect("what follows ends behind what it follows");
-        let written = written(batch);
+        let written = batch.written();
         known.oldest_record = written
             .map(|(oldest, _)| oldest)
             .into_iter()
@@ -340,7 +345,7 @@ impl EpochFold {
         }
         let rows = Rows {
             batch: self.decoder.finish()?,
-            records: (0..step.places.len() as u32).collect::<Vec<_>>().into(),
+            selections: Vec::new(),
         };
         let rows = self.accept(&step, rows)?;
         stretch
@@ -352,13 +357,16 @@ impl EpochFold {
         for (position, table) in self.tables.iter_mut().enumerate() {
             if step.tables.contains(position) {
                 table.fold(&rows, self.plan.event_time.column, |row, refusal| {
-                    refused.push((rows.records.value(row), refusal));
+                    refused.push((row, refusal));
                 })?;
             }
         }
-        for (position, refusal) in refused {
-            let (batch, record) = step.record(position);
-            self.refuse(refusal, batch, &record);
+        if !refused.is_empty() {
+            let places = rows.places();
+            for (row, refusal) in refused {
+                let (batch, record) = step.record(places[row]);
+                self.refuse(refusal, batch, &record);
+            }
         }
         Ok(())
     }
@@ -392,6 +400,7 @@ impl EpochFold {
         if times.null_count() == 0 && step.all_accepted(self.event_times(&rows), accept) {
             return Ok(rows);
         }
+        let places = rows.places();
         let mut refused = Failures::default();
         for (row, &time) in self.event_times(&rows).iter().enumerate() {
             if times.is_null(row) {
@@ -400,7 +409,7 @@ impl EpochFold {
                 refused.rows.push((row, error));
                 continue;
             }
-            let (_, record) = step.record(rows.records.value(row));
+            let (_, record) = step.record(places[row]);
             let Some(written) = record.timestamp() else {
                 continue;
             };
@@ -430,11 +439,12 @@ impl EpochFold {
                 column: Some(name.clone()),
                 table: None,
             };
-            let (batch, record) = step.record(rows.records.value(*row));
+            let (batch, record) = step.record(places[*row]);
             self.refuse(refusal, batch, &record);
         }
         self.count_refused(step.tables, refused.rows.len());
-        rows.keep(&refused.survivors(rows.batch.num_rows()))
+        let survivors = refused.survivors(rows.batch.num_rows());
+        rows.keep(survivors)
     }
 
     /// The pipeline's `where`, the same for all tables; NULL is no. An event for which it fails is
@@ -459,6 +469,10 @@ impl EpochFold {
         })?;
         let (all, kept) = (rows.batch.num_rows(), selection.true_count());
         let failed = failures.rows.len();
+        let places = match failed {
+            0 => Vec::new(),
+            _ => rows.places(),
+        };
         for (row, error) in failures.rows {
             let refusal = Refusal {
                 stage: Stage::Expression,
@@ -466,7 +480,7 @@ impl EpochFold {
                 column: None,
                 table: None,
             };
-            let (batch, record) = step.record(rows.records.value(row));
+            let (batch, record) = step.record(places[row]);
             self.refuse(refusal, batch, &record);
         }
         self.count_refused(step.tables, failed);
@@ -477,7 +491,7 @@ impl EpochFold {
         if kept == all {
             return Ok(rows);
         }
-        rows.keep(&selection)
+        rows.keep(selection)
     }
 
     fn balances(&mut self, tables: TableSet) -> impl Iterator<Item = &mut Balance> {

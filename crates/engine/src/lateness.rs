@@ -11,6 +11,9 @@ use alluvium_types::{OffsetRange, TableSet, Timestamp, TopicPartition};
 #[cfg(test)]
 mod tests;
 
+/// Events that are looked at together: mostly none of them can be late.
+const AT_ONCE: usize = 1024;
+
 /// The accepted event times of one raw batch, in offset order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ObservedBatch {
@@ -67,20 +70,42 @@ impl PartitionTimes {
         let mut late = vec![0; table_count];
         batches.sort_by_key(|batch| batch.range);
         for batch in batches {
-            let mut late_here = 0;
-            for &time in &batch.event_times {
-                let time = Timestamp::from_micros(time);
-                let watermark = self
-                    .newest
-                    .map(|newest| newest.saturating_add_micros(-max_delay));
-                late_here += u64::from(watermark.is_some_and(|watermark| time < watermark));
-                self.newest = self.newest.max(Some(time.min(batch.cap)));
-            }
+            let late_here: u64 = batch
+                .event_times
+                .chunks(AT_ONCE)
+                .map(|times| self.pass_over(times, batch.cap, max_delay))
+                .sum();
             for (table, late) in late.iter_mut().enumerate() {
                 if batch.tables.contains(table) {
                     *late += late_here;
                 }
             }
+        }
+        late
+    }
+
+    /// Passes over event times in offset order; how many were late.
+    fn pass_over(&mut self, times: &[i64], cap: Timestamp, max_delay: i64) -> u64 {
+        let (mut first, mut last) = (i64::MAX, i64::MIN);
+        for &time in times {
+            (first, last) = (first.min(time), last.max(time));
+        }
+        let (first, last) = (Timestamp::from_micros(first), Timestamp::from_micros(last));
+        // As far as event time comes in all of them. Whatever is not behind that by more than the delay is late nowhere.
+        let newest = self.newest.max(Some(last.min(cap)));
+        let watermark = newest.map(|newest| newest.saturating_add_micros(-max_delay));
+        if watermark.is_none_or(|watermark| first >= watermark) {
+            self.newest = newest;
+            return 0;
+        }
+        let mut late = 0;
+        for &time in times {
+            let time = Timestamp::from_micros(time);
+            let watermark = self
+                .newest
+                .map(|newest| newest.saturating_add_micros(-max_delay));
+            late += u64::from(watermark.is_some_and(|watermark| time < watermark));
+            self.newest = self.newest.max(Some(time.min(cap)));
         }
         late
     }

@@ -18,7 +18,7 @@ use crossbeam_channel::Sender;
 use crate::RuntimeError;
 
 /// How long a thread sleeps in a channel before it looks at the generation and the stop flag.
-pub(crate) const WAKE: Duration = Duration::from_millis(20);
+pub(crate) const WAKE: Duration = Duration::from_millis(50);
 
 /// Ranges of one table, by partition, none empty (P4).
 pub(crate) type Ranges = BTreeMap<TopicPartition, OffsetRange>;

@@ -274,6 +274,12 @@ impl KafkaDrain {
         }
     }
 
+    /// Whether [`serve`](Self::serve) returns as soon as there is something to [`take`](Self::take). librdkafka's partition
+    /// queues do not wake anybody who waits for its main queue.
+    pub fn wakes(&self) -> bool {
+        self.fetcher.is_some()
+    }
+
     /// Who brings the bytes: `direct` or `portable`.
     pub fn kind(&self) -> &'static str {
         match self.fetcher {

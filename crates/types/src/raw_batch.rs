@@ -40,11 +40,23 @@ struct Entry {
     headers: Range<u32>,
 }
 
+/// Kafka's timestamps of records, from the oldest to the newest; `None`: none has one.
+type Written = Option<(Timestamp, Timestamp)>;
+
+fn widened(written: Written, timestamp: Option<Timestamp>) -> Written {
+    match (written, timestamp) {
+        (Some((oldest, newest)), Some(time)) => Some((oldest.min(time), newest.max(time))),
+        (None, Some(time)) => Some((time, time)),
+        (written, None) => written,
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     buffer: Bytes,
     entries: Vec<Entry>,
     headers: Vec<(Box<str>, Span)>,
+    written: Written,
     /// Counted for as long as any cut of this batch lives.
     _reservation: Option<Reservation>,
 }
@@ -132,6 +144,15 @@ impl RawBatch {
         self.shared.buffer.len() + self.shared.entries.len() * size_of::<Entry>()
     }
 
+    /// Kafka's timestamps of its records, from the oldest to the newest; `None`: none has one.
+    pub fn written(&self) -> Option<(Timestamp, Timestamp)> {
+        if self.len() == self.shared.entries.len() {
+            return self.shared.written;
+        }
+        self.records()
+            .fold(None, |written, record| widened(written, record.timestamp()))
+    }
+
     /// The records, in offset order.
     #[inline]
     pub fn records(&self) -> impl ExactSizeIterator<Item = RawRecord<'_>> {
@@ -180,6 +201,7 @@ pub struct RawBatchBuilder {
     buffer: Vec<u8>,
     entries: Vec<Entry>,
     headers: Vec<(Box<str>, Span)>,
+    written: Written,
     /// Where the buffer goes afterwards.
     pool: Option<BufferPool>,
 }
@@ -194,6 +216,7 @@ impl RawBatchBuilder {
             buffer: pool.take(bytes),
             entries: Vec::with_capacity(records),
             headers: Vec::new(),
+            written: None,
             pool: Some(pool.clone()),
         }
     }
@@ -252,6 +275,7 @@ impl RawBatchBuilder {
             headers: first_header..self.headers.len() as u32,
         };
         self.entries.push(entry);
+        self.written = widened(self.written, timestamp);
     }
 
     /// A batch over bytes that stand in `buffer` already, a buffer of `pool`; [`index`](Self::index) says what is a
@@ -268,6 +292,7 @@ impl RawBatchBuilder {
             buffer,
             entries: Vec::with_capacity(records),
             headers: Vec::new(),
+            written: None,
             pool: Some(pool.clone()),
         }
     }
@@ -302,6 +327,7 @@ impl RawBatchBuilder {
             headers: first_header..self.headers.len() as u32,
         };
         self.entries.push(entry);
+        self.written = widened(self.written, timestamp);
     }
 
     #[inline]
@@ -372,6 +398,7 @@ impl RawBatchBuilder {
                 buffer,
                 entries: self.entries,
                 headers: self.headers,
+                written: self.written,
                 _reservation: reservation,
             }),
         }
@@ -409,8 +436,15 @@ mod tests {
     fn a_cut_shares_bytes_and_covers_every_record_once() {
         let budget = MemoryBudget::new(1 << 20);
         let whole = batch(&[3, 4, 8, 9], (2, 12), &budget);
+        let millis = Timestamp::from_millis;
+        assert_eq!(whole.written(), Some((millis(3), millis(9))));
         for at in 0..15 {
             let (left, right) = whole.clone().cut(at);
+            for part in [&left, &right] {
+                let times = part.records().filter_map(|record| record.timestamp());
+                let ends = times.clone().min().zip(times.max());
+                assert_eq!(part.written(), ends);
+            }
             assert_eq!(left.range.join(right.range), Ok(whole.range));
             let offsets: Vec<_> = left
                 .records()

@@ -9,14 +9,14 @@
 //! values: values are read by the same functions or by stricter ones, and whatever is unforeseen ends the walk, so that
 //! the general decoder decides. Does not own errors: it never refuses an event, it only does not know it.
 
-use std::{cell::Cell, hint};
+use std::cell::Cell;
 
 use wide::u8x16;
 
 use super::{
     Column, Kind, Slot, moment,
     number::{self, Scanned},
-    processor::Processor,
+    processor::{Processor, opaque},
     read,
     syntax::{Cursor, TextForm, TextSpan},
 };
@@ -107,7 +107,7 @@ impl Length {
             let expected = start + self.last.get();
             if expected == end {
                 // Seen through, it would be replaced by what it is compared with.
-                return hint::black_box(expected);
+                return opaque(expected);
             }
             self.times.set(0);
         }

@@ -38,6 +38,26 @@ pub(super) fn run<W: Work>(work: W) -> W::Done {
     work.run::<Any>()
 }
 
+/// The same number, of which the compiler knows nothing any more. Unlike `std::hint::black_box` it stays in a register.
+#[inline(always)]
+pub(super) fn opaque(number: usize) -> usize {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    {
+        let mut number = number;
+        // SAFETY: there is no instruction.
+        unsafe {
+            std::arch::asm!(
+                "/* {0} */",
+                inout(reg) number,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        number
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    std::hint::black_box(number)
+}
+
 /// Every processor that the program is built for.
 pub(super) struct Any;
 
@@ -109,7 +129,8 @@ mod newer {
                 && is_x86_feature_detected!("popcnt");
             match avx2 {
                 true if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw") =>
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl") =>
                 {
                     Self::Avx512
                 }
@@ -174,19 +195,24 @@ mod newer {
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512bw,avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
     fn careful_avx512(bytes: &[u8], mut at: usize) -> usize {
         const LANE: usize = 64;
-        let space = _mm512_set1_epi8(b' '.cast_signed());
         loop {
             let rest = bytes.get(at..).unwrap_or_default();
-            let there = _bzhi_u64(u64::MAX, rest.len().min(LANE) as u32);
-            // SAFETY: bytes that are not there are left out, and read as zeros.
-            let lane = unsafe { _mm512_maskz_loadu_epi8(there, rest.as_ptr().cast()) };
+            let lane = match rest.first_chunk::<LANE>() {
+                // SAFETY: so many bytes are there.
+                Some(lane) => unsafe { _mm512_loadu_epi8(lane.as_ptr().cast()) },
+                None => {
+                    let there = _bzhi_u64(u64::MAX, rest.len() as u32);
+                    // SAFETY: bytes that are not there are left out, and read as zeros.
+                    unsafe { _mm512_maskz_loadu_epi8(there, rest.as_ptr().cast()) }
+                }
+            };
             // Bytes that are not there are control characters too, so a string ends with them at the latest.
             let care = _mm512_cmpeq_epi8_mask(lane, _mm512_set1_epi8(b'"'.cast_signed()))
                 | _mm512_cmpeq_epi8_mask(lane, _mm512_set1_epi8(b'\\'.cast_signed()))
-                | _mm512_cmplt_epi8_mask(lane, space);
+                | _mm512_cmplt_epi8_mask(lane, _mm512_set1_epi8(b' '.cast_signed()));
             if care != 0 {
                 return at + care.trailing_zeros() as usize;
             }
@@ -199,7 +225,7 @@ mod newer {
         work.run::<Avx2>()
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,bmi1,bmi2,lzcnt,movbe,popcnt")]
     pub(super) fn with_avx512<W: Work>(work: W) -> W::Done {
         work.run::<Avx512>()
     }

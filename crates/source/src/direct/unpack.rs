@@ -238,8 +238,8 @@ struct Record {
 }
 
 impl Record {
-    /// The record that begins at `at`; `None` when it does not end in `buffer`.
-    #[inline]
+    /// The record that begins at `at`; `None` when it does not end in `buffer`. Inlined, so that its parts stay in registers.
+    #[inline(always)]
     fn read(buffer: &[u8], at: usize) -> Option<Self> {
         let mut cursor = Cursor { buffer, at };
         let length = usize::try_from(cursor.varint()?).ok()?;
