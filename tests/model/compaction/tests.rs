@@ -1,0 +1,54 @@
+use super::*;
+use crate::check::{breaks, holds};
+
+fn compactions(rules: Rules) -> Compactions {
+    let bounds = Bounds {
+        compactors: 2,
+        appends: 3,
+        merges: 3,
+        late: 2,
+    };
+    Compactions { bounds, rules }
+}
+
+const STRONG: Rules = Rules {
+    fence: Fence::NextVersion,
+    leftover: Leftover::LeftIfSent,
+};
+
+#[test]
+fn merges_change_no_totals() {
+    holds("compaction", compactions(STRONG));
+}
+
+#[test]
+fn a_layout_fence_does_as_well() {
+    let rules = Rules {
+        fence: Fence::Layout,
+        ..STRONG
+    };
+    holds("compaction, layout fence", compactions(rules));
+}
+
+#[test]
+fn without_the_layout_fence_it_counts_twice() {
+    let rules = Rules {
+        fence: Fence::Nothing,
+        ..STRONG
+    };
+    breaks("no layout fence", compactions(rules), SAME_TOTALS);
+    let mut two_servers = compactions(rules);
+    two_servers.bounds.late = 0;
+    breaks("no layout fence, two servers", two_servers, SAME_TOTALS);
+}
+
+/// A merge lands without a reply, its snapshot grows old, a load from a newer log checkpoint does not know whose version
+/// that was, and its own file is taken for one that nobody names.
+#[test]
+fn a_file_whose_put_was_sent_is_never_deleted() {
+    let rules = Rules {
+        leftover: Leftover::Deleted,
+        ..STRONG
+    };
+    breaks("sent file deleted", compactions(rules), FILES_EXIST);
+}
