@@ -26,11 +26,7 @@ where
     M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
 {
     let begun = Instant::now();
-    let checker = model
-        .checker()
-        .finish_when(HasDiscoveries::AnyFailures)
-        .spawn_bfs()
-        .join();
+    let checker = search(model, HasDiscoveries::AnyFailures);
     for property in checker.model().properties() {
         let found = checker.discovery(property.name);
         if property.expectation.discovery_is_failure() {
@@ -57,7 +53,7 @@ where
 /// Looks for a schedule that breaks `property`, shortest first, and returns its steps.
 ///
 /// # Panics
-/// When no schedule does, or when another property breaks before.
+/// When no schedule does.
 pub(crate) fn breaks<M>(name: &str, model: M, property: &'static str) -> Vec<M::Action>
 where
     M: Model + Send + Sync + 'static,
@@ -65,11 +61,7 @@ where
     M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
 {
     let begun = Instant::now();
-    let checker = model
-        .checker()
-        .finish_when(HasDiscoveries::AnyOf([property].into()))
-        .spawn_bfs()
-        .join();
+    let checker = search(model, HasDiscoveries::AnyOf([property].into()));
     let Some(path) = checker.discovery(property) else {
         panic!(
             "{name}: no schedule breaks it in {} states: {property}",
@@ -83,6 +75,16 @@ where
         begun.elapsed()
     ));
     steps
+}
+
+/// Breadth first on one thread, so that what is found first is shortest and every run says the same.
+fn search<M>(model: M, until: HasDiscoveries) -> impl Checker<M>
+where
+    M: Model + Send + Sync + 'static,
+    M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
+    M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
+{
+    model.checker().finish_when(until).spawn_bfs().join()
 }
 
 fn report(line: &str) {

@@ -6,6 +6,14 @@
 #[cfg(test)]
 mod check;
 #[cfg(test)]
+mod cleanup;
+#[cfg(test)]
 mod commit;
 #[cfg(test)]
 mod compaction;
+#[cfg(test)]
+mod letters;
+#[cfg(test)]
+mod replay;
+#[cfg(test)]
+mod sweep;
