@@ -64,7 +64,7 @@ pub(crate) enum History {
     /// The ledger: it was written before the slot became free.
     #[default]
     LedgerFirst,
-    /// The log.
+    /// The log: what the code does.
     LogFirst,
 }
 

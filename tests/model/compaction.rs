@@ -53,10 +53,11 @@ pub(crate) enum Fence {
 /// What becomes of a file whose commit was stopped by the judgement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Leftover {
-    /// It is deleted only if no put that names it was ever sent (O1).
+    /// It is deleted only if no put that names it was ever sent: what the code does with epochs.
     #[default]
     LeftIfSent,
-    /// It is deleted: files it was made from are gone, so somebody else has merged them.
+    /// It is deleted: files it was made from are gone, so somebody else is taken to have merged them. What the code does with
+    /// merged files, and with those of dead letters.
     Deleted,
 }
 

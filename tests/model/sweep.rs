@@ -26,7 +26,7 @@ enum Checked {
     /// Before every put.
     #[default]
     BeforeEveryPut,
-    /// When a commit is begun; not when it has read on and judged again.
+    /// When a commit is begun; not when it has read on and judged again. What the code does.
     WhenBegun,
 }
 
