@@ -118,7 +118,7 @@ pub(crate) enum Answer {
     Yes,
     /// It lands, and the writer hears something else.
     YesUnheard,
-    /// There is such an entry.
+    /// There is such an entry, or the store says so and nothing happened.
     Taken,
     /// No reply, and no effect yet: it may land later, or never.
     Nothing,
@@ -154,9 +154,8 @@ impl Model for CleanUps {
                     if state.log.is_free(it.slot) {
                         answer(Answer::Yes);
                         answer(Answer::YesUnheard);
-                    } else {
-                        answer(Answer::Taken);
                     }
+                    answer(Answer::Taken);
                     if state.late.len() < self.bounds.late {
                         answer(Answer::Nothing);
                     }

@@ -96,7 +96,7 @@ pub(crate) enum Answer {
     YesUnheard,
     /// It lands, the client library sends it a second time, and the writer hears that the version is taken.
     TakenByItself,
-    /// The version is taken.
+    /// The version is taken; or the store says so and nothing happened, as S3 does with a 409.
     Taken,
     /// No reply, and no effect yet: it may land later, or never.
     Nothing,
@@ -169,6 +169,7 @@ impl Model for Commits {
                         answer(Answer::Yes);
                         answer(Answer::YesUnheard);
                         answer(Answer::TakenByItself);
+                        answer(Answer::Taken);
                         if state.late.len() < self.bounds.late {
                             answer(Answer::Nothing);
                         }

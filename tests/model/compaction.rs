@@ -56,6 +56,8 @@ pub(crate) enum Leftover {
     /// It is deleted only if no put that names it was ever sent: what the code does with epochs.
     #[default]
     LeftIfSent,
+    /// It is deleted unless the newest version has it.
+    DeletedUnlessLive,
     /// It is deleted: files it was made from are gone, so somebody else is taken to have merged them. What the code does with
     /// merged files, and with those of dead letters.
     Deleted,
@@ -114,7 +116,7 @@ pub(crate) enum Step {
     /// The put takes effect or is refused, and the server hears of it or of something else.
     Answer { server: u8, answer: Answer },
     /// It reads on, entry by entry or from a log checkpoint, and judges again.
-    ReadOn { server: u8, from: From },
+    ReadOn { server: u8, how: Reading },
     /// It gives up, or is killed and starts again: what it staged stays where it is.
     Forget { server: u8 },
     /// A put that was given up lands after all.
@@ -123,11 +125,11 @@ pub(crate) enum Step {
 
 /// How a newer version is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum From {
-    /// Entry by entry from the snapshot in hand.
-    Snapshot,
+pub(crate) enum Reading {
+    /// From the snapshot in hand on.
+    EntryByEntry,
     /// Anew, from the newest log checkpoint.
-    Checkpoint,
+    FromCheckpoint,
 }
 
 /// What becomes of a put.
@@ -137,7 +139,7 @@ pub(crate) enum Answer {
     Yes,
     /// It lands, and the server hears something else: nothing, or that the version is taken.
     YesUnheard,
-    /// The version is taken.
+    /// The version is taken, or the store says so and nothing happened.
     Taken,
     /// No reply, and no effect yet: it may land later, or never.
     Nothing,
@@ -229,7 +231,7 @@ impl Model for Compactions {
                     steps.push(Step::Send { server });
                     steps.push(Step::ReadOn {
                         server,
-                        from: From::Snapshot,
+                        how: Reading::EntryByEntry,
                     });
                 }
                 Phase::Waiting => {
@@ -237,6 +239,7 @@ impl Model for Compactions {
                     if it.slot == newest + 1 {
                         answer(Answer::Yes);
                         answer(Answer::YesUnheard);
+                        answer(Answer::Taken);
                         if state.late.len() < self.bounds.late {
                             answer(Answer::Nothing);
                         }
@@ -247,12 +250,12 @@ impl Model for Compactions {
                 Phase::Unsettled => {
                     steps.push(Step::ReadOn {
                         server,
-                        from: From::Snapshot,
+                        how: Reading::EntryByEntry,
                     });
                     if state.checkpoint > it.snapshot {
                         steps.push(Step::ReadOn {
                             server,
-                            from: From::Checkpoint,
+                            how: Reading::FromCheckpoint,
                         });
                     }
                 }
@@ -309,9 +312,9 @@ impl Model for Compactions {
                 }
                 next.compactors[usize::from(server)] = it;
             }
-            Step::ReadOn { server, from } => {
+            Step::ReadOn { server, how } => {
                 let mut it = next.compactors[usize::from(server)].clone();
-                if it.read_on(state, from, &self.rules) == compactor::File::IsDeleted {
+                if it.read_on(state, how, &self.rules) == compactor::File::IsDeleted {
                     next.deleted |= 1 << it.merge();
                     it = Compactor::default();
                 }

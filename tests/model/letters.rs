@@ -123,7 +123,7 @@ enum Answer {
     Yes,
     /// It lands, and the writer hears something else.
     YesUnheard,
-    /// The version is taken.
+    /// The version is taken, or the store says so and nothing happened.
     Taken,
     /// No reply, and no effect yet: it may land later, or never.
     Nothing,
@@ -155,6 +155,7 @@ impl Model for Letters {
                     if state.logs.is_next(&it.put()) {
                         answer(Answer::Yes);
                         answer(Answer::YesUnheard);
+                        answer(Answer::Taken);
                         if state.late.len() < self.bounds.late {
                             answer(Answer::Nothing);
                         }

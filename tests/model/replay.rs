@@ -94,7 +94,7 @@ enum Step {
     Yes(usize),
     /// Its put lands, and it hears something else.
     YesUnheard(usize),
-    /// The version is taken.
+    /// The version is taken, or the store says so and nothing happened.
     Taken(usize),
     /// No reply, and no effect yet.
     Nothing(usize),
@@ -198,13 +198,15 @@ impl Model for Replays {
                     steps.extend(possible.map(|many| Step::Replay(place, many)));
                     continue;
                 }
-                Server::Waiting(put) if state.is_next(put) => {
-                    steps.extend([Step::Yes(place), Step::YesUnheard(place)]);
-                    if state.late.is_none() {
-                        steps.push(Step::Nothing(place));
+                Server::Waiting(put) => {
+                    steps.push(Step::Taken(place));
+                    if state.is_next(put) {
+                        steps.extend([Step::Yes(place), Step::YesUnheard(place)]);
+                        if state.late.is_none() {
+                            steps.push(Step::Nothing(place));
+                        }
                     }
                 }
-                Server::Waiting(_) => steps.push(Step::Taken(place)),
                 Server::Unsettled(_) => steps.push(Step::ReadOn(place)),
             }
             if state.late.is_none() || matches!(it, Server::Unsettled(_)) {

@@ -93,7 +93,7 @@ enum Step {
     Begin(usize),
     /// Its put lands, and it hears so.
     Yes(usize),
-    /// The version is taken.
+    /// The version is taken, or the store says so and nothing happened.
     Taken(usize),
     /// No reply, and no effect yet.
     Nothing(usize),
@@ -189,13 +189,15 @@ impl Model for Sweeps {
                 Writer::Idle if state.newest < self.records => steps.push(Step::Stage(position)),
                 Writer::Idle => {}
                 Writer::Staged { .. } => steps.push(Step::Begin(position)),
-                Writer::Waiting(put) if put.slot == state.newest + 1 => {
-                    steps.push(Step::Yes(position));
-                    if state.late.is_none() {
-                        steps.push(Step::Nothing(position));
+                Writer::Waiting(put) => {
+                    steps.push(Step::Taken(position));
+                    if put.slot == state.newest + 1 {
+                        steps.push(Step::Yes(position));
+                        if state.late.is_none() {
+                            steps.push(Step::Nothing(position));
+                        }
                     }
                 }
-                Writer::Waiting(_) => steps.push(Step::Taken(position)),
                 Writer::Unsettled { .. } => steps.push(Step::ReadOn(position)),
             }
         }

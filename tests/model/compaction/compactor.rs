@@ -2,7 +2,7 @@
 //!
 //! Owns the judgement "all of these files are still live". Does not own what a put does to the table.
 
-use super::{Fence, File as Panes, From, Leftover, Rules, State};
+use super::{Fence, File as Panes, Leftover, Reading, Rules, State};
 
 /// What a server is at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -103,11 +103,11 @@ impl Compactor {
         }
     }
 
-    pub(super) fn read_on(&mut self, state: &State, from: From, rules: &Rules) -> File {
+    pub(super) fn read_on(&mut self, state: &State, how: Reading, rules: &Rules) -> File {
         // A load from a checkpoint knows the commit ids only of the versions after it.
-        let known = match from {
-            From::Snapshot => self.snapshot,
-            From::Checkpoint => state.checkpoint,
+        let known = match how {
+            Reading::EntryByEntry => self.snapshot,
+            Reading::FromCheckpoint => state.checkpoint,
         };
         let is_landed = state.versions[usize::from(known)..].contains(&self.merge);
         if is_landed {
@@ -122,12 +122,17 @@ impl Compactor {
             self.send();
             return File::IsLeft;
         }
-        match rules.leftover {
-            Leftover::LeftIfSent if self.is_sent => {
+        let is_left = match rules.leftover {
+            Leftover::LeftIfSent => self.is_sent,
+            Leftover::DeletedUnlessLive => state.live.contains(&self.put().adds),
+            Leftover::Deleted => false,
+        };
+        match is_left {
+            true => {
                 *self = Self::default();
                 File::IsLeft
             }
-            _ => File::IsDeleted,
+            false => File::IsDeleted,
         }
     }
 

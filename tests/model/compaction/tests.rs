@@ -42,6 +42,17 @@ fn without_the_layout_fence_it_counts_twice() {
     breaks("no layout fence, two servers", two_servers, SAME_TOTALS);
 }
 
+/// Whether a file is live does not hang on commit ids, and no put of its maker can land any more once a version without
+/// the files it was made from was read.
+#[test]
+fn a_file_that_is_not_live_may_be_deleted() {
+    let rules = Rules {
+        leftover: Leftover::DeletedUnlessLive,
+        ..STRONG
+    };
+    holds("compaction, deleted unless live", compactions(rules));
+}
+
 /// A merge lands without a reply, its snapshot grows old, a load from a newer log checkpoint does not know whose version
 /// that was, and its own file is taken for one that nobody names.
 #[test]
