@@ -14,6 +14,8 @@ import sys
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+# The product's workspace, and the model of its protocol, which resolves by itself.
+MANIFESTS = ["Cargo.toml", "tests/model/Cargo.toml"]
 
 
 def is_allowed(expression: str, allowed: set) -> bool:
@@ -110,21 +112,31 @@ def findings(metadata: dict, rules: dict) -> list:
                 f"{ban['crate']}, which {stranger} wants, is banned: {ban.get('reason', 'see deny.toml')}"
                 for stranger in sorted(strangers)
             ]
-    used = " ".join(package["license"] or "" for package in metadata["packages"])
-    found += [f"deny.toml allows {licence}, which nothing uses" for licence in allowed if licence not in used]
     return found
+
+
+def idle(trees: list, rules: dict) -> set:
+    """Licences that are allowed and that nothing has."""
+    used = " ".join(package["license"] or "" for metadata in trees for package in metadata["packages"])
+    allowed = rules["licenses"]["allow"]
+    return {f"deny.toml allows {licence}, which nothing uses" for licence in allowed if licence not in used}
+
+
+def tree(manifest: str, targets: list) -> dict:
+    """What cargo knows of a workspace. What is there only for other systems is never built, here as in cargo-deny."""
+    command = ["cargo", "metadata", "--format-version", "1", "--locked", "--manifest-path", manifest]
+    command += [f"--filter-platform={target}" for target in targets]
+    return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def main() -> None:
     rules = tomllib.loads((ROOT / "deny.toml").read_text())
-    command = ["cargo", "metadata", "--format-version", "1", "--locked"]
-    # What is there only for other systems is never built, here as in cargo-deny.
-    command += [f"--filter-platform={target}" for target in rules["graph"]["targets"]]
-    metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
-    found = findings(metadata, rules)
+    trees = [tree(manifest, rules["graph"]["targets"]) for manifest in MANIFESTS]
+    found = {finding for metadata in trees for finding in findings(metadata, rules)} | idle(trees, rules)
     for line in sorted(found):
         print(line, file=sys.stderr)
-    print(f"dependencies: {len(metadata['packages'])} packages, {len(found)} findings")
+    packages = {package["id"] for metadata in trees for package in metadata["packages"]}
+    print(f"dependencies: {len(packages)} packages, {len(found)} findings")
     raise SystemExit(1 if found else 0)
 
 
