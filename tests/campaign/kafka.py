@@ -52,7 +52,7 @@ class Kafka:
             "log.retention.ms=-1\ngroup.min.session.timeout.ms=1000\n"
         )
         shared = pathlib.Path(os.environ.get("XDG_CACHE_HOME", pathlib.Path.home() / ".cache")) / "alluvium/kafka"
-        self.env = {"KAFKA_PORT": str(port), "KAFKA_SETTINGS": str(settings), "KAFKA_HEAP": "512m"} | (
+        self.env = {"KAFKA_PORT": str(port), "KAFKA_SETTINGS": str(settings), "KAFKA_HEAP": "512m", "KAFKA_PATIENCE": "280"} | (
             {} if "KAFKA_HOME" in os.environ else {"KAFKA_HOME": str(shared)}
         )
         self.home = pathlib.Path(os.environ.get("KAFKA_HOME", shared))
@@ -65,7 +65,7 @@ class Kafka:
     def script(self, command: str):
         log = (self.folder / "kafka.log").open("ab")
         subprocess.run(
-            [ROOT / "scripts/kafka.sh", command], env=os.environ | self.env, stdout=log, stderr=log, check=True, timeout=300
+            [ROOT / "scripts/kafka.sh", command], env=os.environ | self.env, stdout=log, stderr=log, check=True, timeout=600
         )
 
     def of_link(self, link: int) -> str:
@@ -88,7 +88,7 @@ class Kafka:
         if kind == "freeze":
             os.kill(pid, signal.SIGCONT)
         else:
-            wait_for("the broker to return", 120, self.returned, 1)
+            wait_for("the broker to return", 300, self.returned, 1)
         self.admin.list_topics(timeout=60)
         return kind
 
