@@ -23,7 +23,7 @@ def arguments():
     parser = argparse.ArgumentParser(prog="campaign", description="Faults against the real binary, decided by an auditor of its own.")
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--binary", type=pathlib.Path, default=None, help="default: target/release/alluvium, then target/debug/alluvium")
+    parser.add_argument("--binary", type=pathlib.Path, default=None, help="default: release/alluvium in the target folder, then debug/alluvium")
     parser.add_argument("--folder", type=pathlib.Path, default=None, help="where everything is kept (default: a temporary folder)")
     parser.add_argument("--port", type=int, default=21900, help="the first of two hundred ports, of which free ones are taken")
     parser.add_argument("--rate", type=int, default=15_000, help="events a second")
@@ -36,7 +36,7 @@ def arguments():
     parser.add_argument("--short", action="store_true", help="two minutes, two servers in each fleet, less load")
     asked = parser.parse_args()
     if asked.short:
-        asked.minutes, asked.residents, asked.rate, asked.disk_mib = 2, 2, min(asked.rate, 3_000), 512
+        asked.minutes, asked.residents, asked.rate, asked.disk_mib, asked.only = 2, 2, min(asked.rate, 3_000), 512, "faults"
     return asked
 
 
@@ -52,17 +52,16 @@ def main() -> int:
     except ImportError as error:
         print(f"skipped: {error.name} is not installed; see tests/python/requirements.txt", file=sys.stderr)
         return SKIPPED
-    from . import floors, report
-    from .campaign import Campaign, Settings
-
     root = pathlib.Path(__file__).resolve().parents[2]
-    binary = asked.binary or next((path for path in (root / "target/release/alluvium", root / "target/debug/alluvium") if path.exists()), None)
-    if binary is None or not binary.exists():
+    built = [pathlib.Path(os.environ.get("CARGO_TARGET_DIR", root / "target")) / profile / "alluvium" for profile in ("release", "debug")]
+    binary = asked.binary or next((path for path in built if path.exists()), built[-1])
+    if not binary.exists():
         print(f"no binary at {binary}; build one with `cargo build --bin alluvium`", file=sys.stderr)
         return 2
     folder = asked.folder or pathlib.Path(tempfile.mkdtemp(prefix=f"campaign-{asked.seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
-    real = asked.kafka == "real" or (asked.kafka == "auto" and shutil.which("java") is not None)
+    from .campaign import Settings
+
     settings = Settings(
         minutes=asked.minutes,
         seed=asked.seed,
@@ -72,12 +71,35 @@ def main() -> int:
         rate=asked.rate,
         residents=asked.residents,
         fleets=tuple(asked.fleets.split(",")),
-        real_kafka=real,
+        real_kafka=asked.kafka == "real" or (asked.kafka == "auto" and shutil.which("java") is not None),
         disk_mib=asked.disk_mib,
     )
     print(f"seed {settings.seed}, evidence in {settings.folder}", flush=True)
+    text, findings = "", []
+    if asked.only in ("all", "faults"):
+        text, findings = faults(settings)
+    if asked.only in ("all", "halts") and settings.real_kafka:
+        more, found = stops(settings)
+        text, findings = text + more, findings + found
+    (settings.folder / "report.md").write_text(text)
+    if asked.report:
+        asked.report.write_text(text)
+    print(text)
+    if findings:
+        print(f"FAILED; evidence in {settings.folder}")
+        return 1
+    if asked.folder is None:
+        shutil.rmtree(settings.folder)
+    return 0
+
+
+def faults(settings) -> tuple[str, list[str]]:
+    """The faults that a pipeline must live through: report and findings."""
+    from . import floors, report
+    from .campaign import Campaign
+
     campaign = Campaign(settings)
-    findings: list[str] = []
+    findings, broke_off = [], True
     try:
         campaign.start()
         began = time.monotonic()
@@ -85,42 +107,35 @@ def main() -> int:
         seconds = time.monotonic() - began
         verdicts = campaign.finish()
         journal, ledger = campaign.journal, campaign.ledger
-        journal.effect("aborted transaction", ledger["transactions"]["aborted"])
-        journal.effect("dead letter", ledger["letters"])
-        if (counted := campaign.kafka.rebalances()) is not None:
-            campaign.notes.append(f"by the broker's own books the groups went through {counted} generations")
-            journal.effects["rebalance"] = min(counted, journal.effects["rebalance"])
-        missing = [] if real else list(floors.NEEDS_KAFKA)
-        if campaign.disk is None:
-            missing.append("disk full")
-        if campaign.s3 is None:
-            missing += ["s3", "ambiguous", "slow store"]
-        if any("faketime" in note for note in campaign.notes):
-            missing.append("commit with a wrong clock")
-        asked_for = floors.floors(settings.minutes, missing)
+        asked_for = floors.floors(settings.minutes, campaign.missing())
         findings += [finding for verdict in verdicts.values() for finding in verdict.findings]
-        findings += campaign.journal.surprises
-        findings += [f"too few faults took effect: {kind} {journal.effects[kind]} of {least}" for kind, least in asked_for.items() if journal.effects[kind] < least]
-        if ledger["doubts"]:
-            campaign.notes += [f"the ledger has a doubt: {doubt}" for doubt in ledger["doubts"][:10]]
-        if campaign.broken_actions:
-            campaign.notes.append(f"{campaign.broken_actions} actions broke off, see schedule.ndjson")
-        text = report.render(settings, "python -m campaign " + " ".join(sys.argv[1:]), machine(), seconds, journal, asked_for, verdicts, ledger, campaign.notes, findings)
-        (settings.folder / "report.md").write_text(text)
-        if asked.report:
-            asked.report.write_text(text)
-        print(text)
-    except BaseException:
-        findings.append("the campaign broke off")
-        raise
+        findings += journal.surprises
+        findings += [
+            f"too few faults took effect: {kind} {journal.effects[kind]} of {least}"
+            for kind, least in asked_for.items()
+            if journal.effects[kind] < least
+        ]
+        command = "python -m campaign " + " ".join(sys.argv[1:])
+        text = report.render(settings, command, machine(), seconds, journal, asked_for, verdicts, ledger, campaign.notes, findings)
+        broke_off = False
+        return text, findings
     finally:
-        campaign.close(keep=bool(findings))
-    if findings:
-        print(f"FAILED; evidence in {settings.folder}")
-        return 1
-    if asked.folder is None:
-        shutil.rmtree(settings.folder)
-    return 0
+        campaign.close(keep=broke_off or bool(findings))
+
+
+def stops(settings) -> tuple[str, list[str]]:
+    """What must stop a pipeline, each in a site of its own."""
+    from . import halts
+    from .kafka import Kafka
+
+    kafka = Kafka(settings.folder / "kafka-halts", settings.port, 1, settings.binary)
+    try:
+        outcomes = halts.run(settings.folder, kafka, settings.binary)
+    finally:
+        kafka.close()
+    lines = ["", "| what must stop a pipeline | outcome |", "|---|---|"]
+    lines += [f"| {name} | {'; '.join(found) or 'as it must be'} |" for name, found in outcomes.items()]
+    return "\n".join(lines) + "\n", [finding for found in outcomes.values() for finding in found]
 
 
 def machine() -> str:

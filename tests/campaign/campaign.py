@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 
-from . import audit, events
+from . import audit, events, floors
 from .actions import links, servers, storage, topic
 from .delta import Bucket, Folder
 from .fleet import DRAINS, FAKETIME, Fleet
@@ -331,11 +331,35 @@ class Campaign:
             code = agreed.child.wait(120)
             if code != 0:
                 verdicts[fleet.pipeline].findings.append(f"{fleet.pipeline}: `alluvium audit` ended with {code}")
+        self.count_the_rest()
+        return verdicts
+
+    def count_the_rest(self):
+        """What others have counted."""
+        journal = self.journal
+        journal.effect("aborted transaction", self.ledger["transactions"]["aborted"])
+        journal.effect("dead letter", self.ledger["letters"])
+        self.notes += [f"the ledger has a doubt: {doubt}" for doubt in self.ledger["doubts"][:10]]
+        if self.broken_actions:
+            self.notes.append(f"{self.broken_actions} actions broke off, see schedule.ndjson")
+        if (counted := self.kafka.rebalances()) is not None:
+            self.notes.append(f"by the broker's own books the groups went through {counted} generations")
+            journal.effects["rebalance"] = min(counted, journal.effects["rebalance"])
         if self.s3:
             for kind, count in self.s3.counts().items():
                 if kind in ("before", "after", "late", "slow", "refused", "ambiguous", "late but taken"):
-                    self.journal.effect(f"s3 {kind}" if kind != "ambiguous" else "ambiguous commit", count)
-        return verdicts
+                    journal.effect(f"s3 {kind}" if kind != "ambiguous" else "ambiguous commit", count)
+
+    def missing(self) -> list[str]:
+        """Kinds of faults that could not be had here."""
+        missing = [] if self.kafka.real else list(floors.NEEDS_KAFKA)
+        if self.disk is None:
+            missing.append("disk full")
+        if self.s3 is None:
+            missing += ["s3", "ambiguous", "slow store"]
+        if FAKETIME is None:
+            missing.append("commit with a wrong clock")
+        return missing
 
     def count_skewed(self, fleet: Fleet):
         """Commits that carry a time which is not ours."""
