@@ -104,7 +104,7 @@ impl Intake {
                 false if self.drain.wakes() && !waits => LONG_IDLE,
                 false => SHORT_IDLE,
             };
-            if let Err(error) = self.serve(patience) {
+            if let Err(error) = self.serve(&mut open, patience) {
                 self.ending.fail(error);
                 break;
             }
@@ -136,11 +136,7 @@ impl Intake {
         Open {
             generation: self.generation.current(),
             epoch: last.next(),
-            standings: self
-                .standings
-                .lock()
-                .expect("nobody panics while holding this lock")
-                .clone(),
+            standings: self.current_standings(),
             ranges: vec![Ranges::new(); self.plan.tables.len()],
             batch: VecDeque::new(),
             barriers: vec![None; self.workers.len()],
@@ -152,8 +148,16 @@ impl Intake {
         }
     }
 
+    /// Where every table stands, as the committer said last.
+    fn current_standings(&self) -> Standings {
+        self.standings
+            .lock()
+            .expect("nobody panics while holding this lock")
+            .clone()
+    }
+
     /// Serves the consumer's main queue: rebalances happen in here.
-    fn serve(&mut self, patience: Duration) -> Result<(), RuntimeError> {
+    fn serve(&mut self, open: &mut Open, patience: Duration) -> Result<(), RuntimeError> {
         self.ending.beat(clock::now().micros());
         let notices = self
             .drain
@@ -161,7 +165,15 @@ impl Intake {
             .map_err(|source| self.kafka(source))?;
         for notice in notices {
             match notice {
-                Notice::Assigned { partitions, .. } => {
+                Notice::Assigned {
+                    generation,
+                    partitions,
+                } => {
+                    // Offsets that could not be read inside the rebalance come later, under the generation that is
+                    // open already (P17). With what was known before, no table would want the records.
+                    if generation == open.generation {
+                        open.standings = self.current_standings();
+                    }
                     tracing::info!(pipeline = %self.plan.name, partitions = partitions.len(), "partitions assigned");
                     self.status.update(&self.plan.name, |status| {
                         status.rebalances += 1;
