@@ -125,7 +125,7 @@ class Campaign:
             for number in range(settings.residents):
                 fleet.add(f"{fleet.pipeline}-{number}", DRAINS[number % len(DRAINS)]).start()
         for fleet in self.fleets:
-            wait_for(f"the first commits of {fleet.pipeline}", 120, lambda fleet=fleet: fleet.advance() or fleet.commits() > 3)
+            wait_for(f"the first commits of {fleet.pipeline}", 300, lambda fleet=fleet: fleet.advance() or fleet.commits() > 3)
 
     def fleet(self, kind: str, seats: list[int]) -> Fleet:
         settings = self.settings
@@ -189,9 +189,9 @@ class Campaign:
             yield f"upkeep {fleet.pipeline}", 30, [(1, storage.upkeep, fleet)]
             if fleet is self.disk_fleet:
                 yield "disk", 60, [(1, storage.full, fleet)]
-        if self.kafka.proxies:
+        if self.kafka.real:
             yield "kafka links", 15, [(1, links.kafka_link, None)]
-        yield "broker", 75, [(1, links.outage, None)]
+            yield "broker", 75, [(1, links.outage, None)]
         if self.s3:
             yield "s3", 12, [(4, storage.s3_faults, None), (1, storage.slow_store, None), (2, links.s3_link, None)]
         yield "topic", 45, [(1, topic.grow, None), (2, topic.flood, None)]

@@ -38,7 +38,7 @@ HOUR = {
     "dead letter": 500,
 }
 # What needs a real Kafka.
-NEEDS_KAFKA = ("topic growth", "aborted transaction", "kafka link")
+NEEDS_KAFKA = ("topic growth", "aborted transaction", "kafka link", "broker outage")
 # In a few minutes chance decides more.
 SHORT, EASE = 10.0, 0.5
 
