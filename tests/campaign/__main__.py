@@ -31,7 +31,7 @@ def arguments():
     parser.add_argument("--fleets", default="disk,lake", help="disk, lake (S3) or both")
     parser.add_argument("--kafka", choices=("auto", "real", "embedded"), default="auto", help="auto: real where Java is")
     parser.add_argument("--disk-mib", type=int, default=4096, help="size of the file system that is filled")
-    parser.add_argument("--only", choices=("all", "faults", "halts"), default="all", help="halts: what must stop a pipeline, by design")
+    parser.add_argument("--only", choices=("all", "faults", "scenarios"), default="all", help="scenarios: what must stop a pipeline by design, and what was found before")
     parser.add_argument("--report", type=pathlib.Path, default=None, help="where the report goes too")
     parser.add_argument("--short", action="store_true", help="two minutes, two servers in each fleet, less load")
     asked = parser.parse_args()
@@ -78,8 +78,8 @@ def main() -> int:
     text, findings = "", []
     if asked.only in ("all", "faults"):
         text, findings = faults(settings)
-    if asked.only in ("all", "halts") and settings.real_kafka:
-        more, found = stops(settings)
+    if asked.only in ("all", "scenarios") and settings.real_kafka:
+        more, found = apart(settings)
         text, findings = text + more, findings + found
     (settings.folder / "report.md").write_text(text)
     if asked.report:
@@ -123,17 +123,17 @@ def faults(settings) -> tuple[str, list[str]]:
         campaign.close(keep=broke_off or bool(findings))
 
 
-def stops(settings) -> tuple[str, list[str]]:
-    """What must stop a pipeline, each in a site of its own."""
-    from . import halts
+def apart(settings) -> tuple[str, list[str]]:
+    """Scenarios, each in a site of its own."""
+    from . import scenarios
     from .kafka import Kafka
 
-    kafka = Kafka(settings.folder / "kafka-halts", settings.port, 1, settings.binary)
+    kafka = Kafka(settings.folder / "kafka-scenarios", settings.port, len(scenarios.SEATS), settings.binary)
     try:
-        outcomes = halts.run(settings.folder, kafka, settings.binary)
+        outcomes = scenarios.run(settings.folder, kafka, settings.binary)
     finally:
         kafka.close()
-    lines = ["", "| what must stop a pipeline | outcome |", "|---|---|"]
+    lines = ["", "| scenario | outcome |", "|---|---|"]
     lines += [f"| {name} | {'; '.join(found) or 'as it must be'} |" for name, found in outcomes.items()]
     return "\n".join(lines) + "\n", [finding for found in outcomes.values() for finding in found]
 

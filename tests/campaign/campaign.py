@@ -17,14 +17,12 @@ import time
 
 from . import audit, events, floors
 from .actions import links, servers, storage, topic
-from .delta import Bucket, Folder
+from .delta import Folder
 from .fleet import DRAINS, FAKETIME, Fleet
 from .journal import Journal
-from .kafka import Embedded, Kafka, hold
+from .kafka import Embedded, Kafka
 from .processes import Process, end_all, wait_for
-from .proxy import Proxy
 
-BUCKET = "lake"
 PARTITIONS = 6
 
 
@@ -135,7 +133,7 @@ class Campaign:
             self.disk = self.small_disk(folder / "data")
             place, store = Folder(folder / "data"), lambda _link: f'{{root: "{folder / "data"}"}}'
         else:
-            place, store = self.s3_server(folder, seats)
+            self.s3, place, store = storage.s3_server(folder, settings.port + 90, settings.seed, seats)
         fleet = Fleet(
             folder,
             kind,
@@ -160,23 +158,6 @@ class Campaign:
             return at
         self.notes.append("no disk was full: no small file system could be mounted: " + mounted.stderr.decode().strip())
         return None
-
-    def s3_server(self, folder: pathlib.Path, seats: list[int]):
-        port = next(at for at in range(self.settings.port + 90, self.settings.port + 190) if hold(at))
-        here = {"PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[1])}
-        command = [sys.executable, "-m", "campaign.s3", str(port), BUCKET, str(self.settings.seed)]
-        process = Process(command, folder / "s3.log", env=here, stdout=subprocess.PIPE)
-        assert process.child.stdout.readline().strip() == b"ready", process.tail()
-        proxies = {seat: Proxy(port) for seat in seats}
-        self.s3 = storage.Server(process, port, list(proxies.values()))
-
-        def store(link: int) -> str:
-            return (
-                f'{{root: "s3://{BUCKET}/site", endpoint: "http://127.0.0.1:{proxies[link].port}", region: us-east-1,'
-                " access_key: test, secret_key: {file: secret}, allow_http: true}"
-            )
-
-        return Bucket(port, BUCKET, "site"), store
 
     # Lanes -----------------------------------------------------------------------------------------------------------
 

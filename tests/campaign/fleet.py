@@ -82,6 +82,9 @@ class Reached:
     halted: dict[int, str]
 
 
+NOTHING = Reached("no answer", None, 0, 0, 0, 0, {}, {})
+
+
 class Server:
     """One place in a fleet: a name in the group, a link, a door. Its process comes and goes."""
 

@@ -6,10 +6,19 @@ it to a request, merging by hand when the command ended with 0 while commits wen
 
 import json
 import os
+import pathlib
+import subprocess
+import sys
 import time
 import urllib.request
 
-MEANS_FULL = ("No space left", "os error 28", "StorageFull")
+from ..delta import Bucket
+from ..kafka import hold
+from ..processes import Process
+from ..proxy import Proxy
+
+BUCKET = "lake"
+MEANS_FULL = "No space left"
 
 
 def full(campaign, fleet, rng):
@@ -51,7 +60,7 @@ def refusals(fleet) -> int:
     total = 0
     for log in (fleet.folder / "logs").glob("*.log"):
         text = log.read_text(errors="replace")
-        total += sum(text.count(words) for words in MEANS_FULL[:1])
+        total += text.count(MEANS_FULL)
     return total
 
 
@@ -116,6 +125,24 @@ def age(campaign, fleet):
                 os.utime(path, (now - 4 * 86_400,) * 2)
         except FileNotFoundError:
             continue
+
+
+def s3_server(folder: pathlib.Path, port: int, seed: int, seats: list[int]):
+    """Starts one, with a link for each seat; and where tables lie in it, for the auditor and for servers."""
+    port = next(at for at in range(port, port + 100) if hold(at))
+    here = {"PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[2])}
+    command = [sys.executable, "-m", "campaign.s3", str(port), BUCKET, str(seed)]
+    process = Process(command, folder / "s3.log", env=here, stdout=subprocess.PIPE)
+    assert process.child.stdout.readline().strip() == b"ready", process.tail()
+    proxies = {seat: Proxy(port) for seat in seats}
+
+    def store(link: int) -> str:
+        return (
+            f'{{root: "s3://{BUCKET}/site", endpoint: "http://127.0.0.1:{proxies[link].port}", region: us-east-1,'
+            " access_key: test, secret_key: {file: secret}, allow_http: true}"
+        )
+
+    return Server(process, port, list(proxies.values())), Bucket(port, BUCKET, "site"), store
 
 
 class Server:

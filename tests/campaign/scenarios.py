@@ -1,8 +1,8 @@
-"""What must stop a pipeline, by design: each in a site of its own, with the expected words in its status.
+"""Scenarios of their own, each in a site of its own: what must stop a pipeline by design, and schedules that once went wrong.
 
-Owns these scenarios: a topic that is created again, retention that passes, a schema break. In each the server must say
-that it stands still and why, must not skip anything, and what it has committed must stay right. Does not own faults that a
-pipeline must live through (`campaign`).
+Owns these: a topic that is created again, retention that passes, a schema break. In each the server must say that it stands
+still and why, must not skip anything, and what it has committed must stay right. And what a campaign has found, reduced.
+Does not own faults drawn from a seed (`campaign`).
 """
 
 import http.client
@@ -14,38 +14,43 @@ import time
 from confluent_kafka import Producer
 
 from . import audit, events
+from .actions import storage
 from .delta import Folder
-from .fleet import Fleet
+from .fleet import NOTHING, Fleet
 from .processes import wait_for
 
 PARTITIONS = 3
+SEATS = [0, 1]
 PATIENCE = 90
 
 
 class Site:
     """A topic, a table, one server, and a ledger."""
 
-    def __init__(self, folder: pathlib.Path, kafka, binary: pathlib.Path, name: str, drain: str, stop_if: str = "60% over 1m"):
-        self.name, self.kafka, self.topic = name, kafka, f"halts-{name.replace(' ', '-')}"
+    def __init__(self, folder: pathlib.Path, kafka, binary: pathlib.Path, name: str, drain: str, *, stop_if: str = "60% over 1m", s3: bool = False):
+        self.name, self.kafka, self.topic = name, kafka, f"scenario-{name.replace(' ', '-')}"
         self.pool = events.pool(len(name), 500)
         self.rng = random.Random(name)
         self.counts, self.places = [0] * len(self.pool), []
         kafka.create(self.topic, PARTITIONS)
         folder = folder / self.topic
         folder.mkdir()
+        self.s3, place, store = None, Folder(folder / "data"), lambda _link: f'{{root: "{folder / "data"}"}}'
+        if s3:
+            self.s3, place, store = storage.s3_server(folder, kafka.port + 90, 1, SEATS)
         self.fleet = Fleet(
             folder,
             "disk",
             binary,
             kafka=kafka,
-            storage=Folder(folder / "data"),
-            store=lambda _link: f'{{root: "{folder / "data"}"}}',
+            storage=place,
+            store=store,
             topic=self.topic,
-            links=[0],
+            links=SEATS,
             commit_every="500ms",
             stop_if=stop_if,
         )
-        self.server = self.fleet.add(self.topic, drain)
+        self.server = self.fleet.add(f"{self.topic}-0", drain)
 
     def produce(self, count: int, kinds=(events.GOOD,), *, counted=True):
         """To every partition; counted ones are expected in the table."""
@@ -77,8 +82,8 @@ class Site:
         self.kafka.delete(self.topic)
         self.kafka.create(self.topic, PARTITIONS)
 
-    def halted(self, words: str) -> list[str]:
-        """Whether every partition says so, in these words."""
+    def halted(self, *words: str) -> list[str]:
+        """Whether every partition says so, in one of these words."""
 
         def said():
             reached = self.server.status()
@@ -89,11 +94,13 @@ class Site:
         except TimeoutError:
             reached = self.server.status()
             return [f"{self.name}: no halt; it says {reached}"]
-        wrong = [text for text in halted.values() if words not in text]
+        wrong = [text for text in halted.values() if not any(word in text for word in words)]
         return [f"{self.name}: halted, but says {wrong[0]!r}"] if wrong else []
 
     def stopped(self, words: str) -> list[str]:
         def said():
+            if not self.server.runs():
+                return NOTHING
             reached = self.server.status()
             return reached and reached.state == "stopped" and reached
 
@@ -101,7 +108,11 @@ class Site:
             reached = wait_for("the stop", PATIENCE, said, 0.2)
         except TimeoutError:
             return [f"{self.name}: the pipeline did not stop; it says {self.server.status()}"]
-        return [] if words in (reached.reason or "") else [f"{self.name}: stopped, but says {reached.reason!r}"]
+        if reached is NOTHING:
+            told = words in self.server.process.tail()
+            code = self.server.process.ended()
+            return [f"{self.name}: the server ended with {code} ({'its log says why' if told else 'no word why'}), so SQL answers no more"]
+        return self.answers() if words in (reached.reason or "") else [f"{self.name}: stopped, but says {reached.reason!r}"]
 
     def answers(self) -> list[str]:
         """Whether SQL goes on answering, and with the committed number."""
@@ -113,12 +124,13 @@ class Site:
 
     def audited(self) -> list[str]:
         """Ends the server and compares the tables with what they must hold."""
-        if self.server.runs():
-            # A pipeline that has stopped for good has nothing to drain, and a server of such pipelines may end with 1.
-            self.server.drained(45)
+        for server in self.fleet.everyone():
+            if server.runs():
+                # A pipeline that has stopped for good has nothing to drain, and a server of such pipelines may end with 1.
+                server.drained(45)
         self.fleet.advance()
         expected = audit.Expected({"counts": self.counts, "places": self.places}, self.pool)
-        verdict = audit.audit(self.fleet.storage.root, "disk", self.fleet.logs, expected)
+        verdict = audit.audit(self.fleet.storage.fetched(self.fleet.folder / "fetched"), "disk", self.fleet.logs, expected)
         return [f"{self.name}: {finding}" for finding in verdict.findings]
 
 
@@ -151,7 +163,8 @@ def created_again_with_less(site: Site) -> list[str]:
     site.created_again()
     site.produce(300, counted=False)
     site.server.start()
-    return site.halted("created again") + site.answers() + site.audited()
+    # The second where the broker did not tell the log's ends in time.
+    return site.halted("created again", "has no record at offset") + site.answers() + site.audited()
 
 
 def retention_passes(site: Site) -> list[str]:
@@ -172,8 +185,9 @@ def schema_breaks(site: Site) -> list[str]:
     site.produce(1_500)
     site.wait_until_counted()
     site.produce(6_000, (events.BROKEN,))
-    found = site.stopped("rejected") + site.answers()
-    site.server.kill()
+    found = site.stopped("rejected")
+    if site.server.runs():
+        site.server.kill()
     pipeline = next((site.fleet.folder / site.server.drain / "pipelines").iterdir())
     pipeline.write_text(pipeline.read_text().replace("stop_if: 20% over 1m", "stop_if: 100% over 1m"))
     site.server.start()
@@ -185,7 +199,33 @@ def schema_breaks(site: Site) -> list[str]:
     return found + site.audited()
 
 
+def offsets_come_late(site: Site) -> list[str]:
+    """The store is so slow in a rebalance that the recorded offsets come only after it. Nothing stops here: with the store
+    as before, everything is counted, of partitions that are new to the server too."""
+    other = site.fleet.add(f"{site.topic}-1", "direct")
+    for server in (site.server, other):
+        server.start()
+    site.produce(1_500)
+    site.wait_until_counted()
+    wait_for("both to have partitions", PATIENCE, lambda: all((server.status() or NOTHING).partitions for server in (site.server, other)))
+    site.s3.set({"slow": 1.0})
+    site.server.kill()
+    try:
+        wait_for("the offsets to be unknown", PATIENCE, lambda: "cannot be read yet" in ((other.status() or NOTHING).reason or ""))
+    except TimeoutError as error:
+        return [f"{site.name}: not shown, {error}"]
+    finally:
+        site.s3.set({})
+    site.produce(1_500)
+    try:
+        site.wait_until_counted()
+    except TimeoutError as error:
+        return [f"{error}; it says {other.status()}, recorded is {site.fleet.reached()}"]
+    return site.audited()
+
+
 SCENARIOS = [
+    ("offsets come late", offsets_come_late, "direct", {"s3": True}),
     ("created again while it is read", created_again_while_read, "direct", {}),
     ("created again while away", created_again_while_away, "direct", {}),
     ("created again with less", created_again_with_less, "direct", {}),
@@ -198,7 +238,7 @@ SCENARIOS = [
 
 def run(folder: pathlib.Path, kafka, binary: pathlib.Path) -> dict[str, list[str]]:
     """Findings by scenario."""
-    folder = folder / "halts"
+    folder = folder / "scenarios"
     folder.mkdir()
     outcomes = {}
     for name, scenario, drain, more in SCENARIOS:
@@ -210,7 +250,10 @@ def run(folder: pathlib.Path, kafka, binary: pathlib.Path) -> dict[str, list[str
         except (TimeoutError, AssertionError) as error:
             outcomes[name] = [f"{name}: {error!r}; {site.server.status() if site else ''}"]
         finally:
-            if site and site.server.runs():
-                site.server.kill()
+            for server in site.fleet.everyone() if site else ():
+                if server.runs():
+                    server.kill()
+            if site and site.s3:
+                site.s3.process.kill()
         print(f"{name}: {'; '.join(outcomes[name]) or 'as it must be'} ({time.monotonic() - began:.0f} s)", flush=True)
     return outcomes
