@@ -10,7 +10,8 @@
 #
 # Needs Java 17, and Maven the first time: the broker comes as jars, about 130 MB, into the cache folder.
 # Environment: KAFKA_PORT (19092; the next port is the controller's), KAFKA_VERSION (4.1.0), KAFKA_HEAP (512m),
-#   KAFKA_HOME (cache folder), KAFKA_PATIENCE (90, seconds that a start may take), KAFKA_SETTINGS (a file with further lines for server.properties), KAFKA_SECURED (a folder: a
+#   KAFKA_HOME (cache folder), KAFKA_PATIENCE (90, seconds that a start may take), KAFKA_SETTINGS (a file with further
+#   lines for server.properties), KAFKA_SECURED (a folder: a
 #   new node then also listens on KAFKA_PORT + 2 with TLS and SASL, for the user alluvium with the password canary or a token that nobody signed, and the
 #   authority that its certificate is signed by is put there as ca.pem).
 set -euo pipefail

@@ -20,7 +20,8 @@ SKIPPED = 77
 
 
 def arguments():
-    parser = argparse.ArgumentParser(prog="campaign", description="Faults against the real binary, decided by an auditor of its own.")
+    description = "Faults against the real binary, decided by an auditor of its own."
+    parser = argparse.ArgumentParser(prog="campaign", description=description)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--binary", type=pathlib.Path, default=None, help="default: release/alluvium in the target folder, then debug/alluvium")
@@ -31,7 +32,8 @@ def arguments():
     parser.add_argument("--fleets", default="disk,lake", help="disk, lake (S3) or both")
     parser.add_argument("--kafka", choices=("auto", "real", "embedded"), default="auto", help="auto: real where Java is")
     parser.add_argument("--disk-mib", type=int, default=4096, help="size of the file system that is filled")
-    parser.add_argument("--only", choices=("all", "faults", "scenarios"), default="all", help="scenarios: what must stop a pipeline by design, and what was found before")
+    parts = "scenarios: what must stop a pipeline by design, and what was found before"
+    parser.add_argument("--only", choices=("all", "faults", "scenarios"), default="all", help=parts)
     parser.add_argument("--report", type=pathlib.Path, default=None, help="where the report goes too")
     parser.add_argument("--short", action="store_true", help="two minutes, two servers in each fleet, less load")
     asked = parser.parse_args()

@@ -60,7 +60,7 @@ def chain(log: Log) -> list[str]:
     at: dict[str, int] = {}
     for version, (info, txns) in enumerate(zip(log.infos, log.txns, strict=True)):
         ours = info.get("alluvium", {})
-        offsets = {f"{topic}/{partition}": number for app, number in txns.items() for topic, partition in [partition_of(app) or (None, None)] if topic}
+        offsets = {"{}/{}".format(*place): number for app, number in txns.items() if (place := partition_of(app))}
         where = f"{log.table} version {version}"
         match ours.get("kind"):
             case "start":

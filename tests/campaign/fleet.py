@@ -157,7 +157,20 @@ class Server:
 class Fleet:
     """All of them, and the logs of the tables they write."""
 
-    def __init__(self, folder: pathlib.Path, pipeline: str, binary: pathlib.Path, *, kafka, storage, store, topic: str, links: list[int], commit_every: str, stop_if: str):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        pipeline: str,
+        binary: pathlib.Path,
+        *,
+        kafka,
+        storage,
+        store,
+        topic: str,
+        links: list[int],
+        commit_every: str,
+        stop_if: str,
+    ):
         self.folder, self.pipeline, self.binary, self.kafka = folder, pipeline, binary, kafka
         self.storage, self.store, self.topic = storage, store, topic
         self.links = links

@@ -1,7 +1,8 @@
 """The report: what was run, what took effect against its floor, what the auditor found."""
 
 
-def render(settings, command: str, machine: str, seconds: float, journal, floors: dict, verdicts: dict, ledger: dict, notes: list[str], findings: list[str]) -> str:
+def render(settings, command, machine, seconds, journal, floors, verdicts, ledger, notes, findings) -> str:
+    """Markdown."""
     lines = [
         f"# Campaign, seed {settings.seed}: {'FAILED' if findings else 'passed'}",
         "",
@@ -19,7 +20,8 @@ def render(settings, command: str, machine: str, seconds: float, journal, floors
     for name, verdict in verdicts.items():
         tables = "; ".join(f"{table}: {facts['kinds']}" for table, facts in verdict.facts.items() if "kinds" in facts)
         held = verdict.facts.get("dead letters", {})
-        lines.append(f"| {name} | {verdict.lost} | {verdict.twice} | {tables} | {held.get('held')} of {held.get('expected')}, {held.get('twice')} twice |")
+        letters = f"{held.get('held')} of {held.get('expected')}, {held.get('twice')} twice"
+        lines.append(f"| {name} | {verdict.lost} | {verdict.twice} | {tables} | {letters} |")
     lines += ["", "| fault that took effect | times | floor | tried |", "|---|---|---|---|"]
     for kind in sorted(set(journal.effects) | set(floors)):
         lines.append(f"| {kind} | {journal.effects[kind]:,} | {floors.get(kind, '')} | {journal.tried.get(kind, '')} |")

@@ -27,7 +27,7 @@ PATIENCE = 90
 class Site:
     """A topic, a table, one server, and a ledger."""
 
-    def __init__(self, folder: pathlib.Path, kafka, binary: pathlib.Path, name: str, drain: str, *, stop_if: str = "60% over 1m", s3: bool = False):
+    def __init__(self, folder, kafka, binary, name: str, drain: str, *, stop_if: str = "60% over 1m", s3: bool = False):
         self.name, self.kafka, self.topic = name, kafka, f"scenario-{name.replace(' ', '-')}"
         self.pool = events.pool(len(name), 500)
         self.rng = random.Random(name)

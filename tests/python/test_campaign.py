@@ -48,7 +48,8 @@ class Table:
             if number == 0:
                 lines.append({"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}})
                 format = {"provider": "parquet", "options": {}}
-                lines.append({"metaData": {"id": str(path), "format": format, "schemaString": self.schema, "partitionColumns": [], "configuration": {}}})
+                about = {"schemaString": self.schema, "partitionColumns": [], "configuration": {}}
+                lines.append({"metaData": {"id": str(path), "format": format} | about})
             lines += [{"txn": {"appId": app, "version": at}} for app, at in version["txns"].items()]
             for name, table in version["adds"]:
                 pyarrow.parquet.write_table(table, path / name)
@@ -99,7 +100,8 @@ def right_root():
         table.version({"kind": "create"})
         starts = {"events/0": 0, "events/1": 0}
         table.version({"kind": "start", "starts": starts}, {APP.format(0): 0, APP.format(1): 0})
-        table.version(commit({"events/0": [0, 4]}, balance(4, 3 + half, 0, 1 - half)), {APP.format(0): 4}, [("a", panes([("ann", 3, 15)] + [("bob", 1, 7)] * half))])
+        first = commit({"events/0": [0, 4]}, balance(4, 3 + half, 0, 1 - half))
+        table.version(first, {APP.format(0): 4}, [("a", panes([("ann", 3, 15)] + [("bob", 1, 7)] * half))])
         table.version(
             commit({"events/0": [4, 5], "events/1": [0, 5]}, balance(6, 3, 2, 1)),
             {APP.format(0): 5, APP.format(1): 5},

@@ -153,7 +153,7 @@ class Server:
 
     def call(self, path: str, shares: dict | None = None) -> dict:
         data = None if shares is None else json.dumps(shares).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/_campaign/{path}", data=data, method="GET" if data is None else "POST")
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/_campaign/{path}", data=data)
         with urllib.request.urlopen(request, timeout=30) as reply:
             return json.load(reply)
 
