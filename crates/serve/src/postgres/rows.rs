@@ -11,7 +11,7 @@ use datafusion::{
     arrow::{
         array::{ArrayRef, RecordBatch, StringArray},
         compute::cast,
-        datatypes::{DataType, Field, Schema, SchemaRef},
+        datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
         error::ArrowError,
         util::display::{ArrayFormatter, FormatOptions as Display},
     },
@@ -69,15 +69,35 @@ impl Manner {
 
     fn shown_type(&self, data_type: &DataType) -> DataType {
         match data_type {
-            DataType::Timestamp(unit, Some(zone)) => {
-                let zone = self.zone.as_ref().unwrap_or(zone);
-                DataType::Timestamp(*unit, Some(zone.clone()))
+            DataType::Timestamp(unit, zone) => {
+                // Postgres knows nothing finer than a microsecond.
+                let unit = match unit {
+                    TimeUnit::Nanosecond => TimeUnit::Microsecond,
+                    unit => *unit,
+                };
+                let zone = zone
+                    .as_ref()
+                    .map(|own| self.zone.as_ref().unwrap_or(own).clone());
+                DataType::Timestamp(unit, zone)
             }
             DataType::Utf8View | DataType::Null => DataType::Utf8,
+            // Postgres has nothing shorter.
+            DataType::Int8 => DataType::Int16,
             DataType::Dictionary(_, value) => self.shown_type(value),
             other if arrow_pg::datatypes::into_pg_type(other).is_err() => DataType::Utf8,
+            DataType::Struct(fields) => {
+                DataType::Struct(fields.iter().map(|field| self.shown_field(field)).collect())
+            }
+            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+                DataType::List(self.shown_field(item))
+            }
             other => other.clone(),
         }
+    }
+
+    fn shown_field(&self, field: &Arc<Field>) -> Arc<Field> {
+        let shown = self.shown_type(field.data_type());
+        Arc::new(field.as_ref().clone().with_data_type(shown))
     }
 
     /// A batch in the types that are shown.
@@ -206,7 +226,8 @@ fn show(column: &ArrayRef, shown: &DataType) -> Result<ArrayRef, ArrowError> {
         return Ok(column.clone());
     }
     match own {
-        DataType::Map(..) | DataType::Union(..) => {
+        // Whatever holds values of which Postgres knows no type.
+        _ if own.is_nested() && *shown == DataType::Utf8 => {
             let display = Display::default();
             let formatter = ArrayFormatter::try_new(column.as_ref(), &display)?;
             let texts = (0..column.len()).map(|row| {

@@ -1,8 +1,12 @@
-//! Values that the library writes otherwise than Postgres: decimals of more than 28 digits, and moments with a fraction of zeros.
+//! Values that the library writes otherwise than Postgres: decimals of more than 28 digits, moments with a fraction of zeros, and
+//! whatever holds other values.
 
 use std::error::Error;
 
-use arrow_pg::encoder::{Encoder, encode_value};
+use arrow_pg::{
+    datatypes::into_pg_type,
+    encoder::{Encoder, encode_value},
+};
 use bytes::{BufMut, BytesMut};
 use chrono::{DateTime, Offset, TimeZone};
 use datafusion::arrow::{
@@ -10,8 +14,8 @@ use datafusion::arrow::{
     datatypes::{DataType, Decimal128Type, Field, TimeUnit, TimestampMicrosecondType},
 };
 use pgwire::{
-    api::results::FieldInfo,
-    error::PgWireResult,
+    api::results::{FieldFormat, FieldInfo},
+    error::{PgWireError, PgWireResult},
     types::{ToSqlText, format::FormatOptions},
 };
 use postgres_types::{IsNull, ToSql, Type, accepts, to_sql_checked};
@@ -45,8 +49,201 @@ pub(super) fn encode<E: Encoder>(
             });
             encoder.encode_field(&value, shown)
         }
+        DataType::Struct(_) => {
+            let value = column.is_valid(row).then(|| record(column, row, shown));
+            encoder.encode_field(&value.transpose()?, shown)
+        }
+        DataType::List(_) => {
+            let value = column.is_valid(row).then(|| list(column, row, shown));
+            encoder.encode_field(&value.transpose()?, shown)
+        }
         _ => encode_value(encoder, column, row, field, shown),
     }
+}
+
+/// A row within a row.
+fn record(column: &ArrayRef, row: usize, shown: &FieldInfo) -> PgWireResult<Encoded> {
+    let record = column.as_struct();
+    let is_text = shown.format() == FieldFormat::Text;
+    let mut out = BytesMut::new();
+    match is_text {
+        true => out.put_u8(b'('),
+        false => out.put_i32(length(record.num_columns())?),
+    }
+    for (place, (inner, field)) in record.columns().iter().zip(record.fields()).enumerate() {
+        let (value, oid) = One::of(inner, row, field, shown)?;
+        if !is_text {
+            out.put_u32(oid);
+            put_sized(&mut out, value.as_deref())?;
+            continue;
+        }
+        if place > 0 {
+            out.put_u8(b',');
+        }
+        // What is empty has quotes, what is not there has none.
+        if let Some(value) = value {
+            let special = b"(),\"\\";
+            let is_plain = !value.is_empty()
+                && !value
+                    .iter()
+                    .any(|byte| special.contains(byte) || byte.is_ascii_whitespace());
+            match is_plain {
+                true => out.put_slice(&value),
+                false => put_quoted(&mut out, &value, |byte| byte),
+            }
+        }
+    }
+    if is_text {
+        out.put_u8(b')');
+    }
+    Ok(Encoded(out))
+}
+
+/// An array of one dimension.
+fn list(column: &ArrayRef, row: usize, shown: &FieldInfo) -> PgWireResult<Encoded> {
+    let values = column.as_list::<i32>().value(row);
+    let field = Field::new_list_field(values.data_type().clone(), true);
+    let mut out = BytesMut::new();
+    if shown.format() == FieldFormat::Binary {
+        out.put_i32(i32::from(!values.is_empty()));
+        out.put_i32(i32::from(values.null_count() > 0));
+        out.put_u32(into_pg_type(values.data_type())?.oid());
+        if !values.is_empty() {
+            out.put_i32(length(values.len())?);
+            out.put_i32(1);
+        }
+        for place in 0..values.len() {
+            let (value, _) = One::of(&values, place, &field, shown)?;
+            put_sized(&mut out, value.as_deref())?;
+        }
+        return Ok(Encoded(out));
+    }
+    out.put_u8(b'{');
+    for place in 0..values.len() {
+        if place > 0 {
+            out.put_u8(b',');
+        }
+        match One::of(&values, place, &field, shown)?.0 {
+            None => out.put_slice(b"NULL"),
+            Some(value) => {
+                let special = b"{},\"\\";
+                let is_plain = !value.is_empty()
+                    && !value.eq_ignore_ascii_case(b"null")
+                    && !value
+                        .iter()
+                        .any(|byte| special.contains(byte) || byte.is_ascii_whitespace());
+                match is_plain {
+                    true => out.put_slice(&value),
+                    false => put_quoted(&mut out, &value, |_| b'\\'),
+                }
+            }
+        }
+    }
+    out.put_u8(b'}');
+    Ok(Encoded(out))
+}
+
+/// Puts a text between quotes; `escape` says what stands before a quote or a backslash in it.
+fn put_quoted(out: &mut BytesMut, text: &[u8], escape: fn(u8) -> u8) {
+    out.put_u8(b'"');
+    for byte in text {
+        if matches!(byte, b'"' | b'\\') {
+            out.put_u8(escape(*byte));
+        }
+        out.put_u8(*byte);
+    }
+    out.put_u8(b'"');
+}
+
+/// Puts a value behind its length, or the length that says that there is none.
+fn put_sized(out: &mut BytesMut, value: Option<&[u8]>) -> PgWireResult<()> {
+    match value {
+        Some(value) => {
+            out.put_i32(length(value.len())?);
+            out.put_slice(value);
+        }
+        None => out.put_i32(-1),
+    }
+    Ok(())
+}
+
+fn length(count: usize) -> PgWireResult<i32> {
+    i32::try_from(count).map_err(|error| PgWireError::ApiError(Box::new(error)))
+}
+
+/// Holds the bytes of one value, which becomes part of another.
+#[derive(Default)]
+struct One(Option<BytesMut>);
+
+impl One {
+    /// A value in the format of what it is part of, and its type.
+    fn of(
+        column: &ArrayRef,
+        row: usize,
+        field: &Field,
+        whole: &FieldInfo,
+    ) -> PgWireResult<(Option<BytesMut>, u32)> {
+        let kind = into_pg_type(column.data_type())?;
+        let oid = kind.oid();
+        if column.is_null(row) {
+            return Ok((None, oid));
+        }
+        let shown = FieldInfo::new(field.name().clone(), None, None, kind, whole.format())
+            .with_format_options(whole.format_options().clone());
+        let mut one = Self::default();
+        encode(&mut one, column, row, field, &shown)?;
+        Ok((one.0, oid))
+    }
+}
+
+impl Encoder for One {
+    type Item = Option<BytesMut>;
+
+    fn encode_field<T>(&mut self, value: &T, shown: &FieldInfo) -> PgWireResult<()>
+    where
+        T: ToSql + ToSqlText + Sized,
+    {
+        let mut out = BytesMut::new();
+        let written = match shown.format() {
+            FieldFormat::Text => {
+                value.to_sql_text(shown.datatype(), &mut out, shown.format_options())
+            }
+            FieldFormat::Binary => value.to_sql(shown.datatype(), &mut out),
+        };
+        self.0 = match written.map_err(PgWireError::ApiError)? {
+            IsNull::Yes => None,
+            IsNull::No => Some(out),
+        };
+        Ok(())
+    }
+
+    fn take_row(&mut self) -> Self::Item {
+        self.0.take()
+    }
+}
+
+/// A value that is written already, in the format that was asked for.
+#[derive(Debug)]
+struct Encoded(BytesMut);
+
+impl ToSqlText for Encoded {
+    fn to_sql_text(&self, _: &Type, out: &mut BytesMut, _: &FormatOptions) -> Written {
+        out.put_slice(&self.0);
+        Ok(IsNull::No)
+    }
+}
+
+impl ToSql for Encoded {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Written {
+        out.put_slice(&self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_: &Type) -> bool {
+        true
+    }
+
+    to_sql_checked!();
 }
 
 type Written = Result<IsNull, Box<dyn Error + Sync + Send>>;
@@ -187,6 +384,16 @@ impl ToSql for Moment {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::{
+        array::{
+            Decimal128Array, ListArray, ListBuilder, StringArray, StringBuilder, StructArray,
+            TimestampMicrosecondArray,
+        },
+        buffer::OffsetBuffer,
+    };
+
     use super::*;
 
     fn text(value: &impl ToSqlText) -> String {
@@ -226,6 +433,62 @@ mod tests {
         assert_eq!(words(10_000, 0), [1, 1, 0, 0, 1]);
         assert_eq!(words(100_000_001, 0), [3, 2, 0, 0, 1, 0, 1]);
         assert_eq!(words(5, 6), [1, -2, 0, 6, 500]);
+    }
+
+    fn whole(column: &ArrayRef, format: FieldFormat) -> Vec<u8> {
+        let kind = into_pg_type(column.data_type()).unwrap();
+        let shown = FieldInfo::new("whole".into(), None, None, kind, format);
+        let field = Field::new("whole", column.data_type().clone(), true);
+        let mut one = One::default();
+        encode(&mut one, column, 0, &field, &shown).unwrap();
+        one.0.unwrap().to_vec()
+    }
+
+    #[test]
+    fn what_holds_values_is_written_as_postgres_does() {
+        let texts: ArrayRef = Arc::new(StringArray::from(vec![r#"say "a, \b""#]));
+        let nothing: ArrayRef = Arc::new(StringArray::from(vec![None::<&str>]));
+        let empty: ArrayRef = Arc::new(StringArray::from(vec![""]));
+        let large = Decimal128Array::from(vec![10_i128.pow(37)])
+            .with_precision_and_scale(38, 1)
+            .unwrap();
+        let large: ArrayRef = Arc::new(large);
+        let moment: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![0]));
+        let columns = [texts, nothing, empty, large, moment];
+        let names = ["a", "b", "c", "d", "e"];
+        let fields = names
+            .iter()
+            .zip(&columns)
+            .map(|(name, column)| Arc::new(Field::new(*name, column.data_type().clone(), true)));
+        let record: ArrayRef = Arc::new(StructArray::new(fields.collect(), columns.into(), None));
+        let text = String::from_utf8(whole(&record, FieldFormat::Text)).unwrap();
+        assert_eq!(
+            text,
+            r#"("say ""a, \\b""",,"",1000000000000000000000000000000000000.0,"1970-01-01 00:00:00")"#
+        );
+
+        let item = Arc::new(Field::new_list_field(record.data_type().clone(), true));
+        let offsets = OffsetBuffer::from_lengths([1]);
+        let list: ArrayRef = Arc::new(ListArray::new(item, offsets, record, None));
+        let text = String::from_utf8(whole(&list, FieldFormat::Text)).unwrap();
+        assert!(
+            text.starts_with(r#"{"(\"say \"\"a, \\\\b\"\"\",,"#),
+            "{text}"
+        );
+
+        let words = [Some("x y"), Some("null"), None, Some(""), Some("plain")];
+        let mut builder = ListBuilder::new(StringBuilder::new());
+        builder.append_value(words);
+        let list: ArrayRef = Arc::new(builder.finish());
+        let text = String::from_utf8(whole(&list, FieldFormat::Text)).unwrap();
+        assert_eq!(text, r#"{"x y","null",NULL,"",plain}"#);
+        // Dimensions, whether there are NULLs, the type, the length and the first number, then values with their lengths.
+        let bytes = whole(&list, FieldFormat::Binary);
+        assert_eq!(
+            bytes[..20],
+            [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 25, 0, 0, 0, 5, 0, 0, 0, 1]
+        );
+        assert_eq!(bytes[20..27], [0, 0, 0, 3, b'x', b' ', b'y']);
     }
 
     #[test]
