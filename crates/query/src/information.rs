@@ -1,6 +1,6 @@
 //! `information_schema` with the columns and type names of the standard, which tools ask for.
 //!
-//! Owns `columns`, the one character set, and the relations of constraints, of which there are none. The others are DataFusion's.
+//! Owns `columns`, the one character set, and the relations of constraints, grants, triggers and sequences, of which there are none. The others are DataFusion's.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -26,8 +26,8 @@ const COLUMNS: &str = "columns";
 /// What text is made of.
 const CHARACTER_SETS: &str = "character_sets";
 
-/// What a tool joins to find keys: nothing is in them, since files have no constraints.
-const CONSTRAINTS: [(&str, &[&str]); 4] = [
+/// What a tool joins to find keys, or asks about grants, triggers and sequences: nothing is in them.
+const CONSTRAINTS: [(&str, &[&str]); 10] = [
     (
         "table_constraints",
         &[
@@ -83,6 +83,72 @@ const CONSTRAINTS: [(&str, &[&str]); 4] = [
             "delete_rule",
         ],
     ),
+    (
+        "check_constraints",
+        &[
+            "constraint_catalog",
+            "constraint_schema",
+            "constraint_name",
+            "check_clause",
+        ],
+    ),
+    ("table_privileges", TABLE_GRANTS),
+    ("role_table_grants", TABLE_GRANTS),
+    (
+        "column_privileges",
+        &[
+            "grantor",
+            "grantee",
+            "table_catalog",
+            "table_schema",
+            "table_name",
+            "column_name",
+            "privilege_type",
+            "is_grantable",
+        ],
+    ),
+    (
+        "triggers",
+        &[
+            "trigger_catalog",
+            "trigger_schema",
+            "trigger_name",
+            "event_manipulation",
+            "event_object_catalog",
+            "event_object_schema",
+            "event_object_table",
+            "action_order",
+            "action_condition",
+            "action_statement",
+            "action_orientation",
+            "action_timing",
+        ],
+    ),
+    (
+        "sequences",
+        &[
+            "sequence_catalog",
+            "sequence_schema",
+            "sequence_name",
+            "data_type",
+            "start_value",
+            "minimum_value",
+            "maximum_value",
+            "increment",
+            "cycle_option",
+        ],
+    ),
+];
+
+const TABLE_GRANTS: &[&str] = &[
+    "grantor",
+    "grantee",
+    "table_catalog",
+    "table_schema",
+    "table_name",
+    "privilege_type",
+    "is_grantable",
+    "with_hierarchy",
 ];
 
 /// The schema, over a catalogue that shows only what its reader may know of.

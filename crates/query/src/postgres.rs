@@ -4,16 +4,22 @@
 //! `datafusion-pg-catalog`; here they are put over our catalogue, which changes while clients are connected. Does not own the
 //! protocol, nor settings of a connection.
 
+mod absent;
 mod writing;
 
-use std::{collections::VecDeque, fmt, sync::Arc};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use alluvium_plan::StatusBoard;
 use async_trait::async_trait;
 use datafusion::{
     arrow::{
-        array::{ArrayRef, AsArray, RecordBatch, StringArray, new_null_array},
-        datatypes::{DataType, SchemaRef},
+        array::{ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, new_null_array},
+        datatypes::{DataType, Field, Int32Type, SchemaRef},
     },
     catalog::{
         CatalogProviderList, MemTable, MemoryCatalogProvider, MemoryCatalogProviderList,
@@ -94,6 +100,9 @@ impl Postgres {
         let nothing: Arc<dyn CatalogProviderList> = Arc::new(MemoryCatalogProviderList::new());
         let shapes =
             PgCatalogSchemaProvider::try_new(nothing, statics.clone(), EmptyContextProvider)?;
+        let shapes = Catalog {
+            inner: Arc::new(shapes),
+        };
         let listing = Listing {
             shelf,
             status,
@@ -317,6 +326,9 @@ fn with_functions(base: &SessionState) -> DataFusionResult<SessionState> {
 /// Functions that clients call while they connect or list tables, and that have one answer here.
 fn functions() -> Vec<ScalarUDF> {
     let version = format!("PostgreSQL {POSTGRES_VERSION} (Alluvium)");
+    let started = SystemTime::now().duration_since(UNIX_EPOCH).ok();
+    let started = started.and_then(|since| i64::try_from(since.as_micros()).ok());
+    let started = ScalarValue::TimestampMicrosecond(started, Some("UTC".into()));
     let mut functions: Vec<ScalarUDF> = [
         ("version", ScalarValue::from(version)),
         ("pg_is_in_recovery", ScalarValue::from(false)),
@@ -325,6 +337,39 @@ fn functions() -> Vec<ScalarUDF> {
         ("pg_function_is_visible", ScalarValue::from(true)),
         ("pg_operator_is_visible", ScalarValue::from(true)),
         ("pg_collation_is_visible", ScalarValue::from(true)),
+        ("pg_conversion_is_visible", ScalarValue::from(true)),
+        ("pg_opclass_is_visible", ScalarValue::from(true)),
+        ("pg_opfamily_is_visible", ScalarValue::from(true)),
+        ("pg_statistics_obj_is_visible", ScalarValue::from(true)),
+        ("pg_ts_config_is_visible", ScalarValue::from(true)),
+        ("pg_ts_dict_is_visible", ScalarValue::from(true)),
+        ("pg_ts_parser_is_visible", ScalarValue::from(true)),
+        ("pg_ts_template_is_visible", ScalarValue::from(true)),
+        // What may be read is decided where tables are looked up; nothing else can be done.
+        ("has_column_privilege", ScalarValue::from(true)),
+        ("has_function_privilege", ScalarValue::from(true)),
+        ("has_language_privilege", ScalarValue::from(true)),
+        ("has_sequence_privilege", ScalarValue::from(true)),
+        ("has_server_privilege", ScalarValue::from(true)),
+        ("has_tablespace_privilege", ScalarValue::from(true)),
+        ("has_type_privilege", ScalarValue::from(true)),
+        (
+            "has_foreign_data_wrapper_privilege",
+            ScalarValue::from(true),
+        ),
+        ("pg_has_role", ScalarValue::from(true)),
+        ("row_security_active", ScalarValue::from(false)),
+        ("getdatabaseencoding", ScalarValue::from("UTF8")),
+        ("pg_char_to_encoding", ScalarValue::from(6)),
+        ("pg_tablespace_size", ScalarValue::Int64(None)),
+        ("pg_describe_object", ScalarValue::Utf8(None)),
+        ("pg_get_function_sqlbody", ScalarValue::Utf8(None)),
+        ("pg_get_ruledef", ScalarValue::Utf8(None)),
+        ("pg_get_functiondef", ScalarValue::from(BUILT_IN)),
+        // Nothing is changed by SQL, so there are no transactions to be told apart.
+        ("txid_current", ScalarValue::from(1_i64)),
+        ("pg_current_xact_id", ScalarValue::from(1_i64)),
+        ("pg_postmaster_start_time", started),
         // Types of extensions, which drivers ask for; there are none.
         ("to_regtype", ScalarValue::Int32(None)),
         ("pg_size_pretty", ScalarValue::Utf8(None)),
@@ -351,8 +396,13 @@ fn functions() -> Vec<ScalarUDF> {
     .map(|(name, value)| ScalarUDF::from(Constant::new(name, value)))
     .into();
     functions.push(ScalarUDF::from(CurrentSetting::new()));
+    functions.push(ScalarUDF::from(SetConfig::new()));
+    functions.push(ScalarUDF::from(EncodingName::new()));
     functions
 }
+
+/// What `\\sf` shows: there is no text.
+const BUILT_IN: &str = "-- built into Alluvium; its functions are described in docs/sql.md\n";
 
 /// A function that answers the same whatever it is asked.
 #[derive(Debug, PartialEq, Eq, Hash)]
@@ -414,7 +464,7 @@ impl CurrentSetting {
 }
 
 /// Settings that are the same for all sessions.
-const FIXED: [(&str, &str); 25] = [
+const FIXED: [(&str, &str); 26] = [
     ("server_version", POSTGRES_VERSION),
     ("server_version_num", "160006"),
     ("server_encoding", "UTF8"),
@@ -440,6 +490,7 @@ const FIXED: [(&str, &str); 25] = [
     ("datestyle", "ISO, MDY"),
     ("intervalstyle", "postgres"),
     ("bytea_output", "hex"),
+    ("password_encryption", "scram-sha-256"),
 ];
 
 /// A setting that is the same for all sessions.
@@ -450,7 +501,7 @@ pub fn fixed_setting(name: &str) -> Option<&'static str> {
         .map(|(_, value)| *value)
 }
 
-/// `pg_catalog` with our own settings in `pg_settings`.
+/// `pg_catalog` with our own settings in `pg_settings`, and with relations about what does not exist here.
 #[derive(Debug)]
 struct Catalog {
     inner: Arc<dyn SchemaProvider>,
@@ -459,38 +510,82 @@ struct Catalog {
 #[async_trait]
 impl SchemaProvider for Catalog {
     fn table_names(&self) -> Vec<String> {
-        self.inner.table_names()
+        let mut names = self.inner.table_names();
+        names.extend(absent::names().map(str::to_owned));
+        names
     }
 
     fn table_exist(&self, name: &str) -> bool {
         self.inner.table_exist(name)
+            || absent::names().any(|known| known.eq_ignore_ascii_case(name))
     }
 
     async fn table(&self, name: &str) -> DataFusionResult<Option<Arc<dyn TableProvider>>> {
-        let Some(table) = self.inner.table(name).await? else {
-            return Ok(None);
-        };
-        if !name.eq_ignore_ascii_case("pg_settings") {
-            return Ok(Some(table));
+        if name.eq_ignore_ascii_case("pg_settings") {
+            return Ok(Some(Arc::new(all_settings()?)));
         }
-        let schema = table.schema();
-        let columns = schema
-            .fields()
-            .iter()
-            .map(|field| -> ArrayRef {
-                let texts = |of: fn(&(&'static str, &'static str)) -> &'static str| {
-                    Arc::new(StringArray::from_iter_values(FIXED.iter().map(of))) as ArrayRef
-                };
-                match field.name().as_str() {
-                    "name" => texts(|setting| setting.0),
-                    "setting" | "reset_val" => texts(|setting| setting.1),
-                    _ => new_null_array(field.data_type(), FIXED.len()),
-                }
-            })
-            .collect();
-        let rows = RecordBatch::try_new(schema.clone(), columns)?;
-        Ok(Some(Arc::new(MemTable::try_new(schema, vec![vec![rows]])?)))
+        match absent::relation(name) {
+            Some(relation) => Ok(Some(Arc::new(relation?))),
+            None => self.inner.table(name).await,
+        }
     }
+}
+
+/// The rows of `pg_settings`: what is the same for all sessions.
+fn all_settings() -> DataFusionResult<MemTable> {
+    const TEXTS: [&str; 13] = [
+        "name",
+        "setting",
+        "unit",
+        "category",
+        "short_desc",
+        "extra_desc",
+        "context",
+        "vartype",
+        "source",
+        "min_val",
+        "max_val",
+        "boot_val",
+        "reset_val",
+    ];
+    let count = FIXED.len();
+    let same = |text: &str| Arc::new(StringArray::from(vec![text; count])) as ArrayRef;
+    let mut columns: Vec<(&str, ArrayRef)> = Vec::new();
+    for name in TEXTS {
+        let settings = FIXED.iter();
+        let values: ArrayRef = match name {
+            "name" => Arc::new(StringArray::from_iter_values(
+                settings.map(|(name, _)| *name),
+            )),
+            "setting" | "boot_val" | "reset_val" => Arc::new(StringArray::from_iter_values(
+                settings.map(|(_, value)| *value),
+            )),
+            "category" => same("Preset Options"),
+            "context" => same("internal"),
+            "vartype" => same("string"),
+            "source" => same("default"),
+            _ => new_null_array(&DataType::Utf8, count),
+        };
+        columns.push((name, values));
+    }
+    let item = Arc::new(Field::new_list_field(DataType::Utf8, true));
+    for (name, kind) in [
+        ("enumvals", DataType::List(item)),
+        ("sourcefile", DataType::Utf8),
+        ("sourceline", DataType::Int32),
+    ] {
+        columns.push((name, new_null_array(&kind, count)));
+    }
+    columns.push((
+        "pending_restart",
+        Arc::new(BooleanArray::from(vec![false; count])),
+    ));
+    let rows = RecordBatch::try_from_iter_with_nullable(
+        columns
+            .into_iter()
+            .map(|(name, values)| (name, values, true)),
+    )?;
+    MemTable::try_new(rows.schema(), vec![vec![rows]])
 }
 
 impl ScalarUDFImpl for CurrentSetting {
@@ -519,5 +614,137 @@ impl ScalarUDFImpl for CurrentSetting {
         }
         let values: ArrayRef = Arc::new(StringArray::from(values));
         Ok(ColumnarValue::Array(values))
+    }
+}
+
+/// `set_config(name, value, is_local)`, which drivers call to hear what they set already: a setting's own value.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct SetConfig {
+    signature: Signature,
+}
+
+impl SetConfig {
+    fn new() -> Self {
+        let form = vec![DataType::Utf8, DataType::Utf8, DataType::Boolean];
+        Self {
+            signature: Signature::exact(form, Volatility::Stable),
+        }
+    }
+}
+
+impl ScalarUDFImpl for SetConfig {
+    fn name(&self) -> &str {
+        "set_config"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DataFusionResult<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
+        let [names, values] =
+            [0, 1].map(|place: usize| args.args[place].to_array(args.number_rows));
+        let (names, values) = (names?, values?);
+        for (name, value) in names
+            .as_string::<i32>()
+            .iter()
+            .zip(values.as_string::<i32>())
+        {
+            let (name, value) = (name.unwrap_or_default(), value.unwrap_or_default());
+            let known = fixed_setting(name);
+            if !known.is_some_and(|known| known.eq_ignore_ascii_case(value)) {
+                return plan_err!("set_config changes nothing here; write SET {name} = '{value}'");
+            }
+        }
+        Ok(ColumnarValue::Array(values))
+    }
+}
+
+/// `pg_encoding_to_char(number)`.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct EncodingName {
+    signature: Signature,
+}
+
+impl EncodingName {
+    fn new() -> Self {
+        Self {
+            signature: Signature::exact(vec![DataType::Int32], Volatility::Immutable),
+        }
+    }
+}
+
+/// Postgres' character sets by their numbers.
+const ENCODINGS: [&str; 42] = [
+    "SQL_ASCII",
+    "EUC_JP",
+    "EUC_CN",
+    "EUC_KR",
+    "EUC_TW",
+    "EUC_JIS_2004",
+    "UTF8",
+    "MULE_INTERNAL",
+    "LATIN1",
+    "LATIN2",
+    "LATIN3",
+    "LATIN4",
+    "LATIN5",
+    "LATIN6",
+    "LATIN7",
+    "LATIN8",
+    "LATIN9",
+    "LATIN10",
+    "WIN1256",
+    "WIN1258",
+    "WIN866",
+    "WIN874",
+    "KOI8R",
+    "WIN1251",
+    "WIN1252",
+    "ISO_8859_5",
+    "ISO_8859_6",
+    "ISO_8859_7",
+    "ISO_8859_8",
+    "WIN1250",
+    "WIN1253",
+    "WIN1254",
+    "WIN1255",
+    "WIN1257",
+    "KOI8U",
+    "SJIS",
+    "BIG5",
+    "GBK",
+    "UHC",
+    "GB18030",
+    "JOHAB",
+    "SHIFT_JIS_2004",
+];
+
+impl ScalarUDFImpl for EncodingName {
+    fn name(&self) -> &str {
+        "pg_encoding_to_char"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _: &[DataType]) -> DataFusionResult<DataType> {
+        Ok(DataType::Utf8)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DataFusionResult<ColumnarValue> {
+        let numbers = args.args[0].to_array(args.number_rows)?;
+        let names = numbers.as_primitive::<Int32Type>().iter().map(|number| {
+            let place = usize::try_from(number?).ok()?;
+            Some(ENCODINGS.get(place).copied().unwrap_or_default())
+        });
+        Ok(ColumnarValue::Array(Arc::new(
+            names.collect::<StringArray>(),
+        )))
     }
 }

@@ -7,14 +7,16 @@ use std::{collections::HashSet, mem, ops::ControlFlow, sync::LazyLock};
 use datafusion::sql::sqlparser::{
     ast::{
         DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
-        Ident, JoinOperator, Query, Select, SelectItem, SetExpr, Statement, TableFactor, Value,
-        ValueWithSpan, VisitMut, VisitorMut,
+        Ident, JoinOperator, ObjectName, Query, Select, SelectItem, SetExpr, Statement,
+        TableFactor, Value, ValueWithSpan, VisitMut, VisitorMut,
     },
     dialect::{GenericDialect, PostgreSqlDialect},
     keywords::Keyword,
     parser::Parser,
     tokenizer::{Token, Tokenizer},
 };
+
+use super::absent;
 
 /// Stands between a name that several columns have and a number that tells them apart inside of the engine. The wire shows
 /// what is before it.
@@ -180,6 +182,18 @@ impl VisitorMut for Catalogue {
         let SetExpr::Select(select) = query.body.as_mut() else {
             return ControlFlow::Continue(());
         };
+        // What takes the place of a column keeps its name.
+        for item in &mut select.projection {
+            if let SelectItem::UnnamedExpr(expr) = item
+                && not_here(expr).is_some()
+                && let Some(name) = name_of(expr)
+            {
+                *item = SelectItem::ExprWithAlias {
+                    expr: expr.clone(),
+                    alias: Ident::new(name),
+                };
+            }
+        }
         if !select.from.is_empty() {
             return ControlFlow::Continue(());
         }
@@ -197,17 +211,31 @@ impl VisitorMut for Catalogue {
         ControlFlow::Continue(())
     }
 
-    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        match expr {
-            Expr::CompoundIdentifier(parts) => {
-                let last = parts.last().map(|part| part.value.to_lowercase());
-                if let Some(
-                    "relacl" | "reloptions" | "attacl" | "attoptions" | "datacl" | "typacl",
-                ) = last.as_deref()
-                {
-                    *expr = no_texts();
-                }
+    fn post_visit_table_factor(&mut self, relation: &mut TableFactor) -> ControlFlow<()> {
+        let TableFactor::Table { name, args, .. } = relation else {
+            return ControlFlow::Continue(());
+        };
+        let last = name.0.last().and_then(|last| last.as_ident());
+        let last = last.map(|last| last.value.to_lowercase());
+        match (last, name.0.len()) {
+            (Some(last), _) if args.is_some() && last == "pg_show_all_settings" => {
+                *name = of_catalogue("pg_settings");
+                *args = None;
             }
+            (Some(last), 1) if absent::names().any(|known| known == last) => {
+                *name = of_catalogue(&last);
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Some(instead) = not_here(expr) {
+            *expr = instead;
+            return ControlFlow::Continue(());
+        }
+        match expr {
             Expr::Subquery(query) if asks_what_is_not_here(query) => {
                 *expr = Expr::value(Value::Null)
             }
@@ -243,6 +271,53 @@ impl VisitorMut for Catalogue {
         }
         ControlFlow::Continue(())
     }
+}
+
+fn of_catalogue(name: &str) -> ObjectName {
+    ObjectName::from(vec![Ident::new("pg_catalog"), Ident::new(name)])
+}
+
+/// What stands for a column that tells of what does not exist here: grants to objects, options, and versions of rows.
+fn not_here(expr: &Expr) -> Option<Expr> {
+    const TEXTS: [&str; 23] = [
+        "attacl",
+        "attfdwoptions",
+        "attoptions",
+        "datacl",
+        "defaclacl",
+        "fdwacl",
+        "fdwoptions",
+        "ftoptions",
+        "lanacl",
+        "lomacl",
+        "nspacl",
+        "paracl",
+        "proacl",
+        "relacl",
+        "reloptions",
+        "rolconfig",
+        "setconfig",
+        "spcacl",
+        "spcoptions",
+        "srvacl",
+        "srvoptions",
+        "typacl",
+        "umoptions",
+    ];
+    let (last, is_qualified) = match expr {
+        Expr::Identifier(ident) if ident.quote_style.is_none() => (ident, false),
+        Expr::CompoundIdentifier(parts) => (parts.last()?, true),
+        _ => return None,
+    };
+    let written = match last.value.to_lowercase().as_str() {
+        name if TEXTS.contains(&name) => "NULL::text[]",
+        "extconfig" => "NULL::int[]",
+        "tableoid" if is_qualified => "NULL::int",
+        "xmin" if is_qualified => "0::bigint",
+        _ => return None,
+    };
+    let parsed = Parser::new(&GenericDialect {}).try_with_sql(written);
+    parsed.and_then(|mut parser| parser.parse_expr()).ok()
 }
 
 /// Has `LIKE … ESCAPE` use the one character that the engine knows.
@@ -287,6 +362,17 @@ pub(super) fn nothing_of(statement: &Statement) -> Option<Statement> {
     if !has_no_rows(select) || counts && !groups {
         return None;
     }
+    // One relation alone is answered by itself, with all of its columns.
+    let is_alone = matches!(select.from.as_slice(), [from] if from.joins.is_empty());
+    let has_wildcard = select.projection.iter().any(|item| {
+        matches!(
+            item,
+            SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)
+        )
+    });
+    if is_alone && has_wildcard {
+        return None;
+    }
     let columns: Vec<String> = select
         .projection
         .iter()
@@ -319,18 +405,23 @@ fn has_no_rows(select: &Select) -> bool {
 }
 
 fn is_empty(relation: &TableFactor) -> bool {
-    const EMPTY: [&str; 6] = [
+    const EMPTY: [&str; 8] = [
+        "pg_aggregate",
         "pg_index",
         "pg_constraint",
         "pg_trigger",
         "pg_policy",
         "pg_inherits",
         "pg_rewrite",
+        "pg_partition_tree",
     ];
     match relation {
         TableFactor::Table { name, .. } => {
             let last = name.0.last().and_then(|part| part.as_ident());
-            last.is_some_and(|last| EMPTY.contains(&last.value.to_lowercase().as_str()))
+            last.is_some_and(|last| {
+                let last = last.value.to_lowercase();
+                EMPTY.contains(&last.as_str()) || absent::names().any(|name| name == last)
+            })
         }
         TableFactor::Derived { subquery, .. } => match subquery.body.as_ref() {
             SetExpr::Select(select) => has_no_rows(select),
@@ -403,7 +494,7 @@ fn one_row(query: &mut Query) {
     };
     let asks_catalogue = select.from.iter().any(|from| {
         let relation = from.relation.to_string();
-        ["pg_class", "pg_namespace", "pg_type"]
+        ["pg_class", "pg_namespace", "pg_proc", "pg_type"]
             .iter()
             .any(|name| relation.contains(name))
     });
