@@ -194,7 +194,10 @@ pub(crate) struct SqlArgs {
     /// Where the server file is; its storage is read, no server is needed.
     #[command(flatten)]
     pub(crate) server: ServerFile,
-    /// Asks a running server instead, which also knows what is not committed yet. ALLUVIUM_TOKEN holds a token for one with users.
+    /// Asks a running server instead, through any of its doors: it also knows what is not committed yet.
+    ///
+    /// http://HOST:8427, postgres://USER@HOST:8432 or grpc://USER@HOST:8433; with TLS https://, postgres://…?sslmode=require or
+    /// grpc+tls://. ALLUVIUM_PASSWORD holds the password of the URL's user; without one ALLUVIUM_TOKEN a token, for HTTP and Flight SQL.
     #[arg(long, value_name = "URL", conflicts_with = "config")]
     pub(crate) url: Option<String>,
     /// How results are printed.

@@ -1,9 +1,13 @@
-//! A running server's HTTP door, seen from a command.
+//! A running server's doors, seen from a command: HTTP here, the others in files of their own.
 //!
 //! Owns the words for what can go wrong on the way there. Does not own what is asked.
 
+pub(crate) mod flight;
+pub(crate) mod postgres;
+
 use std::{error::Error, io, time::Duration};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use reqwest::{
     Client, Response, StatusCode, Url,
     header::{AUTHORIZATION, HeaderMap, HeaderValue},
@@ -20,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The token for a server with users.
 const TOKEN: &str = "ALLUVIUM_TOKEN";
+/// The password of the user whom an address names.
+const PASSWORD: &str = "ALLUVIUM_PASSWORD";
 
 /// A server's address and a client for it.
 pub(crate) struct Door {
@@ -42,20 +48,32 @@ impl Door {
     /// # Errors
     /// A usage failure when `url` is none.
     pub(crate) fn new(url: &str) -> Result<Self, Failure> {
-        let parsed = Url::parse(url)
+        let mut parsed = Url::parse(url)
             .ok()
             .filter(|url| matches!(url.scheme(), "http" | "https"))
             .ok_or_else(|| {
-                Failure::input(format!("`{url}` is not the URL of a server"))
+                Failure::input("that is not the URL of a server")
                     .help("write it like http://127.0.0.1:8427")
             })?;
         let mut headers = HeaderMap::new();
-        if let Ok(token) = std::env::var(TOKEN) {
-            let mut shown = HeaderValue::from_str(&format!("Bearer {}", token.trim()))
+        let shown = match (parsed.username(), std::env::var(TOKEN)) {
+            ("", Ok(token)) => Some(format!("Bearer {}", token.trim())),
+            ("", Err(_)) => None,
+            (user, _) => {
+                let user = postgres::decoded(user);
+                let named = format!("{user}:{}", password(&parsed).unwrap_or_default());
+                Some(format!("Basic {}", BASE64_STANDARD.encode(named)))
+            }
+        };
+        if let Some(shown) = shown {
+            let mut shown = HeaderValue::from_str(&shown)
                 .map_err(|_| Failure::input(format!("what {TOKEN} holds is no token")))?;
             shown.set_sensitive(true);
             headers.insert(AUTHORIZATION, shown);
         }
+        // From here on the address may be printed; only one without a host would refuse.
+        let _ = parsed.set_password(None);
+        let _ = parsed.set_username("");
         let client = Client::builder()
             .connect_timeout(CONNECT_PATIENCE)
             .timeout(PATIENCE)
@@ -139,6 +157,12 @@ impl Door {
             ))),
         }
     }
+}
+
+/// The password of an address, or of the environment.
+fn password(url: &Url) -> Option<String> {
+    let written = url.password().map(postgres::decoded);
+    written.or_else(|| std::env::var(PASSWORD).ok())
 }
 
 /// Whether somebody is there, but TLS with it failed.

@@ -244,6 +244,35 @@ fn a_server_with_users_is_reached_by_them_alone() {
         text(&refused.stderr)
     );
 
+    // The prompt's command comes in by any door, as the user whom the address names.
+    let sql = |url: &str, query: &str, authority: &Path| {
+        let mut command = alluvium();
+        command
+            .args(["sql", "--format", "csv", "--url", url, query])
+            .env("ALLUVIUM_PASSWORD", PASSWORD)
+            .env("SSL_CERT_FILE", authority);
+        let output = run(&mut command, "");
+        let said = text(&output.stdout) + &text(&output.stderr);
+        (output.status.code(), said)
+    };
+    for url in [
+        format!("https://ana@127.0.0.1:{http}"),
+        format!("postgres://ana@127.0.0.1:{postgres}?sslmode=require"),
+        format!("grpc+tls://ana@127.0.0.1:{flight}"),
+    ] {
+        let counted = sql(&url, "SELECT count(*) AS n FROM per_key", &authority);
+        assert_eq!(counted, (Some(0), "n\r\n0\r\n".to_owned()), "{url}");
+        let (_, denied) = sql(&url, "SELECT * FROM panes.per_key", &authority);
+        assert!(denied.contains("permission denied"), "{url}: {denied}");
+        let (code, told) = sql(&url, "SELECT 1", &site.path("server.pem"));
+        assert_eq!(code, Some(1), "{url}");
+        assert!(told.contains("SSL_CERT_FILE"), "{url}: {told}");
+        let stranger = url.replace("ana@", "ana:canary-wrong@");
+        let (code, told) = sql(&stranger, "SELECT 1", &authority);
+        assert_eq!(code, Some(1), "{url}");
+        assert!(!told.contains("canary-wrong"), "{url}: {told}");
+    }
+
     // A new certificate counts without a restart, a broken one never does.
     fs::write(site.path("server.key"), "broken").unwrap();
     wait_for("the broken key to be told", Duration::from_secs(30), || {

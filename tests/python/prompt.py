@@ -1,8 +1,8 @@
-"""The prompt of `alluvium sql` at a terminal, over storage and over a server.
+"""The prompt of `alluvium sql` at a terminal, over storage and over each door of a server.
 
-    prompt.py ALLUVIUM SERVER_FILE URL
+    prompt.py ALLUVIUM SERVER_FILE URL…
 
-Both have the table `every_type` that tests/it/clients.rs fills. Ends with 0 when everything was as it must be.
+All of them have the table `every_type` that tests/it/clients.rs fills. Ends with 0 when everything was as it must be.
 """
 
 import os
@@ -125,11 +125,27 @@ def conversation(program, arguments, history):
     talk.leave("\x04")
 
 
-def main(program, server_file, url):
+def what_was_set_stays(program, url, history):
+    """A connection of Postgres is kept between statements, also when one of them was ended."""
+    talk = Talk(program, ["--url", url], history)
+    talk.say("SET alluvium.read = 'committed';")
+    talk.child.send(ENDLESS + "\r")
+    time.sleep(1)
+    talk.child.send("\x03")
+    has(talk.answer(), "cancelled")
+    has(talk.say("SHOW alluvium.read;"), "committed")
+    has(talk.say("COPY (SELECT 1) TO STDOUT;"), "error", "--format csv")
+    has(talk.say("SELECT 42 AS answer;"), "42")
+    talk.leave("\\q\r")
+
+
+def main(program, server_file, *urls):
     with tempfile.TemporaryDirectory() as folder:
-        for arguments in (["-c", server_file], ["--url", url]):
-            history = pathlib.Path(folder) / f"history{len(arguments[0])}"
-            conversation(program, arguments, history)
+        for number, arguments in enumerate([["-c", server_file], *(["--url", url] for url in urls)]):
+            conversation(program, arguments, pathlib.Path(folder) / f"history{number}")
+            print(f"{arguments[1]}: right")
+        [postgres] = [url for url in urls if url.startswith("postgres")]
+        what_was_set_stays(program, postgres, pathlib.Path(folder) / "history")
 
 
 if __name__ == "__main__":

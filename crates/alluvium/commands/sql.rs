@@ -21,29 +21,39 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
 };
 
+use url::Url;
+
 use prompt::Prompt;
 
 use crate::{
     cells,
     cli::SqlArgs,
-    door::Door,
+    door::{Door, flight::FlightDoor, postgres::PostgresDoor},
     failure::Failure,
     files,
     output::{Format, Sheet, to_stdout},
 };
 
+/// How long what ends a query at a server may take to leave this process.
+const FAREWELL: Duration = Duration::from_millis(50);
+
 /// Who answers.
 enum Answering {
     /// The engine in this process, over storage.
-    Storage { runtime: Runtime, session: Session },
-    /// A server.
+    Storage {
+        runtime: Runtime,
+        session: Session,
+    },
+    /// A server, through one of its doors.
     Server(Door),
+    Postgres(PostgresDoor),
+    Flight(FlightDoor),
 }
 
 /// Answers the query of the command line or of stdin; prompts on a terminal.
 pub(crate) fn run(args: &SqlArgs) -> Result<(), Failure> {
     let answering = match &args.url {
-        Some(url) => Answering::Server(Door::new(url)?),
+        Some(url) => at_door(url)?,
         None => over_storage(args)?,
     };
     match &args.query {
@@ -61,6 +71,22 @@ pub(crate) fn run(args: &SqlArgs) -> Result<(), Failure> {
         }
     }
 }
+
+/// The door that an address names.
+fn at_door(text: &str) -> Result<Answering, Failure> {
+    let url = Url::parse(text)
+        .map_err(|_| Failure::input(format!("`{text}` is not the URL of a server")).help(DOORS))?;
+    Ok(match url.scheme() {
+        "http" | "https" => Answering::Server(Door::new(text)?),
+        "postgres" | "postgresql" => Answering::Postgres(PostgresDoor::new(&url)?),
+        "grpc" | "grpc+tls" => Answering::Flight(FlightDoor::new(&url)?),
+        other => {
+            return Err(Failure::input(format!("no door speaks `{other}`")).help(DOORS));
+        }
+    })
+}
+
+const DOORS: &str = "write http://HOST:8427, postgres://HOST:8432 or grpc://HOST:8433; with TLS https://…, postgres://…?sslmode=require or grpc+tls://…";
 
 fn over_storage(args: &SqlArgs) -> Result<Answering, Failure> {
     let found = files::load(&args.server)?;
@@ -97,10 +123,24 @@ impl Answering {
     fn answer_unless_cancelled(&self, query: &str) -> Result<Reply, Ended> {
         self.runtime().block_on(async {
             let mut interrupts = interrupts().map_err(Ended::Failed)?;
-            tokio::select! {
-                answer = self.ask(query) => answer.map_err(Ended::Failed),
-                _ = interrupts.recv() => Err(Ended::Cancelled),
+            {
+                let mut asked = std::pin::pin!(self.ask(query));
+                tokio::select! {
+                    answer = &mut asked => return answer.map_err(Ended::Failed),
+                    _ = interrupts.recv() => {}
+                }
+                if let Self::Postgres(door) = self {
+                    // It says that it has ended, and keeps its connection with what was set there. A second ctrl-c does not wait.
+                    door.end();
+                    tokio::select! {
+                        _ = &mut asked => {}
+                        _ = interrupts.recv() => {}
+                    }
+                }
             }
+            // Whoever gave up a question still has to tell the server so.
+            tokio::time::sleep(FAREWELL).await;
+            Err(Ended::Cancelled)
         })
     }
 
@@ -137,6 +177,14 @@ impl Answering {
                 let as_of = reply["as_of"].clone();
                 Ok(Reply { sheet, as_of })
             }
+            Self::Postgres(door) => {
+                let (sheet, as_of) = door.ask(query).await?;
+                Ok(Reply { sheet, as_of })
+            }
+            Self::Flight(door) => {
+                let (sheet, as_of) = door.ask(query).await?;
+                Ok(Reply { sheet, as_of })
+            }
         }
     }
 
@@ -144,6 +192,8 @@ impl Answering {
         match self {
             Self::Storage { runtime, .. } => runtime,
             Self::Server(door) => door.runtime(),
+            Self::Postgres(door) => door.runtime(),
+            Self::Flight(door) => door.runtime(),
         }
     }
 
