@@ -10,6 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rdkafka::{
+    ClientConfig,
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+
 use crate::{
     process::{Process, alluvium, oracle_required, python, results, wait_for},
     site::{broker_with, free_port},
@@ -25,7 +31,14 @@ const EVENTS: &str = r#"{"ts":"2026-03-01T12:00:01Z","name":"ann","number":7,"bi
 {"ts":"2026-03-01T12:00:03Z","name":"bob","number":8,"big":-1,"truth":false,"day":"2026-03-01","price":-0.01,"moment":"2026-03-01T00:00:00Z","amount":-1.5}
 "#;
 
-/// A server with the table `every_type` of two rows.
+/// What cannot be taken: with a key and headers, so that the dead letter has every type that one can have.
+const BROKEN: &str = r#"{"ts":"2026-03-01T12:00:04Z","name":"eve","number":"none"}"#;
+
+/// Ends after minutes if nobody stops it.
+const ENDLESS: &str = "SELECT sum(a.value * b.value % 7) FROM generate_series(1, 3000000) AS a(value) \
+     CROSS JOIN generate_series(1, 3000000) AS b(value)";
+
+/// A server with the table `every_type` of two rows, and one dead letter.
 struct Server {
     process: Process,
     folder: tempfile::TempDir,
@@ -81,6 +94,7 @@ tables:
       least: min(name)
       names: approx_distinct(name)
       p50: approx_percentile_cont(amount, 0.5)
+      mean_price: avg(price)
 ",
     );
     let (http, postgres, flight) = (free_port(), free_port(), free_port());
@@ -100,6 +114,7 @@ tables:
         "types",
         events.to_str().unwrap(),
     ]);
+    produce_broken(&brokers);
     let process = Process::start(
         alluvium().arg("run").arg("-c").arg(&file),
         &folder.path().join("server.log"),
@@ -113,7 +128,7 @@ tables:
             let status = client.get(format!("{url}/v1/status")).send().ok()?;
             let status: serde_json::Value = status.json().ok()?;
             let balance = &status["pipelines"][0]["tables"][0]["balance"];
-            (balance["in"] == 3).then_some(())
+            (balance["in"] == 4).then_some(())
         },
     );
     Server {
@@ -124,6 +139,28 @@ tables:
         postgres: SocketAddr::from(([127, 0, 0, 1], postgres)),
         flight: SocketAddr::from(([127, 0, 0, 1], flight)),
     }
+}
+
+fn produce_broken(brokers: &str) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .create()
+        .unwrap();
+    let text = Header {
+        key: "trace",
+        value: Some("a, \"b\" (c)"),
+    };
+    let empty = Header {
+        key: "empty",
+        value: None::<&str>,
+    };
+    let record = BaseRecord::to("types")
+        .partition(0)
+        .key(&b"\x00\xff"[..])
+        .payload(BROKEN)
+        .headers(OwnedHeaders::new().insert(text).insert(empty));
+    producer.send(record).map_err(|(error, _)| error).unwrap();
+    producer.flush(Duration::from_secs(30)).unwrap();
 }
 
 /// Runs a client to its end and returns what it printed; `None` when it is not here and may be missing.
@@ -152,7 +189,7 @@ fn run(client: &str, command: &mut Command) -> Option<String> {
     Some(printed + &messages)
 }
 
-fn psql(address: SocketAddr, command: &str) -> Option<String> {
+fn psql_at(address: SocketAddr) -> Command {
     let mut psql = Command::new("psql");
     psql.args([
         "--no-psqlrc",
@@ -162,18 +199,28 @@ fn psql(address: SocketAddr, command: &str) -> Option<String> {
     ])
     .arg(address.ip().to_string())
     .arg(format!("--port={}", address.port()))
-    .args(["--dbname=alluvium", "--command", command]);
-    run("psql", &mut psql)
+    .arg("--dbname=alluvium");
+    psql
+}
+
+fn psql(address: SocketAddr, command: &str) -> Option<String> {
+    run("psql", psql_at(address).args(["--command", command]))
+}
+
+/// The first number of psql's version; `None` when it is not here and may be missing.
+fn psql_version() -> Option<u32> {
+    let told = run("psql", Command::new("psql").arg("--version"))?;
+    let version = told.split_whitespace().find_map(|word| {
+        let digits = word.split('.').next()?;
+        digits.parse().ok()
+    });
+    Some(version.unwrap_or_else(|| panic!("no version in {told}")))
 }
 
 #[test]
 fn psql_describes_and_asks() {
     let server = start();
     for (command, expected) in [
-        ("\\d", vec!["every_type", "public"]),
-        ("\\dt", vec!["every_type", "table"]),
-        ("\\dt+", vec!["every_type"]),
-        ("\\dt panes.*", vec!["panes", "every_type"]),
         (
             "\\d every_type",
             vec![
@@ -184,17 +231,34 @@ fn psql_describes_and_asks() {
             ],
         ),
         ("\\d+ every_type", vec!["window_start", "names"]),
-        ("\\dn", vec!["public", "panes", "dead_letters", "system"]),
+        ("\\d panes.every_type", vec!["mean", "record", "bytea"]),
+        (
+            "\\d+ dead_letters.types",
+            vec!["headers", "record[]", "payload", "bytea"],
+        ),
+        (
+            "\\d system.queries",
+            vec!["View \"system.queries\"", "query"],
+        ),
+        ("\\d every*", vec!["every_type", "window_start"]),
+        ("\\dt panes.*", vec!["panes", "every_type"]),
         ("\\dv system.*", vec!["partitions"]),
-        ("\\di", vec![]),
-        ("\\ds", vec![]),
-        ("\\dm", vec![]),
-        ("\\df every_*", vec![]),
-        ("\\du", vec!["Role name"]),
-        ("\\dp", vec!["Access privileges"]),
-        ("\\l", vec!["alluvium"]),
-        ("\\dT", vec!["List of data types"]),
-        ("\\dx", vec!["List of installed extensions"]),
+        (
+            "\\dn+",
+            vec![
+                "public",
+                "panes",
+                "dead_letters",
+                "system",
+                "Access privileges",
+            ],
+        ),
+        ("\\dn pub*", vec!["public"]),
+        ("\\df every_*", vec!["(0 rows)"]),
+        ("\\dfS abs", vec!["abs"]),
+        ("\\dconfig server*", vec!["server_version", "16"]),
+        ("\\l+", vec!["alluvium", "UTF8"]),
+        ("\\sf version", vec!["built into Alluvium"]),
         ("\\conninfo", vec!["analyst"]),
         ("\\encoding", vec!["UTF8"]),
         (
@@ -204,6 +268,27 @@ fn psql_describes_and_asks() {
         ("SELECT 1; SELECT 2 AS two", vec!["two", "2"]),
         ("SHOW alluvium.as_of", vec!["tables"]),
         ("EXPLAIN SELECT 1", vec!["plan"]),
+        // Values that hold others, and bytes.
+        (
+            "SELECT headers, key, payload FROM dead_letters.types",
+            vec![
+                r#"{"(trace,\"\\\\x612c202262222028632922\")","(empty,)"}"#,
+                "\\x00ff",
+                "\\x7b227473223a",
+            ],
+        ),
+        (
+            "SELECT mean_price FROM panes.every_type WHERE name = 'bob'",
+            vec!["(-0.01,1)"],
+        ),
+        (
+            "SELECT ARRAY['a b', NULL, '', 'x']",
+            vec![r#"{"a b",NULL,"",x}"#],
+        ),
+        (
+            "SELECT timestamp '2026-03-01 12:00:00' AS t",
+            vec![" 2026-03-01 12:00:00\n"],
+        ),
     ] {
         let Some(printed) = psql(server.postgres, command) else {
             return;
@@ -222,6 +307,132 @@ fn psql_describes_and_asks() {
         fs::read_to_string(copied).unwrap(),
         "name,events\nann,2\nbob,1\n"
     );
+}
+
+/// Every command of psql that describes something, with what its answer says first.
+#[test]
+fn psql_describes_whatever_it_can_describe() {
+    const ALL: &str = r"\d \dS \d+ \dS+ \da \daS \dA \dA+ \dAc \dAc+ \dAf \dAf+ \dAo \dAo+ \dAp \dAp+ \db \db+ \dc \dc+ \dcS
+        \dC \dC+ \dconfig \dconfig+ \dd \ddS \dD \dD+ \dDS \ddp \dE \des \des+ \det \det+ \deu \deu+ \dew \dew+ \df \df+ \dfS
+        \dfS+ \dfa \dfn \dfp \dft \dfw \dF \dF+ \dFd \dFd+ \dFp \dFp+ \dFt \dFt+ \dg \dg+ \dgS \di \di+ \diS \dl \dl+ \dL \dL+
+        \dLS \dm \dm+ \dn \dn+ \dnS \dnS+ \do \do+ \doS \dO \dO+ \dOS \dp \dP \dP+ \dPi \dPn \dPt \drds \dRp \dRs \dRs+ \ds
+        \ds+ \dt \dt+ \dtS \dtS+ \dT \dT+ \dTS \dTS+ \dtv \dtvmsE \du \du+ \duS \dv \dv+ \dvS \dvS+ \dx \dx+ \dX \dy \dy+ \l
+        \l+ \list \z \lo_list \conninfo \encoding";
+    let server = start();
+    // One conversation, as a person has it: it goes on after whatever is wrong.
+    let commands: Vec<&str> = ALL.split_whitespace().collect();
+    let mut psql = psql_at(server.postgres);
+    for command in &commands {
+        psql.args([
+            "--command",
+            &format!("\\echo >>> {command}"),
+            "--command",
+            command,
+        ]);
+    }
+    psql.arg("--set=ON_ERROR_STOP=0");
+    let Some(printed) = run("psql", &mut psql) else {
+        return;
+    };
+    let wrong: Vec<&str> = printed
+        .lines()
+        .filter(|line| line.contains("ERROR:"))
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let answers: Vec<&str> = printed.split(">>> ").skip(1).collect();
+    assert_eq!(answers.len(), commands.len());
+    for answer in answers {
+        let (command, answer) = answer.split_once('\n').unwrap_or((answer, ""));
+        assert!(!answer.trim().is_empty(), "{command} says nothing");
+    }
+}
+
+#[test]
+fn psql_points_at_mistakes_and_takes_parameters() {
+    let Some(version) = psql_version() else {
+        return;
+    };
+    let server = start();
+    for (query, told) in [
+        (
+            "SELECT eventz\nFROM every_type",
+            vec![
+                "ERROR:  there is no column eventz",
+                "LINE 1: SELECT eventz",
+                "\n               ^",
+                "HINT:  did you mean events?",
+            ],
+        ),
+        (
+            "SELECT *\nFROM every_typ",
+            vec!["every_typ", "LINE 2:", "did you mean every_type?"],
+        ),
+        ("SELEC 1", vec!["ERROR:", "LINE 1: SELEC"]),
+    ] {
+        let refused = psql_at(server.postgres)
+            .args(["--command", query])
+            .output()
+            .unwrap();
+        let messages = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success(), "{query}");
+        for words in told {
+            assert!(
+                messages.contains(words),
+                "{query}: no {words} in\n{messages}"
+            );
+        }
+    }
+
+    let script = server.folder.path().join("parameters.sql");
+    // Before version 16 psql itself puts values in.
+    let bound = match version {
+        16.. => {
+            "SELECT events FROM every_type WHERE name = $1 AND number = $2::int \\bind ann 7 \\g\n"
+        }
+        _ => "SELECT events FROM every_type WHERE name = :'name' AND number = :number;\n",
+    };
+    fs::write(&script, format!("\\set name ann\n\\set number 7\n{bound}SELECT 41 + 1 AS answer \\gset\n\\echo :answer\nSELECT price, mean FROM every_type \\gdesc\n")).unwrap();
+    let printed = run("psql", psql_at(server.postgres).arg("--file").arg(&script)).unwrap();
+    for words in [
+        "      2\n(1 row)",
+        "42",
+        "price  | numeric",
+        "mean   | double precision",
+    ] {
+        assert!(printed.contains(words), "no {words} in\n{printed}");
+    }
+}
+
+#[test]
+fn psql_ends_a_long_query_within_a_second() {
+    if psql_version().is_none() {
+        return;
+    }
+    let server = start();
+    let psql = psql_at(server.postgres)
+        .args(["--command", ENDLESS])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let running = "SELECT count(*) FROM system.queries WHERE query LIKE '%3000000%'";
+    wait_for("the query to run", Duration::from_secs(20), || {
+        let counted = self::psql(server.postgres, &format!("COPY ({running}) TO STDOUT"))?;
+        // The one that counts is one of them.
+        let counted: i64 = counted.trim().parse().ok()?;
+        (counted > 1).then_some(())
+    });
+    let begun = Instant::now();
+    let sent = Command::new("kill")
+        .args(["-INT", &psql.id().to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+    let ended = psql.wait_with_output().unwrap();
+    let took = begun.elapsed();
+    let messages = String::from_utf8_lossy(&ended.stderr);
+    assert!(messages.contains("cancel"), "{messages}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
 }
 
 #[test]
@@ -250,6 +461,54 @@ fn readers_of_delta_tables_merge_the_panes() {
     let mut script = python("delta_readers.py");
     script.arg(server.folder.path().join("data"));
     run("delta_readers.py", &mut script);
+}
+
+/// What the pages for analysts show is run as it stands there, over the demo's tables.
+#[test]
+fn pages_show_what_runs() {
+    if psql_version().is_none() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let demo = folder.path().join("demo");
+    let ports = [free_port(), free_port(), free_port()].map(|port| port.to_string());
+    let mut command = alluvium();
+    command.args(["demo", "--rate", "500", "--dir"]).arg(&demo);
+    for (door, port) in ["--http", "--postgres", "--flight"].iter().zip(&ports) {
+        command.args([door, &format!("127.0.0.1:{port}")[..]]);
+    }
+    let _process = Process::start(&mut command, &folder.path().join("demo.log"));
+    let client = reqwest::blocking::Client::new();
+    let url = format!("http://127.0.0.1:{}/v1/status", ports[0]);
+    wait_for("a second version", Duration::from_secs(90), || {
+        let status: serde_json::Value = client.get(&url).send().ok()?.json().ok()?;
+        let balance = &status["pipelines"][0]["tables"][0]["balance"];
+        (balance["in"].as_i64()? > 0).then_some(())
+    });
+    let pages = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/clients");
+    let mut pages: Vec<PathBuf> = fs::read_dir(pages)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    pages.sort();
+    let mut script = python("pages.py");
+    script
+        .arg(env!("CARGO_BIN_EXE_alluvium"))
+        .arg(&demo)
+        .args(&ports)
+        .args(&pages);
+    let Some(printed) = run("pages.py", &mut script) else {
+        return;
+    };
+    for page in [
+        "alluvium-sql.md: 2",
+        "delta-readers.md: 3",
+        "flight-sql.md: 1",
+        "psql.md: 3",
+        "python.md: 2",
+    ] {
+        assert!(printed.contains(page), "no {page} in\n{printed}");
+    }
 }
 
 /// The Java clients, built by Maven; `None` when it is not here.
@@ -323,7 +582,9 @@ fn the_prompt_talks_over_storage_and_over_a_server() {
     script
         .arg(env!("CARGO_BIN_EXE_alluvium"))
         .arg(&server.file)
-        .arg(&server.url);
+        .arg(&server.url)
+        .arg(format!("postgres://analyst@{}/alluvium", server.postgres))
+        .arg(format!("grpc://{}", server.flight));
     run("prompt.py", &mut script);
 }
 

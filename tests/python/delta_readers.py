@@ -2,8 +2,8 @@
 
     delta_readers.py DIR
 
-DIR is the storage root of a server with the table `every_type` that tests/it/clients.rs fills. The statements are those of
-docs/clients/delta-readers.md. Ends with 0 when everything was as it must be.
+DIR is the storage root of a server with the table `every_type` that tests/it/clients.rs fills. The ways of merging are those of
+docs/clients/delta-readers.md, whose own statements pages.py runs. Ends with 0 when everything was as it must be.
 """
 
 import datetime
@@ -36,6 +36,8 @@ def with_polars(path):
     assert merged["bigs"].to_list() == [decimal.Decimal(2 * 9_007_199_254_740_993), decimal.Decimal(-1)], merged
     assert merged["prices"].to_list() == [decimal.Decimal("25.00"), decimal.Decimal("-0.01")], merged
     assert merged["mean"].to_list() == [0.375, -1.5], merged
+    sketches = panes.select("names", "p50").collect()
+    assert all(len(sketch) > 8 for sketch in sketches["names"].to_list() + sketches["p50"].to_list()), sketches
 
 
 def with_duckdb(path):
@@ -58,7 +60,16 @@ def with_delta_rs(path):
     assert table.to_pyarrow_dataset().count_rows() >= 2
 
 
+def dead_letters(path):
+    [letter] = polars.scan_delta(path).collect().to_dicts()
+    assert letter["key"] == b"\x00\xff" and letter["payload"].startswith(b'{"ts":'), letter
+    assert letter["headers"] == [{"key": "trace", "value": b'a, "b" (c)'}, {"key": "empty", "value": None}], letter
+    [row] = connect().execute(f"SELECT key, headers[1].value, payload FROM delta_scan('{path}')").fetchall()
+    assert row[:2] == (letter["key"], b'a, "b" (c)'), row
+
+
 def main(root):
+    dead_letters(str((pathlib.Path(root) / "dead_letters" / "types").resolve()))
     path = str((pathlib.Path(root) / "tables" / "every_type").resolve())
     with_polars(path)
     with_duckdb(path)

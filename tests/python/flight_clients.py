@@ -85,6 +85,32 @@ def every_type(uri):
         assert sum(batch.num_rows for batch in cursor.fetch_record_batch()) == 1_000_000
 
 
+def nested(uri):
+    """Stored states and dead letters: structs, lists of structs, bytes."""
+    with connect(uri) as connection, connection.cursor() as cursor:
+
+        def rows(query):
+            cursor.execute(query)
+            return cursor.fetch_arrow_table().to_pylist()
+
+        panes = rows("SELECT mean, mean_price, names, p50 FROM panes.every_type WHERE name = 'ann'")
+        assert sum(pane["mean"]["sum"] for pane in panes) == 0.75, panes
+        assert sum(pane["mean"]["count"] for pane in panes) == 2, panes
+        assert sum(pane["mean_price"]["sum"] for pane in panes) == decimal.Decimal("25.00"), panes
+        assert all(type(pane[name]) is bytes and len(pane[name]) > 8 for pane in panes for name in ("names", "p50")), panes
+        [letter] = rows("SELECT * FROM dead_letters.types")
+        assert letter["key"] == b"\x00\xff" and letter["payload"].startswith(b'{"ts":"2026'), letter
+        headers = [{"key": "trace", "value": b'a, "b" (c)'}, {"key": "empty", "value": None}]
+        assert letter["headers"] == headers, letter
+        [row] = rows(
+            "SELECT timestamp '2026-03-01 12:00:00.5' AS naive, ARRAY['a b', NULL, ''] AS texts, map(['a'], [1]) AS map, "
+            "ARRAY[ARRAY[1, 2], ARRAY[3]] AS lists, named_struct('a', NULL::text, 'b', '') AS record"
+        )
+        assert row["naive"] == datetime.datetime(2026, 3, 1, 12, 0, 0, 500000), row
+        assert row["texts"] == ["a b", None, ""] and row["lists"] == [[1, 2], [3]], row
+        assert row["record"] == {"a": None, "b": ""} and dict(row["map"]) == {"a": 1}, row
+
+
 def parameters(uri):
     with connect(uri) as connection, connection.cursor() as cursor:
 
@@ -193,7 +219,7 @@ def passwords(uri):
 def main(host, port):
     warnings.simplefilter("error", adbc_driver_manager.Warning)
     uri = f"grpc://{host}:{port}"
-    for part in (every_type, parameters, refusals, metadata, cancels, passwords):
+    for part in (every_type, nested, parameters, refusals, metadata, cancels, passwords):
         part(uri)
         print(f"{part.__name__}: right")
 

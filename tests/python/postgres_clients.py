@@ -10,6 +10,7 @@ import decimal
 import sys
 import threading
 import time
+import warnings
 
 import psycopg
 import sqlalchemy
@@ -64,6 +65,64 @@ def every_type(host, port):
                 big = "9000000000000000000::bigint::decimal(19,0) * 1000000000001::bigint::decimal(13,0)"
                 exact = decimal.Decimal("9000000000009000000000000000000")
                 assert cursor.execute(f"SELECT {big}").fetchone() == (exact,)
+
+
+def nested(host, port):
+    """What holds values, bytes, and moments without a zone: stored states and dead letters have them."""
+    dec = decimal.Decimal
+    naive = datetime.datetime(2026, 3, 1, 12, 0, 0, 500000)
+    literals = [
+        ("ARRAY['a b', NULL, '', 'null', 'x\"y\\z', '{,}']", ["a b", None, "", "null", 'x"y\\z', "{,}"]),
+        ("ARRAY[]::text[]", []),
+        ("ARRAY[1.5, 2.25]::decimal(10,2)[]", [dec("1.50"), dec("2.25")]),
+        ("ARRAY[9000000000000000000::bigint::decimal(38,0) * 1000000000001]", [dec("9000000000009000000000000000000")]),
+        ("ARRAY[true, NULL]", [True, None]),
+        ("ARRAY[timestamp '2026-03-01 12:00:00.5']", [naive]),
+        ("ARRAY[date '2026-03-01']", [naive.date()]),
+        ("ARRAY[arrow_cast('bytes', 'Binary')]", [b"bytes"]),
+        ("timestamp '2026-03-01 12:00:00.5'", naive),
+        ("timestamp '2026-03-01'", datetime.datetime(2026, 3, 1)),
+        ("arrow_cast('\u00fc', 'Binary')", "\u00fc".encode()),
+        ("arrow_cast(-5, 'Int8')", -5),
+        ("arrow_cast(200, 'UInt8')", 200),
+        ("arrow_cast(5, 'UInt64')", dec(5)),
+        ("arrow_cast('w', 'Dictionary(Int32, Utf8)')", "w"),
+        # What Postgres has no type for is text.
+        ("ARRAY[ARRAY[1, 2], ARRAY[3]]", "[[1, 2], [3]]"),
+        ("map(['a'], [1])", "{a: 1}"),
+        ("named_struct('m', map(['a'], [1]))", "{m: {a: 1}}"),
+    ]
+    records = [
+        ("named_struct('a', NULL::text, 'b', '', 'c', 'x\"y,\\(z)')", (None, "", 'x"y,\\(z)'), (None, "", 'x"y,\\(z)')),
+        ("named_struct('a', 1.5, 't', timestamp '2026-03-01 12:00:00.5')", ("1.5", "2026-03-01 12:00:00.5"), (1.5, naive)),
+        ("ARRAY[named_struct('a', 1, 'b', 'x y'), NULL]", [("1", "x y"), None], [(1, "x y"), None]),
+    ]
+    with connect(host, port) as connection:
+        for binary in (False, True):
+            cursor = connection.cursor(binary=binary)
+            one = lambda query: cursor.execute(query).fetchone()
+            for expression, expected in literals:
+                assert one(f"SELECT {expression}") == (expected,), (binary, expression, one(f"SELECT {expression}"))
+            for expression, text, values in records:
+                found = one(f"SELECT {expression}")
+                assert found == (values if binary else text,), (binary, expression, found)
+
+            panes = cursor.execute("SELECT mean, mean_price, names, p50, bigs FROM panes.every_type WHERE name = 'ann'").fetchall()
+            assert sum(float(total) for (total, _), *_ in panes) == 0.75, panes
+            assert sum(int(count) for (_, count), *_ in panes) == 2, panes
+            assert sum(dec(total) for _, (total, _), *_ in panes) == dec("25.00"), panes
+            assert all(type(sketch) is bytes and len(sketch) > 8 for row in panes for sketch in row[2:4]), panes
+            every_pane = cursor.execute("SELECT * FROM panes.every_type").fetchall()
+            assert len(every_pane) >= 2 and len(every_pane[0]) == len(cursor.description)
+
+            [letter] = cursor.execute("SELECT * FROM dead_letters.types").fetchall()
+            letter = dict(zip((column.name for column in cursor.description), letter))
+            assert letter["key"] == b"\x00\xff" and letter["payload"].startswith(b'{"ts":"2026'), letter
+            value = b'a, "b" (c)'
+            expected = [("trace", value), ("empty", None)] if binary else [("trace", "\\x" + value.hex()), ("empty", None)]
+            assert letter["headers"] == expected, letter
+            assert letter["timestamp"].utcoffset() == datetime.timedelta(0), letter
+            assert letter["column"] == "number" and letter["table"] is None, letter
 
 
 def parameters(host, port):
@@ -258,12 +317,63 @@ def reflection(host, port):
         assert connection.execute(query).all() == [("ann", 2), ("bob", 1)]
         count = sqlalchemy.select(sqlalchemy.func.count()).select_from(table)
         assert connection.execute(count).scalar_one() == 2
+        letters = sqlalchemy.Table("types", sqlalchemy.MetaData(), schema="dead_letters", autoload_with=engine)
+        payload = connection.execute(sqlalchemy.select(letters.c.payload)).scalar_one()
+        assert bytes(payload).startswith(b'{"ts":'), payload
+        with warnings.catch_warnings():
+            # It knows no records: their columns are read as they come.
+            warnings.simplefilter("ignore", sqlalchemy.exc.SAWarning)
+            panes = sqlalchemy.Table("every_type", sqlalchemy.MetaData(), schema="panes", autoload_with=engine)
+        states = connection.execute(sqlalchemy.select(panes.c.mean, panes.c.names).where(panes.c.name == "bob")).all()
+        assert [(tuple(map(float, mean)), type(names)) for mean, names in states] == [((-1.5, 1.0), bytes)], states
+        bound = sqlalchemy.text("SELECT events FROM every_type WHERE name = :name AND price > :least")
+        assert connection.execute(bound, {"name": "ann", "least": decimal.Decimal("1.5")}).scalar_one() == 2
+
+
+def sqlalchemy_errors(host, port):
+    """A typo is told as Postgres tells it, a long query is ended through the driver's connection."""
+    engine = sqlalchemy.create_engine(f"postgresql+psycopg://analyst@{host}:{port}/alluvium")
+    for query, kind, words in [
+        ("SELECT eventz FROM every_type", psycopg.errors.UndefinedColumn, "did you mean events?"),
+        ("SELECT * FROM every_typ", psycopg.errors.UndefinedTable, "did you mean every_type?"),
+    ]:
+        with engine.connect() as connection:
+            try:
+                connection.execute(sqlalchemy.text(query))
+                raise AssertionError(f"{query} was answered")
+            except sqlalchemy.exc.ProgrammingError as error:
+                assert isinstance(error.orig, kind) and words in str(error), error
+                assert error.orig.diag.statement_position is not None, error
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        ordered = []
+
+        def cancel():
+            ordered.append(time.monotonic())
+            driver.cancel_safe()
+
+        timer = threading.Timer(0.5, cancel)
+        timer.start()
+        try:
+            connection.execute(sqlalchemy.text(ENDLESS))
+            raise AssertionError("answered")
+        except sqlalchemy.exc.OperationalError as error:
+            assert isinstance(error.orig, psycopg.errors.QueryCanceled), error
+        finally:
+            timer.cancel()
+        took = time.monotonic() - ordered[0]
+        assert took < 1, f"cancelled after {took} s"
+        connection.rollback()
+        assert connection.execute(sqlalchemy.text("SELECT 1")).scalar_one() == 1
 
 
 def main():
     host, port = sys.argv[1], int(sys.argv[2])
     wanted = sys.argv[3:]
-    parts = [every_type, parameters, refusals, settings, transactions, cursors, copies, cancels, streams, reflection]
+    parts = [
+        every_type, nested, parameters, refusals, settings, transactions, cursors, copies, cancels, streams, reflection,
+        sqlalchemy_errors,
+    ]
     failed = 0
     for part in parts:
         if wanted and part.__name__ not in wanted:

@@ -1,8 +1,9 @@
 package alluvium;
 
-import java.math.BigDecimal;
 import java.lang.reflect.InvocationTargetException;
 import java.lang.reflect.Method;
+import java.math.BigDecimal;
+import java.nio.charset.StandardCharsets;
 import java.sql.Connection;
 import java.sql.DatabaseMetaData;
 import java.sql.DriverManager;
@@ -13,7 +14,9 @@ import java.sql.Statement;
 import java.sql.Types;
 import java.time.Instant;
 import java.util.ArrayList;
+import java.util.Arrays;
 import java.util.List;
+import java.util.Map;
 import java.util.TreeMap;
 import java.util.concurrent.Executors;
 import java.util.concurrent.TimeUnit;
@@ -37,6 +40,7 @@ public final class FlightSql {
         for (String user : List.of("", "&user=analyst&password=anything")) {
             FlightSql client = new FlightSql(url + user);
             client.values();
+            client.nested();
             client.parameters();
             client.refusals();
             System.out.println("values, parameters, refusals" + user + ": right");
@@ -82,6 +86,42 @@ public final class FlightSql {
                 sum += row.getLong(1);
             }
             same(5_000_050_000L, sum);
+        }
+    }
+
+    /** Stored states and dead letters: structs, lists of structs, bytes. */
+    private void nested() throws SQLException {
+        try (Connection connection = connect(); Statement statement = connection.createStatement()) {
+            String panes = "SELECT mean, mean_price, names, p50 FROM panes.every_type WHERE name = 'bob'";
+            try (ResultSet row = statement.executeQuery(panes)) {
+                row.next();
+                same(Types.JAVA_OBJECT, row.getMetaData().getColumnType(1));
+                Map<?, ?> mean = (Map<?, ?>) row.getObject("mean");
+                same(-1.5, mean.get("sum"));
+                same(1L, mean.get("count"));
+                same(new BigDecimal("-0.01"), ((Map<?, ?>) row.getObject("mean_price")).get("sum"));
+                same(true, row.getBytes("names").length > 8);
+                same(true, row.getBytes("p50").length > 8);
+                same(false, row.next());
+            }
+            try (ResultSet row = statement.executeQuery("SELECT key, headers, payload FROM dead_letters.types")) {
+                row.next();
+                same("[0, -1]", Arrays.toString(row.getBytes("key")));
+                same(true, new String(row.getBytes("payload"), StandardCharsets.UTF_8).startsWith("{\"ts\":\"2026"));
+                Object[] headers = (Object[]) row.getArray("headers").getArray();
+                same(2, headers.length);
+                same(true, headers[0].toString().contains("trace"));
+            }
+            String literals = "SELECT ARRAY['a b', NULL, ''] AS texts, timestamp '2026-03-01 12:00:00.5' AS naive";
+            try (ResultSet row = statement.executeQuery(literals)) {
+                row.next();
+                List<String> texts = new ArrayList<>();
+                for (Object text : (Object[]) row.getArray("texts").getArray()) {
+                    texts.add(text == null ? null : text.toString());
+                }
+                same(Arrays.asList("a b", null, ""), texts);
+                same(true, row.getString("naive").startsWith("2026-03-01 12:00:00.5"));
+            }
         }
     }
 
