@@ -3,7 +3,7 @@
 //! Owns the address with its user and password, one connection that is kept between statements, and how values in Postgres' text
 //! become those that the other doors give. Does not own the protocol, which is pgwire's.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
 use futures::{FutureExt, SinkExt, StreamExt};
 use pgwire::{
@@ -189,6 +189,13 @@ impl PostgresDoor {
                 Failure::work(format!("the server at {} cannot be trusted", self.shown))
                     .because(&error)
                     .help("name its authority's certificate (PEM) in SSL_CERT_FILE, or use the name that its certificate has")
+            }
+            Ok(Err(PgWireClientError::IoError(error)))
+                if error.kind() == io::ErrorKind::ConnectionAborted =>
+            {
+                Failure::work(format!("the server at {} speaks no TLS", self.shown)).help(
+                    "where nobody else is on the network, `sslmode=disable` in the URL goes without",
+                )
             }
             Ok(Err(error)) => self.nobody().because(&error),
             Err(_) => self.nobody(),

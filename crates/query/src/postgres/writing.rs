@@ -236,6 +236,9 @@ impl VisitorMut for Catalogue {
             return ControlFlow::Continue(());
         }
         match expr {
+            Expr::Cast { data_type, .. } if data_type.to_string().eq_ignore_ascii_case("name") => {
+                *data_type = DataType::Text;
+            }
             Expr::Subquery(query) if asks_what_is_not_here(query) => {
                 *expr = Expr::value(Value::Null)
             }
@@ -277,7 +280,7 @@ fn of_catalogue(name: &str) -> ObjectName {
     ObjectName::from(vec![Ident::new("pg_catalog"), Ident::new(name)])
 }
 
-/// What stands for a column that tells of what does not exist here: grants to objects, options, and versions of rows.
+/// What stands for a column that tells of what does not exist here: grants to objects, options, versions of rows and so on.
 fn not_here(expr: &Expr) -> Option<Expr> {
     const TEXTS: [&str; 23] = [
         "attacl",
@@ -312,6 +315,7 @@ fn not_here(expr: &Expr) -> Option<Expr> {
     let written = match last.value.to_lowercase().as_str() {
         name if TEXTS.contains(&name) => "NULL::text[]",
         "extconfig" => "NULL::int[]",
+        "colliculocale" | "collicurules" => "NULL::text",
         "tableoid" if is_qualified => "NULL::int",
         "xmin" if is_qualified => "0::bigint",
         _ => return None,
@@ -405,8 +409,17 @@ fn has_no_rows(select: &Select) -> bool {
 }
 
 fn is_empty(relation: &TableFactor) -> bool {
-    const EMPTY: [&str; 8] = [
+    const EMPTY: [&str; 17] = [
         "pg_aggregate",
+        "pg_amop",
+        "pg_amproc",
+        "pg_opclass",
+        "pg_opfamily",
+        "pg_statistic_ext",
+        "pg_ts_config",
+        "pg_ts_dict",
+        "pg_ts_parser",
+        "pg_ts_template",
         "pg_index",
         "pg_constraint",
         "pg_trigger",
@@ -649,6 +662,29 @@ mod tests {
             "+00",
         ] {
             assert_eq!(date_without_zone(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn columns_that_do_not_exist_keep_their_names() {
+        assert_eq!(
+            rewritten(
+                "SELECT nspacl, n.xmin, c.tableoid AS t FROM pg_namespace n JOIN pg_locks ON true"
+            ),
+            "SELECT NULL::TEXT[] AS nspacl, 0::BIGINT AS xmin, NULL::INT AS t FROM pg_namespace n \
+             JOIN pg_catalog.pg_locks ON true"
+        );
+        assert_eq!(
+            rewritten("SELECT name, setting FROM pg_show_all_settings() WHERE name = 'a'::name"),
+            "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = 'a'::TEXT"
+        );
+    }
+
+    #[test]
+    fn one_empty_relation_keeps_its_columns() {
+        for sql in ["SELECT l.* FROM pg_locks l", "SELECT * FROM pg_index"] {
+            let statement = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap();
+            assert!(nothing_of(&statement[0]).is_none(), "{sql}");
         }
     }
 

@@ -159,7 +159,7 @@ public final class Postgres {
                     wrong.add(comments + ": " + problem.getMessage());
                 }
             }
-            same(true, asked > 80);
+            same(true, asked >= 80);
         }
         same(List.of(), wrong);
     }
