@@ -36,7 +36,7 @@ pub use plan::{
     Start, StateFold, StopIf, TablePlan, UnknownFields,
 };
 pub use published::{
-    CommittedFile, CommittedTable, MemoryEpoch, Published, PublishedTable, Publisher,
+    ColumnBounds, CommittedFile, CommittedTable, MemoryEpoch, Published, PublishedTable, Publisher,
 };
 pub use server::{
     AllowHttp, DoorAt, DoorTls, Grant, KafkaConnection, Listen, Memory, QueryLimits, RoleLimits,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use alluvium_types::{Epoch, OffsetRange, Timestamp, TopicPartition};
-use datafusion::arrow::array::RecordBatch;
+use datafusion::{arrow::array::RecordBatch, common::ScalarValue};
 
 use crate::TableShape;
 
@@ -25,12 +25,27 @@ pub struct CommittedFile {
     pub rows: Option<u64>,
     /// Smallest and largest `window_start` in it, where the log says.
     pub window_start: Option<(Timestamp, Timestamp)>,
+    /// What the log says of other columns that queries look for: `window_end` and group columns.
+    pub bounds: Arc<[ColumnBounds]>,
     /// Values of partition columns, by name.
     pub partition_values: BTreeMap<String, Option<String>>,
     /// State columns that it lacks because they are younger (P35).
     pub missing_states: Vec<Arc<str>>,
     /// Whether each window and group is certain to be in it once at most (P34).
     pub has_unique_keys: bool,
+}
+
+/// What the log says of one column in one file: no value lies outside, so a reader may pass the file over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ColumnBounds {
+    /// The column.
+    pub column: Arc<str>,
+    /// At or below every value, in the column's type; NULL where the log does not say.
+    pub least: ScalarValue,
+    /// At or above every value, in the column's type; NULL where the log does not say.
+    pub greatest: ScalarValue,
+    /// In how many rows it is NULL, where the log says.
+    pub nulls: Option<u64>,
 }
 
 /// One table at one committed version.

@@ -131,6 +131,7 @@ mod tests {
             size: 1,
             rows: Some(WORTH_IT),
             window_start: Some((Timestamp::from_micros(from), Timestamp::from_micros(to))),
+            bounds: Arc::default(),
             partition_values: BTreeMap::new(),
             missing_states: Vec::new(),
             has_unique_keys,

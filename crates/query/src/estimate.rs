@@ -86,6 +86,7 @@ mod tests {
             size,
             rows,
             window_start: None,
+            bounds: Default::default(),
             partition_values: Default::default(),
             missing_states: Vec::new(),
             has_unique_keys: false,

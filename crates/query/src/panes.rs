@@ -3,14 +3,17 @@
 //! Owns which files a query opens. Does not own the merge of what it finds: that is the plan that
 //! [`FinalTable`](crate::finals::FinalTable) stands for.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+};
 
-use alluvium_plan::{CommittedFile, TableShape};
-use alluvium_types::Timestamp;
+use alluvium_plan::{ColumnBounds, CommittedFile, TableShape};
 use async_trait::async_trait;
 use datafusion::{
     arrow::{
-        array::{ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, new_null_array},
+        array::{ArrayRef, BooleanArray, RecordBatch, UInt64Array, new_null_array},
         compute::concat_batches,
         datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
     },
@@ -33,6 +36,7 @@ use datafusion::{
     },
     error::DataFusionError,
     logical_expr::{Expr, TableProviderFilterPushDown, utils::conjunction},
+    physical_expr::utils::collect_columns,
     physical_optimizer::pruning::PruningPredicateBuilder,
     physical_plan::{ExecutionPlan, PhysicalExpr, collect, empty::EmptyExec, union::UnionExec},
 };
@@ -52,6 +56,9 @@ pub(crate) const STORE_URL: &str = "alluvium://store/";
 /// Prefix of the hidden columns that say of each row whether its file lacks a state (P35).
 const LACKS: &str = "_lacks_";
 
+/// `window_start` and `window_end` come first.
+const WINDOW_COLUMNS: usize = 2;
+
 /// How many small files are read side by side.
 const READ_AT_ONCE: usize = 8;
 
@@ -62,6 +69,8 @@ pub(crate) struct StoredRows {
     schema: SchemaRef,
     /// How many columns the files have.
     stored: usize,
+    /// How many of these, from the first, are windows and group columns.
+    keys: usize,
     lacked: Vec<Arc<str>>,
     files: Arc<Vec<CommittedFile>>,
     memory: Vec<RecordBatch>,
@@ -128,6 +137,7 @@ impl StoredRows {
         Ok(Self {
             schema,
             stored,
+            keys: WINDOW_COLUMNS + shape.group_columns.len(),
             lacked,
             files,
             memory,
@@ -148,6 +158,7 @@ impl StoredRows {
             .collect();
         Self {
             stored: fields.len(),
+            keys: 0,
             schema: Arc::new(Schema::new(fields)),
             lacked: Vec::new(),
             files: Arc::new(files),
@@ -180,9 +191,7 @@ impl StoredRows {
         }
         let mut memory = Vec::new();
         if let Some(kept) = &self.kept {
-            let small;
-            (small, files) = kept.split(files);
-            memory = self.read_before(state, kept, small).await?;
+            (memory, files) = self.read_before(state, kept, files).await?;
         }
         memory.extend(self.memory.iter().cloned());
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
@@ -203,26 +212,20 @@ impl StoredRows {
         UnionExec::try_new(inputs)
     }
 
-    /// The rows of small files, decoded by this query or an earlier one.
-    async fn read_before(
+    /// The rows of small files, decoded by this query or an earlier one, and the files that are left to scan.
+    async fn read_before<'f>(
         &self,
         state: &dyn Session,
         kept: &ReadFiles,
-        files: Vec<&CommittedFile>,
-    ) -> Result<Vec<RecordBatch>> {
+        files: Vec<&'f CommittedFile>,
+    ) -> Result<(Vec<RecordBatch>, Vec<&'f CommittedFile>)> {
         let stored: Vec<FieldRef> = self.schema.fields()[..self.stored].to_vec();
         let columns: Vec<usize> = (0..self.stored).collect();
         let schema = Arc::new(Schema::new(stored));
-        let mut batches = Vec::with_capacity(files.len());
-        let mut missing = Vec::new();
-        for file in files {
-            match kept.get(file, &schema) {
-                Some(batch) => batches.push(batch),
-                None => missing.push(file),
-            }
-        }
-        let mut reads = Vec::with_capacity(missing.len());
-        for &file in &missing {
+        let split = kept.split(files, &schema);
+        let mut batches = split.kept;
+        let mut reads = Vec::with_capacity(split.to_keep.len());
+        for &file in &split.to_keep {
             let scan = self.file_scan(state, vec![file], &columns, None)?;
             let (context, schema) = (state.task_ctx(), schema.clone());
             reads.push(async move {
@@ -234,7 +237,7 @@ impl StoredRows {
             .buffered(READ_AT_ONCE)
             .try_collect()
             .await?;
-        for (file, batch) in missing.into_iter().zip(read) {
+        for (file, batch) in split.to_keep.into_iter().zip(read) {
             kept.keep(file, batch.clone());
             batches.push(batch);
         }
@@ -242,7 +245,7 @@ impl StoredRows {
             .iter()
             .map(|batch| adapt(batch, &self.schema, self.stored));
         let adapted: Result<_, QueryError> = adapted.collect();
-        adapted.map_err(QueryError::into_datafusion)
+        Ok((adapted.map_err(QueryError::into_datafusion)?, split.scanned))
     }
 
     fn predicate(
@@ -260,7 +263,7 @@ impl StoredRows {
     /// The files that may hold rows for the predicate, by the bounds that the log gives.
     fn wanted(&self, predicate: Option<&Arc<dyn PhysicalExpr>>) -> Result<Vec<&CommittedFile>> {
         let all: Vec<&CommittedFile> = self.files.iter().collect();
-        let Some(predicate) = predicate else {
+        let Some(predicate) = predicate.filter(|_| !all.is_empty()) else {
             return Ok(all);
         };
         let pruning = PruningPredicateBuilder::new()
@@ -269,12 +272,24 @@ impl StoredRows {
         if pruning.always_true() {
             return Ok(all);
         }
-        let keep = pruning.prune(&FileBounds(&self.files))?;
+        let keep = pruning.prune(&FileBounds {
+            files: &self.files,
+            schema: &self.schema,
+        })?;
         Ok(all
             .into_iter()
             .zip(keep)
             .filter_map(|(file, keep)| keep.then_some(file))
             .collect())
+    }
+
+    /// Whether a predicate looks at group columns.
+    fn chooses_groups(&self, predicate: &Arc<dyn PhysicalExpr>) -> bool {
+        let groups = WINDOW_COLUMNS..self.keys;
+        let columns = collect_columns(predicate);
+        columns
+            .iter()
+            .any(|column| groups.contains(&column.index()))
     }
 
     fn file_scan(
@@ -305,7 +320,10 @@ impl StoredRows {
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(Arc::new(reader));
         if let Some(predicate) = predicate {
-            source = source.with_predicate(predicate);
+            // A group is few rows of each page: its states are decoded for these rows only.
+            source = source
+                .with_pushdown_filters(self.chooses_groups(&predicate))
+                .with_predicate(predicate);
         }
         let files = files
             .into_iter()
@@ -378,54 +396,109 @@ fn adapt(
     })
 }
 
-/// What the log knows about files: the bounds of `window_start`.
-struct FileBounds<'a>(&'a [CommittedFile]);
+/// What the log knows about files: bounds of windows and of group columns.
+struct FileBounds<'a> {
+    files: &'a [CommittedFile],
+    schema: &'a SchemaRef,
+}
 
 impl FileBounds<'_> {
-    fn bounds(
+    fn known<'f>(&self, file: &'f CommittedFile, column: &Column) -> Option<&'f ColumnBounds> {
+        let mut bounds = file.bounds.iter();
+        bounds.find(|bounds| *bounds.column == *column.name)
+    }
+
+    /// The smallest and the largest value in a file, in the column's type; NULL where it is not known.
+    fn range(&self, file: &CommittedFile, column: &Column) -> Option<(ScalarValue, ScalarValue)> {
+        if column.name == TableShape::WINDOW_START {
+            let (from, to) = file.window_start?;
+            let [from, to] = [from, to].map(|moment| {
+                ScalarValue::TimestampMicrosecond(Some(moment.micros()), Some("UTC".into()))
+            });
+            return Some((from, to));
+        }
+        let known = self.known(file, column)?;
+        Some((known.least.clone(), known.greatest.clone()))
+    }
+
+    fn data_type(&self, column: &Column) -> Option<&DataType> {
+        let field = self.schema.field_with_name(&column.name).ok()?;
+        Some(field.data_type())
+    }
+
+    fn side(
         &self,
         column: &Column,
-        side: impl Fn((Timestamp, Timestamp)) -> Timestamp,
+        side: impl Fn((ScalarValue, ScalarValue)) -> ScalarValue,
     ) -> Option<ArrayRef> {
-        if column.name != TableShape::WINDOW_START {
-            return None;
-        }
-        let values: TimestampMicrosecondArray = self
-            .0
+        let data_type = self.data_type(column)?;
+        let unknown = ScalarValue::try_from(data_type).ok()?;
+        let mut any = false;
+        let values: Vec<ScalarValue> = self
+            .files
             .iter()
-            .map(|file| file.window_start.map(|bounds| side(bounds).micros()))
+            .map(|file| {
+                let value = self.range(file, column).map(&side);
+                let value = value.filter(|value| value.data_type() == *data_type);
+                any |= value.is_some();
+                value.unwrap_or_else(|| unknown.clone())
+            })
             .collect();
-        Some(Arc::new(values.with_timezone("UTC")))
+        // A column of which nothing is known needs no array.
+        let values = any.then_some(values)?;
+        ScalarValue::iter_to_array(values).ok()
     }
 }
 
 impl PruningStatistics for FileBounds<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.bounds(column, |(min, _)| min)
+        self.side(column, |(least, _)| least)
     }
 
     fn max_values(&self, column: &Column) -> Option<ArrayRef> {
-        self.bounds(column, |(_, max)| max)
+        self.side(column, |(_, greatest)| greatest)
     }
 
     fn num_containers(&self) -> usize {
-        self.0.len()
+        self.files.len()
     }
 
-    fn null_counts(&self, _: &Column) -> Option<ArrayRef> {
-        None
+    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+        let counts = self
+            .files
+            .iter()
+            .map(|file| self.known(file, column)?.nulls);
+        let counts: UInt64Array = counts.collect();
+        Some(Arc::new(counts))
     }
 
     fn row_counts(&self) -> Option<ArrayRef> {
-        None
+        let counts: UInt64Array = self.files.iter().map(|file| file.rows).collect();
+        Some(Arc::new(counts))
     }
 
-    fn contained(
-        &self,
-        _: &Column,
-        _: &std::collections::HashSet<ScalarValue>,
-    ) -> Option<BooleanArray> {
-        None
+    /// That none of `values` is in a file, because all lie outside its bounds: of lists longer than those that become
+    /// comparisons.
+    fn contained(&self, column: &Column, values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        let data_type = self.data_type(column)?;
+        if values
+            .iter()
+            .any(|value| value.is_null() || value.data_type() != *data_type)
+        {
+            return None;
+        }
+        let mut values: Vec<&ScalarValue> = values.iter().collect();
+        values.sort_by(|one, other| one.partial_cmp(other).unwrap_or(Ordering::Equal));
+        let contained = self.files.iter().map(|file| {
+            let (least, greatest) = self.range(file, column)?;
+            if least.is_null() || greatest.is_null() || least.data_type() != *data_type {
+                return None;
+            }
+            let next = values.partition_point(|value| **value < least);
+            let outside = values.get(next).is_none_or(|value| **value > greatest);
+            outside.then_some(false)
+        });
+        Some(contained.collect())
     }
 }
 
@@ -490,3 +563,6 @@ impl TableProvider for RowsTable {
         self.rows.scan(state, projection, filters).await
     }
 }
+
+#[cfg(test)]
+mod tests;

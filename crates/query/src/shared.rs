@@ -48,10 +48,13 @@ const WORKER_STACK: usize = 32 << 20;
 /// Most bytes that queries may spill to disk.
 const SPILL_LIMIT: u64 = 2 << 30;
 
+/// Of what queries have, the share for the footers and page indexes of files that were opened before.
+const FOOTERS: usize = 8;
+
 /// What all queries together, and each of them, may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of memory for all queries together.
+    /// Bytes of memory for all queries together, an eighth of it for footers of files.
     pub memory: usize,
     /// How long one query may take, reading of its result included.
     pub timeout: Duration,
@@ -247,8 +250,11 @@ fn environment(store: Arc<dyn ObjectStore>, memory: usize) -> Result<Arc<Runtime
     let disk = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::OsTmpDirectory)
         .with_max_temp_directory_size(SPILL_LIMIT);
+    // That cache counts for itself, so it is taken from what the pool gives out.
+    let footers = memory / FOOTERS;
     let environment = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(memory)))
+        .with_memory_pool(Arc::new(FairSpillPool::new(memory - footers)))
+        .with_metadata_cache_limit(footers)
         .with_disk_manager_builder(disk)
         .with_object_store_registry(Arc::new(OnlyOurs(store)))
         .build_arc()?;
@@ -311,5 +317,28 @@ impl ObjectStoreRegistry for OnlyOurs {
             return Ok(self.0.clone());
         }
         plan_err!("queries cannot read {url}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::execution::memory_pool::MemoryLimit;
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[test]
+    fn footers_are_part_of_what_queries_have() {
+        const MEMORY: usize = 96 << 20;
+        let environment = environment(Arc::new(InMemory::new()), MEMORY).unwrap();
+        // What a query is given shares the cache and its limit.
+        let of_query = RuntimeEnvBuilder::from_runtime_env(&environment);
+        let of_query = of_query.build_arc().unwrap();
+        let footers = of_query.cache_manager.get_metadata_cache_limit();
+        let MemoryLimit::Finite(pool) = environment.memory_pool.memory_limit() else {
+            panic!("the pool has no limit");
+        };
+        assert_eq!(footers, MEMORY / FOOTERS);
+        assert_eq!(pool + footers, MEMORY);
     }
 }

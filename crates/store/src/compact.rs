@@ -5,6 +5,7 @@
 //! means: whoever calls this brings the merge.
 
 mod choose;
+mod filters;
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -162,6 +163,8 @@ impl Compactor {
                 what: format!("its log says {said} rows of files that have {rows}"),
             });
         }
+        let objects = self.store.object_store();
+        let filtered = filters::filtered_columns(&objects, choice, &shape, rows).await?;
         let row_bytes = usize::try_from(bytes / rows.max(1)).unwrap_or(usize::MAX);
         let batch_rows = (batch_bytes / row_bytes.max(1)).clamp(16, 8192);
         let files = opened
@@ -175,6 +178,7 @@ impl Compactor {
             files,
             rows,
             batch_rows,
+            filtered,
         })
     }
 
@@ -189,7 +193,8 @@ impl Compactor {
                 self.partition_by,
                 Some(budget),
             )
-            .with_unique_keys(),
+            .with_unique_keys()
+            .with_filters_of(inputs.filtered.clone()),
         )
     }
 
@@ -272,6 +277,8 @@ pub struct Inputs {
     files: Vec<PaneFile>,
     rows: u64,
     batch_rows: usize,
+    /// Columns of which the result has bloom filters.
+    filtered: Vec<Arc<str>>,
 }
 
 impl Inputs {

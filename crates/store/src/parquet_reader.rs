@@ -6,7 +6,7 @@ use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
-use futures::{FutureExt as _, TryStreamExt as _, future::BoxFuture};
+use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, future::BoxFuture};
 use object_store::{ObjectStore, ObjectStoreExt as _, path::Path};
 use parquet::{
     arrow::{
@@ -86,11 +86,22 @@ pub(crate) async fn read_columns(
     size: u64,
     columns: &[&str],
 ) -> Result<Vec<RecordBatch>, StoreError> {
-    let unreadable = |source| StoreError::UnreadableFile {
+    let file = open_file(objects, path, size).await?;
+    let rows = rows_of(file, path, columns, 0..usize::MAX)?;
+    rows.try_collect().await
+}
+
+/// Some rows of top-level columns of an open file, in the order of `columns`; fewer where the file ends before.
+pub(crate) fn rows_of<'a>(
+    builder: ParquetRecordBatchStreamBuilder<ObjectReader>,
+    path: &'a str,
+    columns: &'a [&'a str],
+    rows: Range<usize>,
+) -> Result<impl Stream<Item = Result<RecordBatch, StoreError>> + 'a, StoreError> {
+    let unreadable = move |source| StoreError::UnreadableFile {
         path: path.to_owned(),
         source,
     };
-    let builder = open_file(objects, path, size).await?;
     let positions: Vec<usize> = builder
         .schema()
         .fields()
@@ -100,22 +111,19 @@ pub(crate) async fn read_columns(
         .map(|(position, _)| position)
         .collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), positions);
-    let batches: Vec<RecordBatch> = builder
+    let batches = builder
         .with_projection(mask)
+        .with_offset(rows.start)
+        .with_limit(rows.len())
         .build()
-        .map_err(unreadable)?
-        .try_collect()
-        .await
         .map_err(unreadable)?;
-    batches
-        .iter()
-        .map(|batch| {
-            let positions: Result<Vec<usize>, _> = columns
-                .iter()
-                .map(|column| batch.schema_ref().index_of(column))
-                .collect();
-            positions.and_then(|positions| batch.project(&positions))
-        })
-        .collect::<Result<_, _>>()
-        .map_err(|error| unreadable(error.into()))
+    Ok(batches.map(move |batch| {
+        let batch = batch.map_err(unreadable)?;
+        let positions: Result<Vec<usize>, _> = columns
+            .iter()
+            .map(|column| batch.schema_ref().index_of(column))
+            .collect();
+        let projected = positions.and_then(|positions| batch.project(&positions));
+        projected.map_err(|error| unreadable(error.into()))
+    }))
 }

@@ -11,8 +11,7 @@ use std::{
 };
 
 use alluvium_plan::{CommittedFile, TableShape};
-use alluvium_types::Timestamp;
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use deltalake_core::{
     StructType,
     kernel::engine::arrow_conversion::{TryIntoArrow as _, TryIntoKernel as _},
@@ -23,10 +22,13 @@ use crate::{
     StoreError,
     action::{Add, Entry, Line, Metadata, Protocol, Stats},
     clock::Moment,
+    stats::{column_bounds, is_bounded, round_up_to_millis},
 };
 
 /// How many foreign and own commit ids are remembered for resolving lost replies (P10).
 const REMEMBERED_COMMITS: usize = 1024;
+/// Bounds of so many columns are kept of each file, the first ones of a table's keys.
+const MOST_BOUNDED: usize = 16;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Snapshot {
@@ -50,6 +52,8 @@ pub(crate) struct Snapshot {
     pub(crate) read_at: Moment,
     folder: Path,
     states: Vec<Arc<str>>,
+    /// Columns whose bounds are kept, beside `window_start`.
+    bounded: Vec<(Arc<str>, FieldRef)>,
 }
 
 impl Snapshot {
@@ -89,9 +93,14 @@ impl Snapshot {
             .ok_or_else(|| unsupported("its log has no schema"))?;
         readable(&protocol).map_err(|what| unsupported(&what))?;
         let schema = arrow_schema(&metadata.schema_string).map_err(|what| unsupported(&what))?;
-        let states = TableShape::from_pane_schema(&schema).map_or(Vec::new(), |shape| {
-            shape.states.into_iter().map(|state| state.name).collect()
-        });
+        let (states, bounded) = match TableShape::from_pane_schema(&schema) {
+            Ok(shape) => {
+                let bounded = bounded_columns(&shape);
+                let states = shape.states.into_iter().map(|state| state.name);
+                (states.collect(), bounded)
+            }
+            Err(_) => (Vec::new(), Vec::new()),
+        };
         let mut snapshot = Self {
             version,
             protocol,
@@ -107,6 +116,7 @@ impl Snapshot {
             read_at,
             folder: folder.clone(),
             states,
+            bounded,
         };
         if let Some((_, lines)) = &checkpoint {
             snapshot.add_up(lines);
@@ -222,6 +232,11 @@ impl Snapshot {
             window_start: bound(&stats.min_values)
                 .zip(bound(&stats.max_values))
                 .map(|(min, max)| (min, round_up_to_millis(max))),
+            bounds: self
+                .bounded
+                .iter()
+                .filter_map(|(column, field)| column_bounds(&stats, column, field))
+                .collect(),
             partition_values: add.partition_values.clone().into_iter().collect(),
             missing_states,
             has_unique_keys: add.has_unique_keys(),
@@ -243,12 +258,14 @@ impl Snapshot {
     }
 }
 
-/// Other writers cut the largest moment to milliseconds.
-fn round_up_to_millis(moment: Timestamp) -> Timestamp {
-    match moment.micros().rem_euclid(1000) {
-        0 => moment.saturating_add_micros(999),
-        _ => moment,
-    }
+/// `window_end` and the group columns whose types have an order that all writers share.
+fn bounded_columns(shape: &TableShape) -> Vec<(Arc<str>, FieldRef)> {
+    let schema = shape.pane_schema();
+    let keys = schema.fields().iter().take(2 + shape.group_columns.len());
+    keys.filter(|field| field.name() != TableShape::WINDOW_START && is_bounded(field.data_type()))
+        .take(MOST_BOUNDED)
+        .map(|field| (field.name().as_str().into(), field.clone()))
+        .collect()
 }
 
 pub(crate) const LOG_RETENTION: &str = "delta.logRetentionDuration";

@@ -31,9 +31,15 @@ use crate::{
 /// Encoded bytes of a row group: small enough to skip many of them, and the most that waits in memory.
 const ROW_GROUP_BYTES: usize = 16 << 20;
 /// Rows of a row group.
-const ROW_GROUP_ROWS: usize = 128 << 10;
+pub(crate) const ROW_GROUP_ROWS: usize = 128 << 10;
 /// Rows of a page: what a query of one window and key has to decode at least.
 const PAGE_ROWS: usize = 4 << 10;
+/// Bytes of the dictionary of a state's column. Every read of a page needs the whole dictionary, and states that differ so
+/// much gain nothing by one. Group columns repeat, and keep the usual mebibyte.
+const STATE_DICTIONARY_BYTES: usize = 64 << 10;
+const DICTIONARY_BYTES: usize = 1 << 20;
+/// How many of the values that are not in a row group its bloom filter lets through: the usual share.
+const FALSE_POSITIVES: f64 = 0.05;
 /// Rows handed to the encoder at once, so that one large batch does not wait in memory twice.
 const SLICE_ROWS: usize = 8 << 10;
 /// A larger file goes up in parts of this size.
@@ -88,6 +94,7 @@ pub(crate) struct Stager {
     done: Vec<Add>,
     rows: u64,
     keys: Keys,
+    filtered: Vec<Arc<str>>,
 }
 
 /// What is known of the rows that are staged.
@@ -127,7 +134,14 @@ impl Stager {
             done: Vec::new(),
             rows: 0,
             keys: Keys::Any,
+            filtered: Vec::new(),
         }
+    }
+
+    /// With a bloom filter of these columns in each row group.
+    pub(crate) fn with_filters_of(mut self, columns: Vec<Arc<str>>) -> Self {
+        self.filtered = columns;
+        self
     }
 
     /// Whoever stages promises that each window and group comes once at most, so that readers need not merge them.
@@ -258,7 +272,7 @@ impl Stager {
         };
         let target = full_path(&self.folder, &path);
         let upload = BufWriter::with_capacity(self.store.clone(), target, PART_BYTES);
-        let properties = writer_properties(self.schema.fields());
+        let properties = writer_properties(self.schema.fields(), &self.filtered);
         let writer = AsyncArrowWriter::try_new(upload, self.schema.clone(), Some(properties))
             .map_err(|source| self.failed(source))?;
         Ok(OpenFile {
@@ -376,20 +390,33 @@ pub(crate) fn relabel(
     }
 }
 
-fn writer_properties(fields: &Fields) -> WriterProperties {
+fn writer_properties(fields: &Fields, filtered: &[Arc<str>]) -> WriterProperties {
     let level = ZstdLevel::try_new(3).expect("3 is a level of zstd");
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_created_by(concat!("alluvium ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS)
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES));
+        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_dictionary_page_size_limit(STATE_DICTIONARY_BYTES);
     for field in fields {
+        // Only states carry metadata.
+        if field.metadata().is_empty() {
+            let path = ColumnPath::from(field.name().as_str());
+            properties = properties.set_column_dictionary_page_size_limit(path, DICTIONARY_BYTES);
+        }
         // Sketches hardly repeat: a dictionary of them only costs memory.
         if matches!(field.data_type(), DataType::Binary) {
             let path = ColumnPath::from(field.name().as_str());
             properties = properties.set_column_dictionary_enabled(path, false);
         }
+    }
+    for column in filtered {
+        let path = ColumnPath::from(column.as_ref());
+        // It shrinks to what is in it when it is written.
+        properties = properties
+            .set_column_bloom_filter_fpp(path.clone(), FALSE_POSITIVES)
+            .set_column_bloom_filter_max_ndv(path, ROW_GROUP_ROWS as u64);
     }
     properties.build()
 }

@@ -1,18 +1,29 @@
 //! The statistics of one file, as the log keeps them: row count, bounds, NULL counts.
 //!
-//! Owns what may be said: a bound that is not certain is left out, because readers prune by it. Every column's
-//! NULLs are counted, which also tells which states a file has (P35). Does not own the file.
+//! Owns what may be said, and what is believed of what others said: a bound that is not certain is left out, because readers
+//! prune by it. Every column's NULLs are counted, which also tells which states a file has (P35). Does not own the file.
 
+use std::sync::Arc;
+
+use alluvium_plan::ColumnBounds;
 use alluvium_types::Timestamp;
-use datafusion::arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch, timezone::Tz},
-    buffer::NullBuffer,
-    compute::{kernels::cast_utils::string_to_datetime, max, max_string, min, min_string},
-    datatypes::{
-        DataType, Date32Type, Field, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+use datafusion::{
+    arrow::{
+        array::{Array, ArrayRef, AsArray, RecordBatch, timezone::Tz},
+        buffer::NullBuffer,
+        compute::{
+            kernels::cast_utils::{Parser, string_to_datetime},
+            max, max_string, min, min_string,
+        },
+        datatypes::{
+            DataType, Date32Type, Field, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType,
+        },
     },
+    common::ScalarValue,
 };
 use serde_json::{Map, Value};
+
+use crate::action::Stats;
 
 /// Characters of a text that its bounds keep.
 const TEXT_PREFIX: usize = 32;
@@ -61,7 +72,7 @@ impl FileStats {
     }
 
     /// The JSON that goes into the log.
-    pub(crate) fn to_json(&self, fields: &[std::sync::Arc<Field>]) -> String {
+    pub(crate) fn to_json(&self, fields: &[Arc<Field>]) -> String {
         let mut least = Map::new();
         let mut greatest = Map::new();
         for (field, stats) in fields.iter().zip(&self.columns) {
@@ -210,6 +221,88 @@ impl Bound {
     }
 }
 
+/// Whether bounds of a column of this type are kept for readers. Doubles are not: writers disagree about NaN and about
+/// the zero below nought.
+pub(crate) fn is_bounded(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Utf8
+            | DataType::Int32
+            | DataType::Int64
+            | DataType::Date32
+            | DataType::Timestamp(TimeUnit::Microsecond, _)
+    )
+}
+
+/// What the statistics of a file, whoever wrote them, say of a column; `None` when that is nothing. Texts are cut to
+/// [`TEXT_PREFIX`], so what is kept of a file is bounded.
+pub(crate) fn column_bounds(
+    stats: &Stats,
+    column: &Arc<str>,
+    field: &Field,
+) -> Option<ColumnBounds> {
+    let value = |values: &std::collections::HashMap<String, Value>, side| {
+        read_bound(values.get(column.as_ref())?, field.data_type(), side)
+    };
+    let unknown = ScalarValue::try_from(field.data_type()).ok()?;
+    let bounds = value(&stats.min_values, Side::Least)
+        .zip(value(&stats.max_values, Side::Greatest))
+        .filter(|(least, greatest)| least <= greatest);
+    let nulls = stats
+        .null_count
+        .get(column.as_ref())
+        .and_then(Value::as_u64);
+    if bounds.is_none() && nulls.is_none() {
+        return None;
+    }
+    let (least, greatest) = bounds.unwrap_or_else(|| (unknown.clone(), unknown));
+    Some(ColumnBounds {
+        column: column.clone(),
+        least,
+        greatest,
+        nulls,
+    })
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Least,
+    Greatest,
+}
+
+/// A bound as the log spells it, in the column's type; `None` when it cannot be read or is not certain.
+fn read_bound(value: &Value, data_type: &DataType, side: Side) -> Option<ScalarValue> {
+    Some(match data_type {
+        DataType::Int32 => ScalarValue::Int32(Some(value.as_i64()?.try_into().ok()?)),
+        DataType::Int64 => ScalarValue::Int64(Some(value.as_i64()?)),
+        DataType::Date32 => ScalarValue::Date32(Some(Date32Type::parse(value.as_str()?)?)),
+        DataType::Timestamp(TimeUnit::Microsecond, zone) => {
+            let moment = parse_timestamp(value.as_str()?)?;
+            let moment = match side {
+                Side::Least => moment,
+                Side::Greatest => round_up_to_millis(moment),
+            };
+            ScalarValue::TimestampMicrosecond(Some(moment.micros()), zone.clone())
+        }
+        DataType::Utf8 => {
+            let text = value.as_str()?;
+            ScalarValue::Utf8(Some(match side {
+                Side::Least => text.chars().take(TEXT_PREFIX).collect(),
+                Side::Greatest => round_up(text)?,
+            }))
+        }
+        _ => return None,
+    })
+}
+
+/// Other writers cut the largest moment to milliseconds.
+pub(crate) fn round_up_to_millis(moment: Timestamp) -> Timestamp {
+    match moment.micros().rem_euclid(1000) {
+        0 => moment.saturating_add_micros(999),
+        _ => moment,
+    }
+}
+
 fn float(value: f64) -> Option<Value> {
     serde_json::Number::from_f64(value).map(Value::Number)
 }
@@ -255,4 +348,121 @@ pub(crate) fn parse_timestamp(text: &str) -> Option<Timestamp> {
     let zone: Tz = "+00:00".parse().ok()?;
     let parsed = string_to_datetime(&zone, text).ok()?;
     Some(Timestamp::from_micros(parsed.timestamp_micros()))
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{
+        Date32Array, Int32Array, StringArray, TimestampMicrosecondArray,
+    };
+    use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
+
+    use super::*;
+
+    fn bounds_of(json: &str, data_type: DataType) -> Option<ColumnBounds> {
+        let stats: Stats = serde_json::from_str(json).unwrap();
+        column_bounds(&stats, &"k".into(), &Field::new("k", data_type, true))
+    }
+
+    fn moments() -> DataType {
+        DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
+    }
+
+    #[test]
+    fn what_is_read_back_holds_every_value() {
+        let seed = rand::random();
+        let mut random = StdRng::seed_from_u64(seed);
+        let letters: Vec<char> = "aé\u{d7ff}\u{e000}\u{ffff}\u{10ffff}".chars().collect();
+        for _ in 0..200 {
+            let rows = random.random_range(1..6);
+            let texts: Vec<Option<String>> = (0..rows)
+                .map(|_| {
+                    let length = random.random_range(0..40);
+                    let mut letter = || letters[random.random_range(0..letters.len())];
+                    let text = (0..length).map(|_| letter()).collect();
+                    random.random_bool(0.8).then_some(text)
+                })
+                .collect();
+            let mut number = || random.random_bool(0.8).then(|| random.random::<i32>());
+            let numbers: Vec<Option<i32>> = (0..rows).map(|_| number()).collect();
+            let micros = numbers
+                .iter()
+                .map(|number| number.map(|number| i64::from(number) * 7_001));
+            let days = numbers
+                .iter()
+                .map(|number| number.map(|number| number % 700_000));
+            let columns: [ArrayRef; 4] = [
+                Arc::new(StringArray::from(texts)),
+                Arc::new(Date32Array::from_iter(days)),
+                Arc::new(TimestampMicrosecondArray::from_iter(micros).with_timezone("UTC")),
+                Arc::new(Int32Array::from(numbers)),
+            ];
+            for column in columns {
+                let batch = RecordBatch::try_from_iter([("k", column.clone())]).unwrap();
+                let mut stats = FileStats::default();
+                stats.add(&batch);
+                let json = stats.to_json(batch.schema().fields());
+                let Some(bounds) = bounds_of(&json, column.data_type().clone()) else {
+                    panic!("seed {seed}: nothing is known of {column:?}");
+                };
+                assert_eq!(
+                    bounds.nulls,
+                    Some(column.null_count() as u64),
+                    "seed {seed}"
+                );
+                for row in 0..column.len() {
+                    let value = ScalarValue::try_from_array(&column, row).unwrap();
+                    let held = value.is_null()
+                        || bounds.least.is_null()
+                        || (bounds.least <= value && value <= bounds.greatest);
+                    assert!(held, "seed {seed}: {value:?} is not in {bounds:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_other_writers_only_what_is_certain_is_believed() {
+        let text = r#"{"minValues": {"k": "2026-03-01T12:00:00.001Z"}, "maxValues": {"k": "2026-03-01T14:00:00.001+02:00"}}"#;
+        let bounds = bounds_of(text, moments()).unwrap();
+        assert_eq!(bounds.nulls, None);
+        let moment = |micros| ScalarValue::TimestampMicrosecond(Some(micros), Some("UTC".into()));
+        assert_eq!(bounds.least, moment(1_772_366_400_001_000));
+        assert_eq!(bounds.greatest, moment(1_772_366_400_001_999));
+
+        let long = "x".repeat(1000);
+        let text = format!(r#"{{"minValues": {{"k": "{long}"}}, "maxValues": {{"k": "{long}"}}}}"#);
+        let bounds = bounds_of(&text, DataType::Utf8).unwrap();
+        assert_eq!(bounds.least, ScalarValue::from("x".repeat(32)));
+        assert_eq!(bounds.greatest, ScalarValue::from("x".repeat(31) + "y"));
+
+        for (text, data_type) in [
+            (r#"{"minValues": {"k": 1}}"#, DataType::Int64),
+            (
+                r#"{"minValues": {"k": 2}, "maxValues": {"k": 1}}"#,
+                DataType::Int64,
+            ),
+            (
+                r#"{"minValues": {"k": 1}, "maxValues": {"k": 3000000000}}"#,
+                DataType::Int32,
+            ),
+            (
+                r#"{"minValues": {"k": 1}, "maxValues": {"k": 2}}"#,
+                DataType::Utf8,
+            ),
+            (
+                r#"{"minValues": {"k": "soon"}, "maxValues": {"k": "later"}}"#,
+                moments(),
+            ),
+            (
+                r#"{"minValues": {"k": 0.0}, "maxValues": {"k": 1.0}}"#,
+                DataType::Float64,
+            ),
+        ] {
+            assert_eq!(bounds_of(text, data_type), None, "{text}");
+        }
+        let bounds = bounds_of(r#"{"nullCount": {"k": 3}}"#, DataType::Utf8).unwrap();
+        assert!(bounds.least.is_null() && bounds.greatest.is_null());
+        assert_eq!(bounds.nulls, Some(3));
+    }
 }

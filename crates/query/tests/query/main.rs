@@ -7,6 +7,7 @@ mod apart;
 mod finals;
 mod functions;
 mod measures;
+mod pruning;
 mod safety;
 mod slt;
 mod store;

@@ -8,19 +8,23 @@ use std::{
 };
 
 use alluvium_plan::{
-    CommittedFile, CommittedTable, Finish, MeasureShape, MemoryEpoch, PublishedTable, StateKind,
-    StateShape, TableShape,
+    ColumnBounds, CommittedFile, CommittedTable, Finish, MeasureShape, MemoryEpoch, PublishedTable,
+    StateKind, StateShape, TableShape,
 };
 use alluvium_query::{Commit, DeadLetters, QueryError, RecordedPartition, Storage};
 use alluvium_types::{Epoch, OffsetRange, Timestamp, TopicPartition};
 use async_trait::async_trait;
 use datafusion::{
     arrow::{
-        array::{Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
+        array::{
+            Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray,
+            TimestampMicrosecondArray,
+        },
         compute::concat_batches,
         datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
         util::display::{ArrayFormatter, FormatOptions},
     },
+    common::ScalarValue,
     logical_expr::{col, lit},
     prelude::SessionContext,
 };
@@ -177,6 +181,24 @@ pub(crate) async fn shape() -> TableShape {
     }
 }
 
+/// What the log would say of the end of windows and of countries.
+pub(crate) fn bounds(panes: &RecordBatch) -> Arc<[ColumnBounds]> {
+    let columns = ["window_end", "country"].map(|name| (name, panes.column_by_name(name).unwrap()));
+    let of = |(name, column): (&str, &ArrayRef)| {
+        let values = (0..column.len()).map(|row| ScalarValue::try_from_array(column, row).unwrap());
+        let values: Vec<ScalarValue> = values.filter(|value| !value.is_null()).collect();
+        let order = |one: &&ScalarValue, other: &&ScalarValue| one.partial_cmp(other).unwrap();
+        let unknown = ScalarValue::try_from(column.data_type()).unwrap();
+        ColumnBounds {
+            column: name.into(),
+            least: values.iter().min_by(order).unwrap_or(&unknown).clone(),
+            greatest: values.iter().max_by(order).unwrap_or(&unknown).clone(),
+            nulls: Some(column.null_count() as u64),
+        }
+    };
+    columns.into_iter().map(of).collect()
+}
+
 pub(crate) fn partition() -> TopicPartition {
     TopicPartition::new("clicks", 0)
 }
@@ -249,6 +271,7 @@ impl Shed {
                 .min()
                 .zip(starts.iter().max())
                 .map(|(min, max)| (Timestamp::from_micros(*min), Timestamp::from_micros(*max))),
+            bounds: bounds(panes),
             partition_values: BTreeMap::new(),
             missing_states: missing.iter().map(|name| (*name).into()).collect(),
             has_unique_keys: true,

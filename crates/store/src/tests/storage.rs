@@ -83,6 +83,40 @@ async fn statistics_bound_every_value() {
 }
 
 #[tokio::test]
+async fn readers_are_told_the_bounds_of_keys() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    commit_ranges(&mut writer, &[(0, 0, 1)]).await;
+    commit_ranges(&mut writer, &[(0, 1, 4)]).await;
+    let table = store.read_table("clicks_per_minute").await.unwrap();
+    let known: Vec<Vec<String>> = table
+        .files
+        .iter()
+        .map(|file| {
+            let bounds = file.bounds.iter();
+            bounds
+                .map(|bounds| {
+                    let nulls = bounds.nulls.unwrap();
+                    format!(
+                        "{} {}..{} {nulls}",
+                        bounds.column, bounds.least, bounds.greatest
+                    )
+                })
+                .collect()
+        })
+        .collect();
+    // The second has no country at all.
+    assert_eq!(
+        known,
+        [
+            ["window_end 60000000..60000999 0", "country CH..CH 0"],
+            ["window_end 60000000..60000999 0", "country NULL..NULL 1"],
+        ]
+    );
+    assert_eq!(writer.committed().files, table.files);
+}
+
+#[tokio::test]
 async fn a_new_measure_is_welcome_and_a_changed_one_is_not() {
     let store = in_memory();
     let old = spec_with(Users::Absent);

@@ -15,6 +15,7 @@ fn file(number: u64, size: u64) -> CommittedFile {
             Timestamp::from_micros(number as i64),
             Timestamp::from_micros(number as i64),
         )),
+        bounds: Arc::default(),
         partition_values: BTreeMap::new(),
         missing_states: Vec::new(),
         has_unique_keys: true,
