@@ -196,7 +196,7 @@ impl StoredRows {
         memory.extend(self.memory.iter().cloned());
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if !files.is_empty() {
-            inputs.push(self.file_scan(state, files, projection, predicate)?);
+            inputs.push(self.file_scan(state, files, projection, predicate.as_ref())?);
         }
         if !memory.is_empty() {
             inputs.push(MemorySourceConfig::try_new_exec(
@@ -297,7 +297,7 @@ impl StoredRows {
         state: &dyn Session,
         files: Vec<&CommittedFile>,
         projection: &[usize],
-        predicate: Option<Arc<dyn PhysicalExpr>>,
+        predicate: Option<&Arc<dyn PhysicalExpr>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let columns = self.schema.fields();
         let in_files = Arc::new(Schema::new(columns[..self.stored].to_vec()));
@@ -320,10 +320,9 @@ impl StoredRows {
             .with_table_parquet_options(options)
             .with_parquet_file_reader_factory(Arc::new(reader));
         if let Some(predicate) = predicate {
-            // A group is few rows of each page: its states are decoded for these rows only.
-            source = source
-                .with_pushdown_filters(self.chooses_groups(&predicate))
-                .with_predicate(predicate);
+            // A group is few rows of each page: its states are decoded for these rows only. The predicate itself comes with
+            // the filter above, which DataFusion pushes down; given here as well it would be worked through twice.
+            source = source.with_pushdown_filters(self.chooses_groups(predicate));
         }
         let files = files
             .into_iter()

@@ -110,11 +110,11 @@ async fn both(homes: &[u8]) -> QueryEngine {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8))]
+    #![proptest_config(ProptestConfig::with_cases(4))]
     #[test]
     fn answers_are_those_of_all_files(
-        homes in proptest::collection::vec(0u8..12, 250),
-        predicates in proptest::collection::vec(predicate(), 4),
+        homes in proptest::collection::vec(0u8..8, 200),
+        predicates in proptest::collection::vec(predicate(), 3),
     ) {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {

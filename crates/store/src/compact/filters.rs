@@ -83,10 +83,10 @@ pub(super) async fn filtered_columns(
         }
     }
     Ok(columns
-        .into_iter()
+        .iter()
         .enumerate()
         .filter(|(position, _)| found[*position] * 2 < looked_for[*position])
-        .map(|(_, column)| column.into())
+        .map(|(_, column)| Arc::from(*column))
         .collect())
 }
 
