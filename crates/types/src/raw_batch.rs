@@ -441,9 +441,15 @@ mod tests {
         for at in 0..15 {
             let (left, right) = whole.clone().cut(at);
             for part in [&left, &right] {
-                let times = part.records().filter_map(|record| record.timestamp());
-                let ends = times.clone().min().zip(times.max());
-                assert_eq!(part.written(), ends);
+                let times: Vec<_> = part
+                    .records()
+                    .filter_map(|record| record.timestamp())
+                    .collect();
+                let ends = times.iter().min().zip(times.iter().max());
+                assert_eq!(
+                    part.written(),
+                    ends.map(|(oldest, newest)| (*oldest, *newest))
+                );
             }
             assert_eq!(left.range.join(right.range), Ok(whole.range));
             let offsets: Vec<_> = left
