@@ -21,6 +21,8 @@ use crate::{failure::Failure, telemetry::Metrics};
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// How often certificates are looked at.
 const LOOK_AT_CERTIFICATES: Duration = Duration::from_secs(5);
+/// What the threads are called that speak with clients.
+pub(crate) const DOORS: &str = "alluvium-doors";
 /// How many ports beyond the wanted one are tried.
 const NEXT_PORTS: u16 = 50;
 /// Clients of Postgres that may be connected at the same time.

@@ -3,8 +3,9 @@
 //! Their format is that of sqllogictest, as far as they use it. The crate of that name would have the tests build most of the
 //! tree anew: what it depends on asks crates below DataFusion for other features.
 
-use std::{fmt, fs, path::Path, time::Duration};
+use std::{fmt, fs, io::Write, path::Path, process::Stdio, time::Duration};
 
+use alluvium_query::Setting;
 use regex_lite::Regex;
 use serde_json::{Value, json};
 
@@ -136,13 +137,12 @@ struct Session {
 impl Session {
     /// The rows as text; none for a setting.
     fn run(&mut self, sql: &str) -> Result<Option<Vec<String>>, Refused> {
-        let (columns, rows) = ask(&self.client, &self.url, sql, &self.read)?;
-        if columns.is_empty() {
-            // Requests over HTTP have no session; what was set goes with the next ones.
-            let value = sql.rsplit([' ', '=']).next().unwrap_or_default();
-            self.read = value.trim_matches(['\'', '"']).to_lowercase();
+        // Requests over HTTP have no session, so this one keeps what is set and sends it with the next ones.
+        if let Some(Setting::SetRead(mode)) = Setting::of(sql) {
+            self.read = mode.name().to_owned();
             return Ok(None);
         }
+        let (_, rows) = ask(&self.client, &self.url, sql, &self.read)?;
         let line = |row: &Vec<Value>| row.iter().map(shown).collect::<Vec<_>>().join(" ");
         Ok(Some(rows.iter().map(line).collect()))
     }
@@ -247,9 +247,44 @@ fn shown(value: &Value) -> String {
     }
 }
 
+/// The server knows no session, so the command keeps one: what is set goes with each statement.
+fn a_script_keeps_its_settings(url: &str) {
+    // What begins with a comment is asked of the server, which says how this request reads.
+    let script = "SET alluvium.read = 'committed';\n/* asked */ SHOW alluvium.read;\nSHOW alluvium.read;\n\
+                  SELECT sum(orders) AS orders FROM orders_per_minute;\nSHOW alluvium.as_of;\n";
+    let mut child = alluvium()
+        .args(["sql", "--url", url, "--format", "ndjson"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(script.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = printed
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let read = json!({ "alluvium.read": "committed" });
+    assert_eq!(lines[..2], [read.clone(), read], "{printed}");
+    let as_of = lines[3]["alluvium.as_of"].as_str().unwrap();
+    let as_of: Value = serde_json::from_str(as_of).unwrap();
+    assert!(
+        as_of["tables"]["public.orders_per_minute"]["version"].is_number(),
+        "{as_of}"
+    );
+}
+
 #[test]
 fn every_record_is_answered_as_it_is_written() {
     let server = start();
+    a_script_keeps_its_settings(&server.url);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sql");
     let mut files: Vec<_> = fs::read_dir(folder)
         .unwrap()

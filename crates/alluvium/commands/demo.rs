@@ -17,10 +17,10 @@ use std::{
 };
 
 use alluvium_plan::{PipelineState, PipelineStatus, StatusBoard};
+use alluvium_query::runtime_for_clients;
 use alluvium_runtime::Running;
 use alluvium_source::{Broker, EmbeddedBroker, EventProducer, SourceError};
 use alluvium_types::Timestamp;
-use tokio::runtime::Runtime;
 use tracing_subscriber::filter::LevelFilter;
 
 use super::{generate, run};
@@ -28,7 +28,7 @@ use crate::{
     balances,
     cli::DemoArgs,
     clicks::{Clicks, ClicksOptions, EVENTS_PER_SECOND, Ledger},
-    doors::{Door, Entry, Kind, PortTaken},
+    doors::{DOORS, Door, Entry, Kind, PortTaken},
     failure::{Failure, WORK_FAILED},
     feed::{Doing, Feed, HoldBack},
     files,
@@ -109,7 +109,7 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
     let found =
         files::load_at(&folder.server_file()).map_err(|found| Failure::wrong_files(&found))?;
     let plans = run::plans(&found)?;
-    let io = Runtime::new()?;
+    let io = runtime_for_clients(DOORS)?;
     let store = io.block_on(found.store())?;
     let running = run::start(&found, plans, store.clone(), None)?;
     let queries = run::queries(&found, store, &running)?;

@@ -11,19 +11,18 @@ use std::{
 };
 
 use alluvium_plan::{Diagnostics, Plan};
-use alluvium_query::{Limits, QueryEngine};
+use alluvium_query::{Limits, QueryEngine, runtime_for_clients};
 use alluvium_runtime::{
     Instance, PipelineConfig, Running, RuntimeError, Server, ServerConfig, Stopped,
 };
 use alluvium_source::Broker;
 use alluvium_store::Store;
 use alluvium_types::ErrorClass;
-use tokio::runtime::Runtime;
 
 use crate::{
     balances,
     cli::RunArgs,
-    doors::{Door, Entry, Kind, PortTaken},
+    doors::{DOORS, Door, Entry, Kind, PortTaken},
     failure::{Failure, INPUT_WRONG, WORK_FAILED},
     files::{self, Found},
     output::{Format, to_stdout},
@@ -51,7 +50,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let postgres = Door::listen_at(Kind::Postgres, listen.postgres)?;
     let flight = Door::listen_at(Kind::Flight, listen.flight)?;
 
-    let io = Runtime::new()?;
+    let io = runtime_for_clients(DOORS)?;
     let store = io.block_on(usable_store(&found))?;
     let running = start(&found, plans, store.clone(), Some(instance(&found)?))?;
     let queries = queries(&found, store, &running)?;

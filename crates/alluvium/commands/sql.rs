@@ -9,12 +9,13 @@ mod prompt;
 mod text;
 
 use std::{
+    cell::{Cell, RefCell},
     io::{self, IsTerminal, Read},
     sync::Arc,
     time::Duration,
 };
 
-use alluvium_query::{Limits, QueryEngine, QueryError, Session};
+use alluvium_query::{Limits, QueryEngine, QueryError, ReadMode, Session, Setting};
 use serde_json::{Value, json};
 use tokio::{
     runtime::Runtime,
@@ -44,10 +45,22 @@ enum Answering {
         runtime: Runtime,
         session: Session,
     },
-    /// A server, through one of its doors.
-    Server(Door),
+    /// A server, which knows no session: this process keeps it.
+    Server {
+        door: Door,
+        kept: Kept,
+    },
+    /// A server through a door that keeps a session.
     Postgres(PostgresDoor),
     Flight(FlightDoor),
+}
+
+/// What a session would keep.
+#[derive(Default)]
+struct Kept {
+    read: Cell<ReadMode>,
+    /// What the last answer included.
+    as_of: RefCell<Value>,
 }
 
 /// Answers the query of the command line or of stdin; prompts on a terminal.
@@ -77,7 +90,10 @@ fn at_door(text: &str) -> Result<Answering, Failure> {
     let url = Url::parse(text)
         .map_err(|_| Failure::input(format!("`{text}` is not the URL of a server")).help(DOORS))?;
     Ok(match url.scheme() {
-        "http" | "https" => Answering::Server(Door::new(text)?),
+        "http" | "https" => Answering::Server {
+            door: Door::new(text)?,
+            kept: Kept::default(),
+        },
         "postgres" | "postgresql" => Answering::Postgres(PostgresDoor::new(&url)?),
         "grpc" | "grpc+tls" => Answering::Flight(FlightDoor::new(&url)?),
         other => {
@@ -166,8 +182,13 @@ impl Answering {
                     .map_err(|error| Failure::work("a value cannot be printed").because(&error))?;
                 Ok(Reply { sheet, as_of })
             }
-            Self::Server(door) => {
-                let reply = door.ask("/v1/sql", &json!({ "sql": query })).await?;
+            Self::Server { door, kept } => {
+                if let Some(setting) = Setting::of(query) {
+                    return Ok(kept.obey(setting));
+                }
+                let read = kept.read.get().name();
+                let asked = json!({ "sql": query, "read": read });
+                let reply = door.ask("/v1/sql", &asked).await?;
                 let sheet = rows(&reply).ok_or_else(|| {
                     Failure::work(format!(
                         "{} answered in a form this version does not know",
@@ -175,6 +196,7 @@ impl Answering {
                     ))
                 })?;
                 let as_of = reply["as_of"].clone();
+                kept.as_of.replace(as_of.clone());
                 Ok(Reply { sheet, as_of })
             }
             Self::Postgres(door) => {
@@ -191,7 +213,7 @@ impl Answering {
     fn runtime(&self) -> &Runtime {
         match self {
             Self::Storage { runtime, .. } => runtime,
-            Self::Server(door) => door.runtime(),
+            Self::Server { door, .. } => door.runtime(),
             Self::Postgres(door) => door.runtime(),
             Self::Flight(door) => door.runtime(),
         }
@@ -201,6 +223,35 @@ impl Answering {
         let reply = self.answer(query)?;
         to_stdout(|out| reply.sheet.write(format, out))?;
         Ok(())
+    }
+}
+
+impl Kept {
+    fn obey(&self, setting: Setting) -> Reply {
+        let sheet = match setting {
+            Setting::SetRead(mode) => {
+                self.read.set(mode);
+                Sheet::new(Vec::<String>::new())
+            }
+            Setting::ShowRead => {
+                let mut sheet = Sheet::new(["alluvium.read"]);
+                sheet.push(vec![self.read.get().name().into()]);
+                sheet
+            }
+            Setting::ShowAsOf => {
+                let mut sheet = Sheet::new(["alluvium.as_of"]);
+                let shown = match &*self.as_of.borrow() {
+                    Value::Null => json!({ "tables": {} }).to_string(),
+                    as_of => as_of.to_string(),
+                };
+                sheet.push(vec![shown.into()]);
+                sheet
+            }
+        };
+        Reply {
+            sheet,
+            as_of: self.as_of.borrow().clone(),
+        }
     }
 }
 

@@ -43,6 +43,18 @@ impl TableDefinition<'_> {
     }
 }
 
+/// The length of a table's windows, by the text of its definition.
+pub fn window_of(definition: &str) -> Option<Duration> {
+    let text = definition
+        .lines()
+        .find_map(|line| line.strip_prefix("window: "))?;
+    let digits = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(digits);
+    let (_, size) = UNITS.iter().find(|(name, _)| *name == unit)?;
+    let micros = number.parse::<u64>().ok()?.checked_mul(*size)?;
+    Some(Duration::from_micros(micros))
+}
+
 /// What decides about an event before any table sees it.
 pub(crate) struct EventDefinition<'d> {
     pub(crate) columns: &'d [EventColumn],
@@ -83,16 +95,21 @@ fn fnv1a(bytes: &[u8]) -> u64 {
     })
 }
 
+/// Units of durations, in microseconds.
+const UNITS: [(&str, u64); 6] = [
+    ("d", 86_400_000_000),
+    ("h", 3_600_000_000),
+    ("m", 60_000_000),
+    ("s", 1_000_000),
+    ("ms", 1_000),
+    ("us", 1),
+];
+
 /// A duration in its largest whole unit, so that 60s and 1m are one.
-pub(crate) fn shown(duration: Duration) -> String {
+pub fn shown(duration: Duration) -> String {
     let micros = duration.as_micros();
-    for (unit, size) in [
-        ("d", 86_400_000_000),
-        ("h", 3_600_000_000),
-        ("m", 60_000_000),
-        ("s", 1_000_000),
-        ("ms", 1_000),
-    ] {
+    for (unit, size) in UNITS {
+        let size = u128::from(size);
         if micros >= size && micros.is_multiple_of(size) {
             return format!("{}{unit}", micros / size);
         }
@@ -118,5 +135,30 @@ mod tests {
         assert_eq!(shown(Duration::from_secs(90)), "90s");
         assert_eq!(shown(Duration::from_millis(86_400_000)), "1d");
         assert_eq!(shown(Duration::ZERO), "0us");
+    }
+
+    #[test]
+    fn a_window_is_read_as_it_was_written() {
+        for micros in [1, 1_500, 90_000_000, 60_000_000, 604_800_000_000] {
+            let window = Duration::from_micros(micros);
+            let definition = TableDefinition {
+                event_time: "ts",
+                pipeline_where: None,
+                table_where: Some("window: 7h"),
+                window,
+                groups: vec![("window", "x")],
+                measures: Vec::new(),
+            };
+            assert_eq!(window_of(&definition.text()), Some(window));
+        }
+        for text in [
+            "",
+            "window: ",
+            "window: m",
+            "window: 5 apples",
+            "window: 99999999999999d",
+        ] {
+            assert_eq!(window_of(text), None, "{text}");
+        }
     }
 }

@@ -27,6 +27,7 @@ mod values;
 mod written;
 mod yaml;
 
+pub use definition::{shown, window_of};
 pub use diagnostic::{Code, Color, Diagnostic, Diagnostics, Severity, SourceFile};
 pub use inline_test::InlineTest;
 pub use json_schema::json_schemas;

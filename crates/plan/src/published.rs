@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, RwLock},
+    time::Duration,
 };
 
 use alluvium_types::{Epoch, OffsetRange, Timestamp, TopicPartition};
@@ -53,6 +54,8 @@ pub struct ColumnBounds {
 pub struct CommittedTable {
     /// What it stores and answers, from its own metadata.
     pub shape: Arc<TableShape>,
+    /// How long its windows are, where its metadata says.
+    pub window: Option<Duration>,
     /// The Delta version.
     pub version: i64,
     /// The files of that version.

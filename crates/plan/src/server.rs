@@ -30,6 +30,7 @@ pub use kafka::KafkaConnection;
 pub use users::{Grant, QueryLimits, RoleLimits, ScramVerifier, TokenHash, User};
 
 const MEMORY: usize = 512 << 20;
+const DISK: u64 = 2 << 30;
 const HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8427);
 const POSTGRES: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8432);
 const FLIGHT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8433);
@@ -49,6 +50,8 @@ pub struct Server {
     pub users: BTreeMap<String, User>,
     /// Budgets that hold.
     pub memory: Memory,
+    /// Bytes on disk for what queries cannot hold in memory.
+    pub query_disk: u64,
     /// How far queries may go.
     pub query: QueryLimits,
     /// Worker threads; `None`: one a core.
@@ -244,6 +247,10 @@ impl Loading<'_> {
         let memory = file.memory.unwrap_or_default();
         let ingest = self.memory(memory.ingest.as_deref());
         let query = self.memory(memory.query.as_deref());
+        let disk = match file.disk.unwrap_or_default().query.as_deref() {
+            Some(size) => values::size(size, &mut self.reader).map(|bytes| bytes as u64),
+            None => Some(DISK),
+        };
         let limits = self.query_limits(&file.query.unwrap_or_default());
         let workers = match &file.workers {
             Some(number) => {
@@ -283,6 +290,7 @@ impl Loading<'_> {
                 ingest: ingest?,
                 query: query?,
             },
+            query_disk: disk?,
             query: limits,
             workers,
             instance: file.instance.map(|text| text.0.text),

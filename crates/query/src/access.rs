@@ -107,10 +107,26 @@ impl Access {
             .map_or(limits.max_scan, |scan| scan.min(limits.max_scan))
     }
 
+    /// The bytes of one answer.
+    pub(crate) fn max_bytes(&self, limits: &Limits) -> u64 {
+        self.limits
+            .bytes
+            .map_or(limits.max_bytes, |bytes| bytes.min(limits.max_bytes))
+    }
+
     /// The bytes that one query may have, where that is less than all queries share.
     pub(crate) fn memory(&self, limits: &Limits) -> Option<usize> {
-        self.limits.memory.filter(|memory| *memory < limits.memory)
+        narrower(self.limits.memory, limits.memory_of_one).filter(|memory| *memory < limits.memory)
     }
+
+    /// The bytes on disk that one query may have, where that is less than all queries share.
+    pub(crate) fn disk(&self, limits: &Limits) -> Option<u64> {
+        narrower(self.limits.disk, limits.disk_of_one).filter(|disk| *disk < limits.disk)
+    }
+}
+
+fn narrower<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
 }
 
 /// One query's part of the memory that queries share.
@@ -185,7 +201,7 @@ impl MemoryPool for Share {
             .is_err()
         {
             return Err(DataFusionError::ResourcesExhausted(format!(
-                "{} more for {} would pass the {} that a query of this role may have",
+                "{} more for {} would pass the {} that one query may have",
                 human_readable_size(additional),
                 reservation.consumer().name(),
                 human_readable_size(self.most.unwrap_or(usize::MAX))

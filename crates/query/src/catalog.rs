@@ -28,7 +28,7 @@ use crate::{
 pub(crate) const CATALOG: &str = "alluvium";
 /// The schema of tables with final values; names without a schema mean it.
 pub(crate) const PUBLIC: &str = "public";
-const PANES: &str = "panes";
+pub(crate) const PANES: &str = "panes";
 const DEAD_LETTERS: &str = "dead_letters";
 pub(crate) const SYSTEM: &str = "system";
 /// The schema that clients of Postgres find beside ours.
@@ -202,6 +202,7 @@ impl Schema {
             table.committed.shape.clone(),
             table.rows,
             table.committed.watermark,
+            table.committed.window,
         )?;
         Ok(Some(Arc::new(finals)))
     }

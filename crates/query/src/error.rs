@@ -3,7 +3,7 @@
 //! Owns the translation of DataFusion's errors into a code, a sentence, a hint and a place. Does
 //! not own how a door writes them down.
 
-use std::fmt;
+use std::{fmt, io};
 
 use alluvium_types::ErrorClass;
 use datafusion::{
@@ -43,6 +43,8 @@ pub enum ErrorKind {
     TooComplex,
     /// The result has more rows than allowed.
     TooManyRows,
+    /// The result has more bytes than allowed.
+    TooManyBytes,
     /// It would read more than allowed.
     TooMuchToRead,
     /// A value: overflow, a cast that fails.
@@ -51,6 +53,8 @@ pub enum ErrorKind {
     DivisionByZero,
     /// The memory for queries is used up.
     Memory,
+    /// The disk for what does not fit into memory is used up.
+    Disk,
     /// Too many queries run at once.
     Busy,
     /// It took longer than allowed, or was cancelled.
@@ -99,11 +103,12 @@ impl ErrorKind {
             Self::Invalid => "42804",
             Self::Unsupported => "0A000",
             Self::ReadOnly => "25006",
-            Self::TooLong | Self::TooManyRows | Self::TooMuchToRead => "54000",
+            Self::TooLong | Self::TooManyRows | Self::TooManyBytes | Self::TooMuchToRead => "54000",
             Self::TooComplex => "54001",
             Self::Data => "22000",
             Self::DivisionByZero => "22012",
             Self::Memory => "53200",
+            Self::Disk => "53100",
             Self::Busy => "53300",
             Self::Timeout => "57014",
             Self::Storage => "58030",
@@ -114,7 +119,9 @@ impl ErrorKind {
     /// What the caller does next.
     pub fn class(self) -> ErrorClass {
         match self {
-            Self::Busy | Self::Timeout | Self::Storage | Self::Memory => ErrorClass::Transient,
+            Self::Busy | Self::Timeout | Self::Storage | Self::Memory | Self::Disk => {
+                ErrorClass::Transient
+            }
             Self::Data | Self::DivisionByZero => ErrorClass::Data,
             Self::Internal => ErrorClass::Bug,
             _ => ErrorClass::Config,
@@ -215,10 +222,7 @@ fn translate(error: &DataFusionError) -> QueryError {
             ErrorKind::Storage,
             format!("a stored file cannot be read: {cause}"),
         ),
-        DataFusionError::IoError(cause) => QueryError::new(
-            ErrorKind::Storage,
-            format!("storage did not deliver: {cause}"),
-        ),
+        DataFusionError::IoError(cause) => input_output(cause),
         DataFusionError::Internal(_)
         | DataFusionError::ExecutionJoin(_)
         | DataFusionError::Ffi(_) => QueryError::new(ErrorKind::Internal, error.strip_backtrace()),
@@ -252,14 +256,21 @@ fn external(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> QueryErr
     QueryError::new(ErrorKind::Data, cause.to_string())
 }
 
+fn input_output(cause: &io::Error) -> QueryError {
+    match cause.get_ref() {
+        Some(inner) if inner.is::<QueryError>() => external(inner),
+        _ => QueryError::new(
+            ErrorKind::Storage,
+            format!("storage did not deliver: {cause}"),
+        ),
+    }
+}
+
 fn arrow(cause: &ArrowError) -> QueryError {
     match cause {
         ArrowError::ExternalError(nested) => external(nested.as_ref()),
         ArrowError::DivideByZero => QueryError::new(ErrorKind::DivisionByZero, "division by zero"),
-        ArrowError::IoError(text, _) => QueryError::new(
-            ErrorKind::Storage,
-            format!("storage did not deliver: {text}"),
-        ),
+        ArrowError::IoError(_, cause) => input_output(cause),
         ArrowError::ParquetError(text) => QueryError::new(
             ErrorKind::Storage,
             format!("a stored file cannot be read: {text}"),

@@ -67,6 +67,13 @@ impl Estimate {
         .hint("add a filter on window_start; `query: {scan: …}` in alluvium.yaml is the limit"))
     }
 
+    /// Forgets what was counted: the query is planned anew.
+    pub(crate) fn begin_again(&self) {
+        for count in [&self.files, &self.bytes, &self.rows] {
+            count.store(0, Ordering::Relaxed);
+        }
+    }
+
     pub(crate) fn so_far(&self) -> ToRead {
         ToRead {
             files: self.files.load(Ordering::Relaxed),

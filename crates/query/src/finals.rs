@@ -3,7 +3,7 @@
 //! Owns the plan that such a table stands for: merge the states of all panes of a window and group,
 //! and finish them. Does not own the panes, nor coarser grains ([`crate::measure`]).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use alluvium_plan::{MeasureShape, StateKind, TableShape};
 use alluvium_types::Timestamp;
@@ -30,6 +30,7 @@ pub(crate) struct FinalTable {
     shape: Arc<TableShape>,
     rows: Arc<StoredRows>,
     watermark: Option<Timestamp>,
+    window: Option<Duration>,
     plan: LogicalPlan,
 }
 
@@ -39,12 +40,14 @@ impl FinalTable {
         shape: Arc<TableShape>,
         rows: Arc<StoredRows>,
         watermark: Option<Timestamp>,
+        window: Option<Duration>,
     ) -> Result<Self> {
         let mut table = Self {
             name,
             shape,
             rows,
             watermark,
+            window,
             plan: LogicalPlanBuilder::empty(false).build()?,
         };
         table.plan = table.finished()?;
@@ -57,6 +60,11 @@ impl FinalTable {
 
     pub(crate) fn shape(&self) -> &TableShape {
         &self.shape
+    }
+
+    /// How long its windows are, where that is known.
+    pub(crate) fn window(&self) -> Option<Duration> {
+        self.window
     }
 
     /// The plan that yields this table's rows, under the name `alias`.

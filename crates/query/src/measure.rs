@@ -2,7 +2,9 @@
 //!
 //! Owns the rewriting of a query's plan before it is optimised: first every aggregation with `measure(…)`
 //! becomes a merge of stored states, then every table becomes the plan it stands for. What `measure`
-//! cannot be computed from is refused with a hint, never approximated.
+//! cannot be computed from is refused with a hint, never approximated. Does not own which grain fits a table ([`grain`]).
+
+mod grain;
 
 use std::collections::HashMap;
 
@@ -277,6 +279,7 @@ fn merge_states(aggregate: &Aggregate) -> Result<LogicalPlan> {
                 "group by windows and group columns",
             ));
         }
+        grain::refuse_finer(&substituted, table)?;
         groups.push(substituted.alias(format!("_group_{}", groups.len())));
     }
 

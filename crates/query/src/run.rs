@@ -15,7 +15,10 @@ use datafusion::{
         tree_node::{Transformed, TreeNode},
     },
     error::DataFusionError,
-    execution::{SendableRecordBatchStream, SessionState, TaskContext, context::SQLOptions},
+    execution::{
+        SendableRecordBatchStream, SessionState, TaskContext, context::SQLOptions,
+        memory_pool::human_readable_size,
+    },
     logical_expr::LogicalPlan,
     physical_plan::{
         ExecutionPlan,
@@ -39,9 +42,10 @@ use crate::{
     client::{Client, Dialect},
     error::{ErrorKind, QueryError, nearest},
     guard::{self, Request},
-    measure, postgres,
+    measure, postgres, repeats,
     running::Listed,
     shared::Shared,
+    threads::give_way,
     view::{AsOf, ReadMode, View},
 };
 
@@ -63,6 +67,8 @@ pub struct QueryResult {
     pub stream: SendableRecordBatchStream,
     /// What it includes.
     pub as_of: AsOf,
+    /// Whether the same question has the same answer for as long as it includes the same.
+    pub repeats: bool,
 }
 
 impl std::fmt::Debug for QueryResult {
@@ -125,11 +131,13 @@ pub(crate) async fn run(
         Ok(Ok(First::Rows {
             schema,
             as_of,
+            repeats,
             batches,
         })) => Ok(Answer::Rows(QueryResult {
             stream: reader(schema.clone(), batches, task),
             schema,
             as_of,
+            repeats,
         })),
         Ok(Ok(First::Setting(answer))) => Ok(answer),
         Ok(Err(error)) => Err(error),
@@ -299,6 +307,7 @@ enum First {
     Rows {
         schema: SchemaRef,
         as_of: AsOf,
+        repeats: bool,
         batches: mpsc::Receiver<Item>,
     },
     Setting(Answer),
@@ -319,9 +328,11 @@ struct Query {
 struct Started {
     schema: SchemaRef,
     as_of: AsOf,
+    repeats: bool,
     first: Option<RecordBatch>,
     rest: SendableRecordBatchStream,
     max_rows: u64,
+    max_bytes: u64,
     permit: OwnedSemaphorePermit,
 }
 
@@ -359,6 +370,7 @@ impl Query {
         let first = First::Rows {
             schema: started.schema.clone(),
             as_of: started.as_of.clone(),
+            repeats: started.repeats,
             batches,
         };
         if answered.send(Ok(first)).is_err() {
@@ -377,6 +389,8 @@ impl Query {
         match self.attempt().await.map_err(QueryError::from) {
             Err(error) if error.kind == ErrorKind::Storage => {
                 self.shared.shelf.forget();
+                // What the first try would have read is not read.
+                self.client.estimate.begin_again();
                 Ok(self.attempt().await?)
             }
             outcome => outcome,
@@ -389,8 +403,12 @@ impl Query {
             .map_err(QueryError::into_datafusion)?;
         let view = Arc::new(View::open(self.shared.shelf.clone(), self.mode).await);
         let (planned, permit) = self.plan(view.clone(), permit).await?;
-        let (plan, context) = match planned {
-            Planned::Query(plan, context) => (plan, context),
+        let (plan, context, repeats) = match planned {
+            Planned::Query {
+                plan,
+                context,
+                repeats,
+            } => (plan, context, repeats),
             Planned::Setting(answer) => return Ok(Outcome::Setting(answer)),
         };
         let schema = plan.schema();
@@ -399,9 +417,11 @@ impl Query {
         Ok(Outcome::Rows(Box::new(Started {
             schema,
             as_of: view.as_of(),
+            repeats,
             first,
             rest,
             max_rows: self.client.access.max_rows(&self.shared.limits),
+            max_bytes: self.client.access.max_bytes(&self.shared.limits),
             permit,
         })))
     }
@@ -445,6 +465,7 @@ async fn on_deep_stack<T: Send + 'static>(
         .name("alluvium-query-plan".into())
         .stack_size(PLANNING_STACK)
         .spawn(move || {
+            give_way();
             // A query that was given up has no more use for a plan.
             let _ = done.send(runtime.block_on(work));
         })
@@ -455,7 +476,11 @@ async fn on_deep_stack<T: Send + 'static>(
 }
 
 enum Planned {
-    Query(Arc<dyn ExecutionPlan>, Arc<TaskContext>),
+    Query {
+        plan: Arc<dyn ExecutionPlan>,
+        context: Arc<TaskContext>,
+        repeats: bool,
+    },
     Setting(Answer),
 }
 
@@ -516,13 +541,18 @@ async fn plan(
         Logical::Setting(answer) => return Ok(Planned::Setting(answer)),
     };
     let logical = bind(logical, params)?;
+    let repeats = repeats::repeats(&logical)?;
     let logical = measure::lower(logical)?;
     let logical = state.optimize(&logical)?;
     let physical = state
         .query_planner()
         .create_physical_plan(&logical, state.as_ref())
         .await?;
-    Ok(Planned::Query(yielding(physical)?, state.task_ctx()))
+    Ok(Planned::Query {
+        plan: yielding(physical)?,
+        context: state.task_ctx(),
+        repeats,
+    })
 }
 
 /// Makes joins give way to other tasks: a join can make millions of batches of one batch of its input, and only
@@ -596,17 +626,28 @@ async fn hand_over(
     listed: Arc<Listed>,
 ) -> Result<(), QueryError> {
     let mut rows = stream::iter(started.first.map(Ok)).chain(started.rest);
-    let mut count = 0u64;
+    let (mut count, mut bytes) = (0, 0);
     while let Some(batch) = rows.next().await {
         let batch = batch?;
         count += batch.num_rows() as u64;
+        bytes += size(&batch);
         listed.count(batch.num_rows() as u64);
         if count > started.max_rows {
             return Err(QueryError::new(
                 ErrorKind::TooManyRows,
                 format!("the result has more than {} rows", started.max_rows),
             )
-            .hint("aggregate further, or add LIMIT"));
+            .hint(
+                "aggregate further, or add LIMIT; `query: {rows: …}` in alluvium.yaml is the limit",
+            ));
+        }
+        if bytes > started.max_bytes {
+            let most = human_readable_size(started.max_bytes as usize);
+            return Err(QueryError::new(
+                ErrorKind::TooManyBytes,
+                format!("the result has more than {most}"),
+            )
+            .hint("aggregate further, choose fewer columns, or add LIMIT; `query: {bytes: …}` in alluvium.yaml is the limit"));
         }
         if reader.send(Ok(batch)).await.is_err() {
             break;
@@ -615,6 +656,17 @@ async fn hand_over(
     // Only now the place is free for another query.
     drop(started.permit);
     Ok(())
+}
+
+/// Bytes of the rows themselves: several batches may be slices of one buffer.
+fn size(batch: &RecordBatch) -> u64 {
+    let columns = batch.columns().iter();
+    let sizes = columns.map(|column| {
+        let data = column.to_data();
+        data.get_slice_memory_size()
+            .unwrap_or_else(|_| column.get_array_memory_size())
+    });
+    sizes.sum::<usize>() as u64
 }
 
 fn timed_out(timeout: Duration) -> QueryError {

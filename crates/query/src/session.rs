@@ -16,10 +16,11 @@ use futures::{StreamExt, stream};
 
 use crate::{
     client::Client,
-    error::QueryError,
+    error::{ErrorKind, QueryError},
+    guard::{self, Request},
     run::{self, Answer, Described, QueryResult},
     shared::Shared,
-    view::{AsOf, ReadMode},
+    view::{AsOf, ReadMode, View},
 };
 
 /// One client's settings. Statements of one session may run side by side.
@@ -28,6 +29,47 @@ pub struct Session {
     shared: Arc<Shared>,
     client: Client,
     state: Mutex<Settings>,
+    /// Where it lasts for one statement: what to do in place of settings.
+    instead: Option<Instead>,
+}
+
+/// What a client does in place of settings, where there is nothing that could keep them.
+#[derive(Clone, Copy, Debug)]
+pub struct Instead {
+    /// In place of `SET alluvium.read`.
+    pub set_read: &'static str,
+    /// In place of `SHOW alluvium.as_of`.
+    pub show_as_of: &'static str,
+}
+
+/// A statement about a session and not about tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// `SET alluvium.read = …`
+    SetRead(ReadMode),
+    /// `SHOW alluvium.read`
+    ShowRead,
+    /// `SHOW alluvium.as_of`
+    ShowAsOf,
+}
+
+impl Setting {
+    /// Longest statement that is looked at, in bytes: one of ours has fewer, and so much is read on any thread's stack.
+    const LONGEST: usize = 256;
+
+    /// What `sql` sets or shows; `None` for every other statement, and for what is none.
+    pub fn of(sql: &str) -> Option<Self> {
+        let word = sql.split_whitespace().next()?;
+        if !["set", "show"].contains(&word.to_ascii_lowercase().as_str()) {
+            return None;
+        }
+        match guard::parse(sql, Self::LONGEST, None).ok()? {
+            Request::SetRead(mode) => Some(Self::SetRead(mode)),
+            Request::ShowRead => Some(Self::ShowRead),
+            Request::ShowAsOf => Some(Self::ShowAsOf),
+            Request::Plan(_) => None,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +84,7 @@ impl Session {
             shared,
             client,
             state: Mutex::default(),
+            instead: None,
         }
     }
 
@@ -49,6 +92,13 @@ impl Session {
     #[must_use]
     pub fn at_door(mut self, door: &'static str) -> Self {
         self.client.door = door;
+        self
+    }
+
+    /// Refuses what would set or show settings: the session ends before anybody could profit from it.
+    #[must_use]
+    pub fn without_settings(mut self, instead: Instead) -> Self {
+        self.instead = Some(instead);
         self
     }
 
@@ -66,7 +116,11 @@ impl Session {
     ) -> Result<QueryResult, QueryError> {
         let mode = self.read_mode();
         let (shared, sql) = (self.shared.clone(), sql.to_string());
-        match run::run(shared, mode, self.client.clone(), sql, params).await? {
+        let answer = run::run(shared, mode, self.client.clone(), sql, params).await?;
+        if let Some(instead) = self.instead {
+            instead.refuse(&answer)?;
+        }
+        match answer {
             Answer::Rows(result) => {
                 self.state().last = result.as_of.clone();
                 Ok(result)
@@ -93,8 +147,30 @@ impl Session {
         sql: &str,
         declared: Vec<Option<DataType>>,
     ) -> Result<Described, QueryError> {
+        if let (Some(instead), Some(setting)) = (self.instead, Setting::of(sql)) {
+            instead.refuse(&setting.into())?;
+        }
         let (shared, client) = (self.shared.clone(), self.client.clone());
         run::describe(shared, client, sql.to_string(), declared).await
+    }
+
+    /// Whether a query whose answer included `as_of` would read the same now.
+    ///
+    /// # Errors
+    /// When storage does not answer.
+    pub async fn is_still(&self, as_of: &AsOf) -> Result<bool, QueryError> {
+        let (shelf, mode) = (self.shared.shelf.clone(), self.read_mode());
+        let as_of = as_of.clone();
+        let compared = self
+            .shared
+            .workers()
+            .spawn(async move { View::open(shelf, mode).await.is_still(&as_of).await });
+        compared.await.map_err(|error| {
+            QueryError::new(
+                ErrorKind::Internal,
+                format!("the comparison broke off: {error}"),
+            )
+        })?
     }
 
     /// Whether this session's answers include what is not committed yet.
@@ -110,6 +186,33 @@ impl Session {
     fn state(&self) -> std::sync::MutexGuard<'_, Settings> {
         // Both settings are replaced whole, so a panic elsewhere leaves them usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Setting> for Answer {
+    fn from(setting: Setting) -> Self {
+        match setting {
+            Setting::SetRead(mode) => Self::SetRead(mode),
+            Setting::ShowRead => Self::ShowRead,
+            Setting::ShowAsOf => Self::ShowAsOf,
+        }
+    }
+}
+
+impl Instead {
+    fn refuse(self, answer: &Answer) -> Result<(), QueryError> {
+        let (message, hint) = match answer {
+            Answer::SetRead(_) => (
+                "there is no session here that would keep alluvium.read",
+                self.set_read,
+            ),
+            Answer::ShowAsOf => (
+                "there is no session here, hence no last answer",
+                self.show_as_of,
+            ),
+            Answer::ShowRead | Answer::Rows(_) => return Ok(()),
+        };
+        Err(QueryError::new(ErrorKind::Unsupported, message).hint(hint))
     }
 }
 
@@ -134,5 +237,6 @@ fn rows(schema: Schema, values: Vec<String>) -> QueryResult {
         )),
         schema,
         as_of: AsOf::default(),
+        repeats: false,
     }
 }

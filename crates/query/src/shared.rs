@@ -1,11 +1,12 @@
 //! What all queries share: memory, threads, functions, and the limits on them.
 //!
 //! Owns these resources. They are apart from the data path: queries run on a runtime and in a memory pool of their own, so
-//! that a greedy query harms other queries at most. Does not own what a single query does ([`crate::run`]).
+//! that a greedy query harms other queries at most. Does not own threads ([`crate::threads`]), nor what a single query does
+//! ([`crate::run`]).
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt, io,
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -25,10 +26,7 @@ use datafusion::{
     },
 };
 use object_store::ObjectStore;
-use tokio::{
-    runtime::{Handle, Runtime},
-    sync::Semaphore,
-};
+use tokio::{runtime::Handle, sync::Semaphore};
 use url::Url;
 
 use crate::{
@@ -39,14 +37,11 @@ use crate::{
     panes::STORE_URL,
     postgres::{self, Postgres},
     read_files::ReadFiles,
+    spill::Disk,
     storage::Storage,
+    threads::{Threads, threads_for_queries},
     view::{Shelf, View},
 };
-
-/// Stack of the threads that execute: expressions nest as deep as the gate allows.
-const WORKER_STACK: usize = 32 << 20;
-/// Most bytes that queries may spill to disk.
-const SPILL_LIMIT: u64 = 2 << 30;
 
 /// Of what queries have, the share for the footers and page indexes of files that were opened before.
 const FOOTERS: usize = 8;
@@ -54,14 +49,22 @@ const FOOTERS: usize = 8;
 /// What all queries together, and each of them, may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Bytes of memory for all queries together, an eighth of it for footers of files.
+    /// Bytes of memory for all queries together, an eighth of it for footers of files, ...
     pub memory: usize,
+    /// ... and for one of them; none: whatever is left.
+    pub memory_of_one: Option<usize>,
+    /// Bytes on disk for what all queries together cannot hold in memory, ...
+    pub disk: u64,
+    /// ... and for what one of them cannot; none: whatever is left.
+    pub disk_of_one: Option<u64>,
     /// How long one query may take, reading of its result included.
     pub timeout: Duration,
     /// Bytes of one query's text.
     pub max_sql_bytes: usize,
     /// Rows of one result.
     pub max_rows: u64,
+    /// Bytes of one result, as columns in memory.
+    pub max_bytes: u64,
     /// Bytes of the files that one query may open.
     pub max_scan: u64,
     /// Queries at the same time.
@@ -69,14 +72,18 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// Room for a few analysts beside ingestion: 512 MiB, a minute, 64 KiB of text, ten million rows, 64 GiB of files,
-    /// 16 at once.
+    /// Room for a few analysts beside ingestion: 512 MiB, 2 GiB on disk, a minute, 64 KiB of text, ten million rows of 4 GiB,
+    /// 64 GiB of files, 16 at once.
     fn default() -> Self {
         Self {
             memory: 512 << 20,
+            memory_of_one: None,
+            disk: 2 << 30,
+            disk_of_one: None,
             timeout: Duration::from_secs(60),
             max_sql_bytes: 64 << 10,
             max_rows: 10_000_000,
+            max_bytes: 4 << 30,
             max_scan: 64 << 30,
             concurrent: 16,
         }
@@ -90,8 +97,12 @@ impl Limits {
         let said = &server.query;
         Self {
             memory: server.memory.query,
+            memory_of_one: said.each.memory,
+            disk: server.query_disk,
+            disk_of_one: said.each.disk,
             timeout: said.each.timeout.unwrap_or(usual.timeout),
             max_rows: said.each.rows.unwrap_or(usual.max_rows),
+            max_bytes: said.each.bytes.unwrap_or(usual.max_bytes),
             max_scan: said.each.scan.unwrap_or(usual.max_scan),
             concurrent: said.at_once.unwrap_or(usual.concurrent),
             ..usual
@@ -105,6 +116,7 @@ pub(crate) struct Shared {
     pub(crate) permits: Arc<Semaphore>,
     pub(crate) shelf: Arc<Shelf>,
     status: Option<Arc<StatusBoard>>,
+    disk: Arc<Disk>,
     base: SessionState,
     /// Made when the first client of Postgres comes.
     postgres: OnceLock<Result<Postgres, QueryError>>,
@@ -112,41 +124,6 @@ pub(crate) struct Shared {
     workers: Threads,
     /// The thread that watches time, so that it passes while all workers are busy.
     watch: Threads,
-}
-
-/// A runtime that may be dropped inside another one, where the last session may end.
-#[derive(Debug)]
-struct Threads {
-    /// `None` only while it is dropped.
-    runtime: Option<Runtime>,
-    handle: Handle,
-}
-
-impl Threads {
-    fn start(name: &str, count: usize) -> Result<Self, QueryError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(count)
-            .thread_name(name)
-            .thread_stack_size(WORKER_STACK)
-            .enable_all()
-            .build()
-            .map_err(|error| {
-                let text = format!("the threads for queries could not be started: {error}");
-                QueryError::new(ErrorKind::Internal, text)
-            })?;
-        Ok(Self {
-            handle: runtime.handle().clone(),
-            runtime: Some(runtime),
-        })
-    }
-}
-
-impl Drop for Threads {
-    fn drop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 impl fmt::Debug for Shared {
@@ -164,10 +141,10 @@ impl Shared {
         status: Option<Arc<StatusBoard>>,
         limits: Limits,
     ) -> Result<Self, QueryError> {
-        let cores = std::thread::available_parallelism().map_or(2, usize::from);
-        // Half of the cores, so that ingestion always has the other half; two at least, so that one query
-        // that does not yield does not stop the others.
-        let threads = (cores / 2).max(2);
+        let no_threads = |error: io::Error| {
+            let text = format!("the threads for queries could not be started: {error}");
+            QueryError::new(ErrorKind::Internal, text)
+        };
         let environment = environment(storage.object_store(), limits.memory)?;
         let files = ReadFiles::new(&environment.memory_pool, limits.memory);
         Ok(Self {
@@ -175,19 +152,20 @@ impl Shared {
             permits: Arc::new(Semaphore::new(limits.concurrent)),
             shelf: Arc::new(Shelf::new(storage, publisher, files)),
             status,
-            base: base_state(environment, threads),
+            disk: Disk::new(limits.disk)?,
+            base: base_state(environment, threads_for_queries()),
             postgres: OnceLock::new(),
-            workers: Threads::start("alluvium-query", threads)?,
-            watch: Threads::start("alluvium-query-watch", 1)?,
+            workers: Threads::workers().map_err(no_threads)?,
+            watch: Threads::watch().map_err(no_threads)?,
         })
     }
 
     pub(crate) fn workers(&self) -> &Handle {
-        &self.workers.handle
+        self.workers.handle()
     }
 
     pub(crate) fn watch(&self) -> &Handle {
-        &self.watch.handle
+        self.watch.handle()
     }
 
     /// What a session has beside our tables when it speaks to clients of Postgres.
@@ -230,8 +208,12 @@ impl Shared {
             client.access.memory(&self.limits),
             client.taken.clone(),
         );
+        let spilled = self.disk.share(client.access.disk(&self.limits));
         let environment = RuntimeEnvBuilder::from_runtime_env(environment)
             .with_memory_pool(Arc::new(share))
+            .with_disk_manager_builder(
+                DiskManagerBuilder::default().with_temp_file_factory(Arc::new(spilled)),
+            )
             .build_arc()?;
         let state = state.with_runtime_env(environment);
         let mut state = state.build();
@@ -247,15 +229,14 @@ impl Shared {
 }
 
 fn environment(store: Arc<dyn ObjectStore>, memory: usize) -> Result<Arc<RuntimeEnv>, QueryError> {
-    let disk = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::OsTmpDirectory)
-        .with_max_temp_directory_size(SPILL_LIMIT);
+    // Each query has its part of the one disk instead.
+    let no_disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
     // That cache counts for itself, so it is taken from what the pool gives out.
     let footers = memory / FOOTERS;
     let environment = RuntimeEnvBuilder::new()
         .with_memory_pool(Arc::new(FairSpillPool::new(memory - footers)))
         .with_metadata_cache_limit(footers)
-        .with_disk_manager_builder(disk)
+        .with_disk_manager_builder(no_disk)
         .with_object_store_registry(Arc::new(OnlyOurs(store)))
         .build_arc()?;
     Ok(environment)

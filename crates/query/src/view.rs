@@ -14,6 +14,7 @@ use alluvium_types::{Timestamp, TopicPartition};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
+    catalog::{PANES, PUBLIC},
     error::QueryError,
     panes::StoredRows,
     read_files::ReadFiles,
@@ -311,6 +312,20 @@ impl View {
         };
         self.note(format!("dead_letters.{name}"), as_of);
         Ok(Some(letters))
+    }
+
+    /// Whether a query that read `then` would read the same through this view. Of rejects that is not known.
+    pub(crate) async fn is_still(&self, then: &AsOf) -> Result<bool, QueryError> {
+        for (relation, table) in &then.tables {
+            let now = match relation.split_once('.') {
+                Some((PUBLIC | PANES, name)) => self.table(name).await?,
+                _ => None,
+            };
+            if now.is_none_or(|now| now.as_of != *table) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What was read until now.

@@ -39,6 +39,7 @@ use service::Service;
 
 use crate::{
     auth::Users,
+    patience::Patient,
     tls::{Peer, Stream, Tls, arrive},
 };
 
@@ -168,7 +169,7 @@ async fn accept(
             };
             if let Ok(Ok(socket)) = timeout(START_UP, greet(socket)).await {
                 let guest = Guest {
-                    socket,
+                    socket: Patient::new(socket),
                     peer,
                     preface: PREFACE,
                     place: places.try_acquire_owned().ok(),
@@ -193,7 +194,7 @@ async fn greet(mut socket: Stream) -> io::Result<Stream> {
 
 /// A client that speaks HTTP/2. Its place is free again when this is dropped.
 struct Guest {
-    socket: Stream,
+    socket: Patient<Stream>,
     peer: Peer,
     /// What was read of it already, and is to be read once more.
     preface: &'static [u8],

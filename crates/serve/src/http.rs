@@ -1,8 +1,10 @@
 //! The HTTP door: SQL in JSON, answers in the format the client asks for, and what operators ask.
 //!
-//! Owns routes, status codes and the life of the server. Does not own formats ([`format`]) or queries.
+//! Owns routes, status codes, the life of the server and how many sockets it has. Does not own a single connection
+//! ([`connection`]), formats ([`format`]) or queries.
 
 mod body;
+mod connection;
 mod entry;
 mod explore;
 mod format;
@@ -10,7 +12,7 @@ mod live;
 mod reply;
 mod sql;
 
-use std::{fmt, future::Future, io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use alluvium_plan::{PipelineState, PipelineStatus, StatusBoard};
 use alluvium_query::{Access, QueryEngine};
@@ -24,7 +26,12 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time::timeout,
+};
 use tower_http::compression::CompressionLayer;
 
 use crate::{auth::Users, tls::Tls};
@@ -32,6 +39,11 @@ use reply::{Refusal, json_reply};
 
 /// How long answers that are on their way may take after the order to stop.
 const GRACE: Duration = Duration::from_secs(10);
+/// Sockets at the same time, whatever they have said; more are closed at once. A thousand that say nothing leave room for
+/// as many that do.
+const SOCKETS: usize = 2_000;
+/// How long to wait when no more sockets can be had.
+const SHORT_OF_SOCKETS: Duration = Duration::from_millis(100);
 
 const ROUTES: &str = "POST /v1/sql, GET /v1/sql/live, GET /v1/tables, GET /v1/queries, DELETE /v1/queries/{id}, GET /v1/status, \
                       GET /v1/openapi.json, GET /livez, GET /readyz, GET /metrics";
@@ -97,30 +109,47 @@ fn router(door: Door) -> Router {
 /// Serves until `shutdown` resolves, and then until the answers on their way are out, ten seconds at most.
 ///
 /// # Errors
-/// When the listener fails.
+/// None: a listener that fails is tried again.
 pub async fn serve(
     listener: TcpListener,
     door: Door,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> io::Result<()> {
     let (stop, stopped) = watch::channel(());
-    let order = async move {
-        shutdown.await;
-        // Wakes the countdown below.
-        drop(stop);
-    };
-    let mut countdown = stopped;
-    let arrivals = entry::Arrivals::new(listener, door.tls.clone());
-    let service = router(door).into_make_service_with_connect_info::<entry::Caller>();
-    let server = axum::serve(arrivals, service).with_graceful_shutdown(order);
-    tokio::select! {
-        ended = server => ended,
-        () = async {
-            // Nothing is ever sent: it resolves when the order drops the other end.
-            let _ = countdown.changed().await;
-            tokio::time::sleep(GRACE).await;
-        } => Ok(()),
+    let places = Arc::new(Semaphore::new(SOCKETS));
+    let tls = door.tls.clone();
+    let routes = router(door);
+    let mut conversations = JoinSet::new();
+    let mut shutdown = Box::pin(shutdown);
+    loop {
+        let accepted = tokio::select! {
+            () = &mut shutdown => break,
+            // Those that have ended are let go.
+            Some(_) = conversations.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let Ok((socket, address)) = accepted else {
+            // One client's failure, or too many open files: neither concerns the door for long.
+            tokio::time::sleep(SHORT_OF_SOCKETS).await;
+            continue;
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            continue;
+        };
+        let (tls, routes, stopped) = (tls.clone(), routes.clone(), stopped.clone());
+        conversations.spawn(async move {
+            connection::converse(socket, address, tls, routes, stopped).await;
+            drop(place);
+        });
     }
+    drop(listener);
+    // Every conversation hears it.
+    drop(stop);
+    let _ = timeout(GRACE, async {
+        while conversations.join_next().await.is_some() {}
+    })
+    .await;
+    Ok(())
 }
 
 async fn status(State(door): State<Door>, Extension(access): Extension<Access>) -> Response {

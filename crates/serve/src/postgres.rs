@@ -51,6 +51,7 @@ use startup::Startup;
 
 use crate::{
     auth::Users,
+    patience::Patient,
     tls::{Peer, Tls},
 };
 
@@ -146,7 +147,7 @@ fn is_of_one_client(error: &io::Error) -> bool {
     )
 }
 
-type Socket = Framed<Metered<MaybeTls>, PgWireMessageServerCodec<Prepared>>;
+type Socket = Framed<Metered<Patient<MaybeTls>>, PgWireMessageServerCodec<Prepared>>;
 
 /// Talks with one client until it goes.
 async fn converse(
@@ -225,7 +226,7 @@ async fn converse(
 
 fn metered(framed: Framed<MaybeTls, PgWireMessageServerCodec<Prepared>>) -> Socket {
     let old = framed.into_parts();
-    let mut parts = FramedParts::new(Metered::new(old.io), old.codec);
+    let mut parts = FramedParts::new(Metered::new(Patient::new(old.io)), old.codec);
     parts.read_buf = old.read_buf;
     parts.write_buf = old.write_buf;
     Framed::from_parts(parts)

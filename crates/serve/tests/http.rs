@@ -23,7 +23,7 @@ use alluvium_store::{Store, StoreRules};
 use alluvium_types::{Epoch, OffsetRange, TopicPartition};
 use datafusion::arrow::ipc::reader::StreamReader;
 use object_store::memory::InMemory;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use reqwest::{Client, Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot};
@@ -231,18 +231,87 @@ async fn every_format_carries_the_same_rows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_compressed_when_asked() {
     let house = House::open(Limits::default()).await;
-    let response = house
-        .client
-        .post(format!("{}/v1/sql?format=csv", house.address))
-        .header("accept-encoding", "gzip")
-        .body(json!({ "sql": "SELECT repeat('x', 1000) FROM generate_series(1, 100)" }).to_string())
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(response.headers()["content-encoding"], "gzip");
-    let bytes = response.bytes().await.unwrap();
-    assert_eq!(bytes[..2], [0x1f, 0x8b]);
-    assert!(bytes.len() < 10_000);
+    for (coding, begins) in [
+        ("gzip", &[0x1f, 0x8b][..]),
+        ("zstd", &[0x28, 0xb5, 0x2f, 0xfd]),
+    ] {
+        let response = house
+            .client
+            .post(format!("{}/v1/sql?format=csv", house.address))
+            .header("accept-encoding", coding)
+            .body(
+                json!({ "sql": "SELECT repeat('x', 1000) FROM generate_series(1, 100)" })
+                    .to_string(),
+            )
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.headers()["content-encoding"], coding);
+        let bytes = response.bytes().await.unwrap();
+        assert!(bytes.starts_with(begins), "{coding}");
+        assert!(bytes.len() < 10_000, "{coding}: {}", bytes.len());
+    }
+}
+
+/// A request has no session: what would only seem to change something is refused, with what does.
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_are_refused_and_each_request_says_how_it_reads() {
+    let house = House::open(Limits::default()).await;
+    for (sql, hint) in [
+        ("SET alluvium.read = 'committed'", "\"read\": \"committed\""),
+        (
+            "/* at first */ SET alluvium.read TO fresh",
+            "\"read\": \"committed\"",
+        ),
+        ("SHOW alluvium.as_of", "as_of"),
+    ] {
+        let (status, code, message, told) = refused(house.sql(sql).await).await;
+        assert_eq!((status, code.as_str()), (400, "0A000"), "{sql}: {message}");
+        assert!(told.unwrap().contains(hint), "{sql}");
+    }
+    for read in ["fresh", "committed"] {
+        let body = json!({ "sql": "SHOW alluvium.read", "read": read });
+        let answer: Value = house
+            .ask("/v1/sql", "*/*", body)
+            .await
+            .json()
+            .await
+            .unwrap();
+        assert_eq!(answer["rows"][0]["alluvium.read"], read);
+    }
+    let url = format!(
+        "{}/v1/sql/live?sql=SET+alluvium.read='committed'",
+        house.address
+    );
+    let response = house.client.get(url).send().await.unwrap();
+    let (status, code, _, told) = refused(response).await;
+    assert_eq!((status, code.as_str()), (400, "0A000"));
+    assert!(told.unwrap().contains("&read=committed"));
+}
+
+/// Row groups end early where rows are wide, so that what is held of an answer does not grow with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn parquet_comes_in_pieces() {
+    let house = House::open(Limits::default()).await;
+    let sql = "SELECT value, repeat(md5(value::text), 100) AS x FROM generate_series(1, 20000) AS t(value)";
+    let accept = "application/vnd.apache.parquet";
+    let file = house.ask("/v1/sql", accept, json!({ "sql": sql })).await;
+    let file = file.bytes().await.unwrap();
+    assert!(file.len() > 40 << 20, "{}", file.len());
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let groups = reader.metadata().row_groups();
+    assert_eq!(
+        groups.iter().map(|group| group.num_rows()).sum::<i64>(),
+        20_000
+    );
+    for group in groups {
+        assert!(
+            group.compressed_size() < 48 << 20,
+            "{}",
+            group.compressed_size()
+        );
+    }
+    assert!(groups.len() > 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -346,7 +415,15 @@ async fn an_error_after_the_status_breaks_the_stream() {
     let house = House::open(Limits::default()).await;
     let sql =
         "SELECT repeat('x', 100) AS x, 1 / (value - 300000) AS y FROM generate_series(1, 1000000)";
-    for format in ["json", "ndjson", "csv", "arrow"] {
+    // Parquet comes in larger pieces.
+    let wide = "SELECT repeat(md5(value::text), 100) AS x, 1 / (value - 30000) AS y FROM generate_series(1, 1000000) AS t(value)";
+    for (format, sql) in [
+        ("json", sql),
+        ("ndjson", sql),
+        ("csv", sql),
+        ("arrow", sql),
+        ("parquet", wide),
+    ] {
         let path = format!("/v1/sql?format={format}");
         let response = house.ask(&path, "*/*", json!({ "sql": sql })).await;
         assert_eq!(response.status(), StatusCode::OK, "{format}");
@@ -516,6 +593,19 @@ async fn a_live_query_answers_when_rows_change() {
         answer["as_of"]["tables"]["public.clicks"]["version"], 4,
         "{answer}"
     );
+    // Where nothing has changed it is not asked again: between these two of ours there is no other question.
+    let number = async || -> u64 {
+        let asked = house.sql("SELECT max(id) AS id FROM system.queries").await;
+        let body: Value = asked.json().await.unwrap();
+        body["rows"][0]["id"]
+            .to_string()
+            .trim_matches('"')
+            .parse()
+            .unwrap()
+    };
+    let before = number().await;
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(number().await, before + 1);
     // A commit that changes no row is no news; one more click is.
     let mut table = clicks();
     table.committed.version = 5;
@@ -536,6 +626,17 @@ async fn a_live_query_answers_when_rows_change() {
         answer["as_of"]["tables"]["public.clicks"]["version"], 5,
         "{answer}"
     );
+
+    // Parameters are values.
+    let counted =
+        "sql=SELECT+clicks+%2B+$2+AS+n+FROM+clicks+WHERE+country+=+$1&params=[%22CH%22,4]";
+    let mut response = live(counted).await.unwrap();
+    let (_, answer) = event(&mut response, &mut String::new()).await;
+    assert_eq!(answer["rows"][0]["n"], 7, "{answer}");
+    for wrong in ["params=1", "params=[[1]]", "params=["] {
+        let response = live(&format!("sql=SELECT+$1&{wrong}")).await.unwrap();
+        assert_eq!(refused(response).await.0, 400, "{wrong}");
+    }
 
     let (status, code, _, hint) =
         refused(live("sql=SELECT+clikcs+FROM+clicks").await.unwrap()).await;

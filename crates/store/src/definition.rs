@@ -3,9 +3,9 @@
 //! Owns the comparison and the schema of a new or grown table. Does not own the text of a definition: the plan writes
 //! one `key: value` a line.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use alluvium_plan::{PartitionBy, TableShape};
+use alluvium_plan::{PartitionBy, TableShape, window_of};
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 
 use crate::{
@@ -123,6 +123,11 @@ pub(crate) fn refuse_foreign(
             what: "its metadata names no pipeline, so it was not made by this product".into(),
         }),
     }
+}
+
+/// How long the table's windows are, as its definition says.
+pub(crate) fn window(snapshot: &Snapshot) -> Option<Duration> {
+    window_of(snapshot.metadata.configuration.get(DEFINITION)?)
 }
 
 /// Every recorded line must still be there; a new line must be about a new measure.

@@ -9,8 +9,15 @@ use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, path::Path};
 
 use crate::{
     Checkpoint, CommitRecord, DeadLetters, Orphan, StorageConfig, StoreError, TableSpec,
-    TableWriter, Vacuum, checkpoint::Names, commit::Patience, config, definition::PIPELINE,
-    durable::DurableFolder, log::TableLog, maintain, table::read_shape,
+    TableWriter, Vacuum,
+    checkpoint::Names,
+    commit::Patience,
+    config,
+    definition::{PIPELINE, window},
+    durable::DurableFolder,
+    log::TableLog,
+    maintain,
+    table::read_shape,
 };
 
 const TABLES: &str = "tables";
@@ -194,6 +201,7 @@ impl Store {
         let checkpoint = Checkpoint::from_txns(&names, &snapshot.txns);
         Ok(CommittedTable {
             shape: read_shape(&log.table, &snapshot)?,
+            window: window(&snapshot),
             version: snapshot.version,
             watermark: checkpoint.watermark(),
             offsets: Arc::new(checkpoint.offsets),

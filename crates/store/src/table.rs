@@ -127,6 +127,7 @@ impl TableWriter {
     pub fn committed(&self) -> CommittedTable {
         CommittedTable {
             shape: self.shape.clone(),
+            window: definition::window(&self.snapshot),
             version: self.snapshot.version,
             files: self.snapshot.files.clone(),
             offsets: Arc::new(self.checkpoint.offsets.clone()),

@@ -38,16 +38,23 @@ fn what_is_left_out_has_a_default() {
     assert_eq!((server.workers, server.instance), (None, None));
     assert!(server.kafka.is_empty());
     assert_eq!(server.query, QueryLimits::default());
+    assert_eq!(server.query_disk, 2 << 30);
 }
 
 #[test]
 fn queries_go_as_far_as_the_file_says() {
-    let text = format!("{LEAST}query: {{timeout: 5s, rows: 1000, scan: 2GiB, at_once: 4}}\n");
+    let text = format!(
+        "{LEAST}query: {{timeout: 5s, memory: 64MiB, disk: 1GiB, rows: 1000, bytes: 8MiB, scan: 2GiB, at_once: 4}}
+disk: {{query: 3GiB}}
+"
+    );
     let (server, _) = load(&text).unwrap();
     let each = RoleLimits {
         timeout: Some(Duration::from_secs(5)),
-        memory: None,
+        memory: Some(64 << 20),
+        disk: Some(1 << 30),
         rows: Some(1000),
+        bytes: Some(8 << 20),
         scan: Some(2 << 30),
     };
     let meant = QueryLimits {
@@ -55,6 +62,7 @@ fn queries_go_as_far_as_the_file_says() {
         at_once: Some(4),
     };
     assert_eq!(server.query, meant);
+    assert_eq!(server.query_disk, 3 << 30);
 }
 
 #[test]

@@ -81,7 +81,7 @@ pub enum Grant {
 /// How far queries may go.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueryLimits {
-    /// Each of them; its memory is that of all.
+    /// Each of them.
     pub each: RoleLimits,
     /// How many run at once.
     pub at_once: Option<usize>,
@@ -94,8 +94,12 @@ pub struct RoleLimits {
     pub timeout: Option<Duration>,
     /// Bytes of memory of one.
     pub memory: Option<usize>,
+    /// Bytes on disk of one, for what does not fit into its memory.
+    pub disk: Option<u64>,
     /// Rows of one answer.
     pub rows: Option<u64>,
+    /// Bytes of one answer, as columns in memory.
+    pub bytes: Option<u64>,
     /// Bytes of the files that one may open.
     pub scan: Option<u64>,
 }
@@ -191,13 +195,25 @@ impl RoleLimits {
         Self {
             timeout: wider(self.timeout, other.timeout),
             memory: wider(self.memory, other.memory),
+            disk: wider(self.disk, other.disk),
             rows: wider(self.rows, other.rows),
+            bytes: wider(self.bytes, other.bytes),
             scan: wider(self.scan, other.scan),
         }
     }
 }
 
 type Roles = BTreeMap<String, (BTreeSet<Grant>, RoleLimits)>;
+
+/// What the file says of each query, of a server or of a role.
+struct WrittenLimits<'w> {
+    timeout: Option<&'w Scalar>,
+    memory: Option<&'w Scalar>,
+    disk: Option<&'w Scalar>,
+    rows: Option<&'w Scalar>,
+    bytes: Option<&'w Scalar>,
+    scan: Option<&'w Scalar>,
+}
 
 impl Loading<'_> {
     pub(super) fn door_tls(&mut self, tls: &written::DoorTls) -> Option<DoorTls> {
@@ -416,34 +432,33 @@ impl Loading<'_> {
                     ),
                 }
             }
-            let limits = role.query.as_ref().map(|query| self.role_limits(query));
+            let limits = role.query.as_ref().map(|query| {
+                self.limits(WrittenLimits {
+                    timeout: query.timeout.as_deref(),
+                    memory: query.memory.as_deref(),
+                    disk: query.disk.as_deref(),
+                    rows: query.rows.as_deref(),
+                    bytes: query.bytes.as_deref(),
+                    scan: query.scan.as_deref(),
+                })
+            });
             meant.insert(name.text.clone(), (grants, limits.unwrap_or_default()));
         }
         meant
     }
 
-    fn role_limits(&mut self, query: &written::RoleQuery) -> RoleLimits {
-        RoleLimits {
-            memory: match &query.memory {
-                Some(size) => self.memory(Some(size)),
-                None => None,
-            },
-            ..self.limits(
-                query.timeout.as_deref(),
-                query.rows.as_deref(),
-                query.scan.as_deref(),
-            )
-        }
-    }
-
     /// How far all queries may go.
     pub(super) fn query_limits(&mut self, query: &written::Query) -> QueryLimits {
+        let each = WrittenLimits {
+            timeout: query.timeout.as_deref(),
+            memory: query.memory.as_deref(),
+            disk: query.disk.as_deref(),
+            rows: query.rows.as_deref(),
+            bytes: query.bytes.as_deref(),
+            scan: query.scan.as_deref(),
+        };
         QueryLimits {
-            each: self.limits(
-                query.timeout.as_deref(),
-                query.rows.as_deref(),
-                query.scan.as_deref(),
-            ),
+            each: self.limits(each),
             at_once: query
                 .at_once
                 .as_ref()
@@ -451,20 +466,23 @@ impl Loading<'_> {
         }
     }
 
-    fn limits(
-        &mut self,
-        timeout: Option<&Scalar>,
-        rows: Option<&Scalar>,
-        scan: Option<&Scalar>,
-    ) -> RoleLimits {
+    fn limits(&mut self, written: WrittenLimits<'_>) -> RoleLimits {
+        let mut size = |size: Option<&Scalar>| {
+            let bytes = values::size(size?, &mut self.reader)?;
+            Some(bytes as u64)
+        };
+        let (disk, bytes, scan) = (size(written.disk), size(written.bytes), size(written.scan));
         RoleLimits {
-            timeout: timeout
+            timeout: written
+                .timeout
                 .and_then(|span| values::duration(span, Zero::Refused, &mut self.reader)),
-            memory: None,
-            rows: rows.and_then(|rows| self.whole(rows, MOST_ROWS, "rows")),
-            scan: scan
-                .and_then(|size| values::size(size, &mut self.reader))
-                .map(|bytes| bytes as u64),
+            memory: written.memory.and_then(|size| self.memory(Some(size))),
+            disk,
+            rows: written
+                .rows
+                .and_then(|rows| self.whole(rows, MOST_ROWS, "rows")),
+            bytes,
+            scan,
         }
     }
 

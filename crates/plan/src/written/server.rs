@@ -25,6 +25,8 @@ written! {
         roles: Named<Role>,
         /// Budgets that hold.
         memory: Memory,
+        /// Budgets of disk.
+        disk: Disk,
         /// How far queries may go.
         query: Query,
         /// Worker threads (default: one a core).
@@ -164,8 +166,12 @@ written! {
         timeout: Span,
         /// Memory of one.
         memory: Size,
+        /// Disk of one, for what does not fit into its memory.
+        disk: Size,
         /// Rows of one answer.
         rows: Number,
+        /// Bytes of one answer, as columns in memory.
+        bytes: Size,
         /// Bytes of the files that one may open.
         scan: Size,
     }
@@ -176,8 +182,14 @@ written! {
     Query, "under the server's `query`" {
         /// How long one may take, its answer included (default 60s).
         timeout: Span,
+        /// Memory of one (default: all that `memory: {query: …}` gives to all of them).
+        memory: Size,
+        /// Disk of one, for what does not fit into its memory (default: all that `disk: {query: …}` gives to all of them).
+        disk: Size,
         /// Rows of one answer (default 10000000).
         rows: Number,
+        /// Bytes of one answer, as columns in memory (default 4GiB).
+        bytes: Size,
         /// Bytes of the files that one may open, after windows have been ruled out (default 64GiB).
         scan: Size,
         /// How many run at once (default 16). The next one waits for two seconds.
@@ -191,6 +203,14 @@ written! {
         /// For events on their way into tables (default 512MiB). Above it an epoch is committed early.
         ingest: Size,
         /// For queries (default 512MiB).
+        query: Size,
+    }
+}
+
+written! {
+    /// Budgets of disk, in the folder for temporary files.
+    Disk, "under `disk`" {
+        /// For what queries cannot hold in memory (default 2GiB).
         query: Size,
     }
 }

@@ -213,6 +213,15 @@ async fn a_role_goes_as_far_as_its_limits_and_others_further() {
         rows(&engine.session(), &numbers(11)).await.unwrap().len(),
         11
     );
+    let small = limited(RoleLimits {
+        bytes: Some(10_000),
+        ..RoleLimits::default()
+    });
+    for session in sessions(&engine, &small) {
+        assert_eq!(rows(&session, &numbers(1000)).await.unwrap().len(), 1000);
+        let wide = rows(&session, &numbers(2000)).await.unwrap_err();
+        assert_eq!(wide.kind, ErrorKind::TooManyBytes, "{wide}");
+    }
     let memory = limited(RoleLimits {
         memory: Some(16 << 20),
         ..RoleLimits::default()
@@ -232,4 +241,33 @@ async fn a_role_goes_as_far_as_its_limits_and_others_further() {
         .unwrap(),
         ["1000"]
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_opens_only_so_many_bytes_of_files() {
+    let shed = Shed::new();
+    let mut files = Vec::new();
+    for minute in 0..3 {
+        let panes = fold(&[click(minute, "CH", 1, 1.0, 10)], 1).await;
+        files.push(shed.file(&format!("f{minute}"), &panes, &[]).await);
+    }
+    let two = files[0].size + files[1].size;
+    shed.put("clicks", shed.table(files, 0, None).await);
+    let engine = QueryEngine::new(shed, None, None, Limits::default()).unwrap();
+    let limits = RoleLimits {
+        scan: Some(two),
+        ..RoleLimits::default()
+    };
+    let access = user(&[relation("public", "clicks")], limits);
+    let all = "SELECT measure(clicks) FROM clicks";
+    let narrow = format!("{all} WHERE window_start < '2026-03-01T12:02:00Z'");
+    for session in sessions(&engine, &access) {
+        let refused = rows(&session, all).await.unwrap_err();
+        assert_eq!(
+            (refused.kind, refused.code()),
+            (ErrorKind::TooMuchToRead, "54000")
+        );
+        assert_eq!(rows(&session, &narrow).await.unwrap(), ["2"]);
+    }
+    assert_eq!(rows(&engine.session(), all).await.unwrap(), ["3"]);
 }

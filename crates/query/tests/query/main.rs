@@ -8,6 +8,7 @@ mod finals;
 mod functions;
 mod measures;
 mod pruning;
+mod repeats;
 mod safety;
 mod slt;
 mod store;

@@ -268,6 +268,172 @@ async fn memory_rows_and_places_are_limited() {
     assert_eq!(lines(&result.collect().await.unwrap()), ["1"]);
 }
 
+/// Whoever waits for a place gets one when it is free, and not before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_waits_for_a_place_and_is_let_in() {
+    let engine = engine(Limits {
+        concurrent: 1,
+        ..Limits::default()
+    })
+    .await;
+    let many = "SELECT * FROM generate_series(1, 1000000)";
+    let held = engine.session().query(many, vec![]).await.unwrap();
+    let waiting = {
+        let engine = engine.clone();
+        tokio::spawn(async move {
+            let result = engine.session().query("SELECT 1", vec![]).await?;
+            result.collect().await
+        })
+    };
+    // It is in the list while it waits.
+    while engine.running(&Access::unrestricted()).len() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!waiting.is_finished());
+    drop(held);
+    assert_eq!(lines(&waiting.await.unwrap().unwrap()), ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_has_only_so_many_bytes() {
+    let engine = engine(Limits {
+        max_bytes: 1 << 20,
+        ..Limits::default()
+    })
+    .await;
+    let wide = |rows: u32| format!("SELECT repeat('x', 1000) FROM generate_series(1, {rows})");
+    let error = refused(&engine, &wide(2_000)).await;
+    assert_eq!(
+        (error.kind, error.code()),
+        (ErrorKind::TooManyBytes, "54000")
+    );
+    assert!(error.message.contains("1024.0 KB"), "{error:?}");
+    assert!(error.hint.unwrap().contains("query: {bytes: …}"));
+    let result = engine.session().query(&wide(900), vec![]).await.unwrap();
+    assert_eq!(lines(&result.collect().await.unwrap()).len(), 900);
+    // The rows count, not the buffers that they are slices of.
+    let few =
+        "SELECT * FROM (SELECT repeat('x', 1000) AS x FROM generate_series(1, 8000)) LIMIT 10";
+    let result = engine.session().query(few, vec![]).await.unwrap();
+    assert_eq!(lines(&result.collect().await.unwrap()).len(), 10);
+}
+
+/// More than its memory holds, and less.
+const SORT: &str = "SELECT count(*) FROM (SELECT row_number() OVER (ORDER BY md5(value::text)) AS n FROM generate_series(1, 400000) AS t(value)) WHERE n > 0";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_does_not_fit_into_memory_may_take_so_much_of_the_disk() {
+    for (limits, whose) in [
+        (
+            Limits {
+                disk: 1 << 20,
+                ..Limits::default()
+            },
+            "all queries together",
+        ),
+        (
+            Limits {
+                disk_of_one: Some(1 << 20),
+                ..Limits::default()
+            },
+            "this query",
+        ),
+    ] {
+        let engine = engine(Limits {
+            memory: 24 << 20,
+            ..limits
+        })
+        .await;
+        let error = refused(&engine, SORT).await;
+        assert_eq!(
+            (error.kind, error.code()),
+            (ErrorKind::Disk, "53100"),
+            "{error:?}"
+        );
+        assert!(error.message.contains(whose), "{error:?}");
+        assert!(error.hint.unwrap().contains("alluvium.yaml"));
+    }
+    let engine = engine(Limits {
+        memory: 24 << 20,
+        ..Limits::default()
+    })
+    .await;
+    // It is given back when the query ends, so that it does for query after query.
+    for _ in 0..2 {
+        let result = engine.session().query(SORT, vec![]).await.unwrap();
+        assert_eq!(lines(&result.collect().await.unwrap()), ["400000"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_query_may_have_less_memory_than_all() {
+    let engine = engine(Limits {
+        memory_of_one: Some(4 << 20),
+        ..Limits::default()
+    })
+    .await;
+    let greedy = "SELECT array_length(array_agg(value)) FROM generate_series(1, 5000000)";
+    let error = refused(&engine, greedy).await;
+    assert_eq!(error.code(), "53200", "{error:?}");
+    assert!(
+        error.message.contains("that one query may have"),
+        "{error:?}"
+    );
+}
+
+/// Where both want a core, ingestion has it: threads of queries stand behind those of the rest of the process.
+#[cfg(target_os = "linux")]
+#[test]
+fn threads_of_queries_give_way() {
+    /// Names and niceness of this process's threads.
+    fn threads() -> Vec<(String, i64)> {
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+        let stats = tasks.filter_map(|task| {
+            // One that has ended meanwhile is nobody's concern.
+            let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+            let (name, rest) = stat.split_once('(')?.1.rsplit_once(')')?;
+            // The nineteenth field, the third is the first one behind the name.
+            Some((
+                name.to_owned(),
+                rest.split_whitespace().nth(16)?.parse().ok()?,
+            ))
+        });
+        stats.collect()
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let engine = runtime.block_on(engine(Limits::default()));
+    let session = engine.session();
+    let result = runtime.block_on(async {
+        let counted = session.query("SELECT count(*) FROM clicks_per_minute", vec![]);
+        counted.await.unwrap().collect().await.unwrap()
+    });
+    assert_eq!(lines(&result), ["2"]);
+    let clients = alluvium_query::runtime_for_clients("these-clients").unwrap();
+    clients.block_on(async { tokio::spawn(async {}).await.unwrap() });
+    let all = threads();
+    let of = |name: &str| -> Vec<i64> {
+        let named = all.iter().filter(|(thread, _)| thread == name);
+        named.map(|(_, nice)| *nice).collect()
+    };
+    let own = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+    let own = own
+        .rsplit_once(')')
+        .unwrap()
+        .1
+        .split_whitespace()
+        .nth(16)
+        .unwrap();
+    let ordinary: i64 = own.parse().unwrap();
+    assert!(ordinary < 19, "{all:?}");
+    for name in ["alluvium-query", "these-clients"] {
+        let behind = of(name);
+        assert!(behind.len() >= 2, "{all:?}");
+        // Those that were started by such a thread stand where it stands, and no further behind.
+        let all_behind = behind.iter().all(|nice| *nice == (ordinary + 15).min(19));
+        assert!(all_behind, "{all:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn many_who_hang_up_leave_nothing_running() {
     let engine = engine(Limits {

@@ -287,6 +287,7 @@ impl Shed {
     ) -> CommittedTable {
         CommittedTable {
             shape: Arc::new(shape().await),
+            window: Some(std::time::Duration::from_secs(60)),
             version: files.len() as i64,
             files: Arc::new(files),
             offsets: Arc::new(BTreeMap::from([(partition(), offset)])),

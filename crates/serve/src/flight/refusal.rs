@@ -40,8 +40,10 @@ fn code(kind: ErrorKind) -> Code {
         ErrorKind::TooLong
         | ErrorKind::TooComplex
         | ErrorKind::TooManyRows
+        | ErrorKind::TooManyBytes
         | ErrorKind::TooMuchToRead
         | ErrorKind::Memory
+        | ErrorKind::Disk
         | ErrorKind::Busy => Code::ResourceExhausted,
         ErrorKind::Timeout => Code::DeadlineExceeded,
         ErrorKind::Storage => Code::Unavailable,

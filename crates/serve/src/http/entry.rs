@@ -1,103 +1,30 @@
-//! Who comes in over HTTP: connections with TLS or without, and the proof that each request brings.
+//! Who comes in over HTTP: the proof that each request brings.
 //!
 //! Owns which routes are open to everybody: `/livez` and `/readyz`, which say no more than yes or no then. Does not own what a
 //! proof is ([`crate::auth`]).
 
-use std::{io, time::Duration};
-
 use alluvium_query::Access;
 use axum::{
-    extract::{ConnectInfo, Request, State, connect_info::Connected},
+    extract::{Extension, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::Next,
     response::{IntoResponse, Response},
-    serve::{IncomingStream, Listener},
 };
-use tokio::{net::TcpListener, task::JoinSet};
 
 use super::{Door, reply::Refusal};
-use crate::{
-    auth::Denied,
-    tls::{Peer, Stream, Tls, arrive},
-};
+use crate::{auth::Denied, tls::Peer};
 
-/// What HTTP/1.1 is called where TLS asks for it.
-const PROTOCOL: &[u8] = b"http/1.1";
-/// Connections that have not said a byte, or are at their handshake; more wait.
-const HANDSHAKES: usize = 1_000;
-/// How long to wait when no more sockets can be had.
-const SHORT_OF_SOCKETS: Duration = Duration::from_millis(100);
 /// Routes that answer everybody.
 const OPEN: [&str; 2] = ["/livez", "/readyz"];
 
-/// Connections that are ready for requests.
-pub(super) struct Arrivals {
-    listener: TcpListener,
-    tls: Option<Tls>,
-    handshakes: JoinSet<Option<(Stream, Peer)>>,
-}
-
-impl Arrivals {
-    pub(super) fn new(listener: TcpListener, tls: Option<Tls>) -> Self {
-        Self {
-            listener,
-            tls,
-            handshakes: JoinSet::new(),
-        }
-    }
-}
-
-impl Listener for Arrivals {
-    type Io = Stream;
-    type Addr = Peer;
-
-    async fn accept(&mut self) -> (Stream, Peer) {
-        loop {
-            let accepted = tokio::select! {
-                Some(arrived) = self.handshakes.join_next() => match arrived {
-                    Ok(Some(arrived)) => return arrived,
-                    _ => continue,
-                },
-                accepted = self.listener.accept(), if self.handshakes.len() < HANDSHAKES => accepted,
-            };
-            match (accepted, &self.tls) {
-                (Ok((socket, address)), None) => {
-                    return (Stream::Plain(socket), Peer::plain(address));
-                }
-                (Ok((socket, address)), Some(tls)) => {
-                    let tls = tls.clone();
-                    self.handshakes
-                        .spawn(async move { arrive(socket, address, &tls, PROTOCOL).await });
-                }
-                (Err(error), _) => match error.kind() {
-                    io::ErrorKind::ConnectionAborted
-                    | io::ErrorKind::ConnectionReset
-                    | io::ErrorKind::Interrupted => {}
-                    _ => tokio::time::sleep(SHORT_OF_SOCKETS).await,
-                },
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Peer> {
-        self.listener.local_addr().map(Peer::plain)
-    }
-}
-
 /// The other end of a request's connection.
 #[derive(Clone, Debug)]
-pub(super) struct Caller(Peer);
-
-impl Connected<IncomingStream<'_, Arrivals>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Arrivals>) -> Self {
-        Self(stream.remote_addr().clone())
-    }
-}
+pub(super) struct Caller(pub(super) Peer);
 
 /// Lets a request in with what its user may do, which handlers find as an [`Access`]; refuses it before its body is read.
 pub(super) async fn admit(
     State(door): State<Door>,
-    ConnectInfo(Caller(peer)): ConnectInfo<Caller>,
+    Extension(Caller(peer)): Extension<Caller>,
     mut request: Request,
     next: Next,
 ) -> Response {

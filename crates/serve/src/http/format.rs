@@ -27,6 +27,9 @@ use value::Column;
 /// Key of the schema metadata that says what an answer includes.
 const AS_OF: &str = "alluvium.as_of";
 
+/// Bytes of a row group of Parquet: they are in memory until it ends.
+const MOST_OF_A_ROW_GROUP: usize = 16 << 20;
+
 /// What a client may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Format {
@@ -198,7 +201,12 @@ impl Encoder {
                 }
             }
             Kind::Arrow(writer) => writer.write(batch).map_err(arrow)?,
-            Kind::Parquet { writer, .. } => writer.write(batch).map_err(parquet)?,
+            Kind::Parquet { writer, .. } => {
+                writer.write(batch).map_err(parquet)?;
+                if writer.in_progress_size() > MOST_OF_A_ROW_GROUP {
+                    writer.flush().map_err(parquet)?;
+                }
+            }
         }
         Ok(())
     }

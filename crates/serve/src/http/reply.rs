@@ -89,7 +89,7 @@ fn status(kind: ErrorKind) -> StatusCode {
         ErrorKind::Ended => StatusCode::CONFLICT,
         ErrorKind::TooLong => StatusCode::PAYLOAD_TOO_LARGE,
         ErrorKind::Busy => StatusCode::TOO_MANY_REQUESTS,
-        ErrorKind::Storage | ErrorKind::Memory => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Storage | ErrorKind::Memory | ErrorKind::Disk => StatusCode::SERVICE_UNAVAILABLE,
         ErrorKind::Timeout => StatusCode::GATEWAY_TIMEOUT,
         ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         _ => StatusCode::BAD_REQUEST,

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use alluvium_query::{Access, QueryError, QueryResult, ReadMode};
+use alluvium_query::{Access, Instead, QueryError, QueryResult, ReadMode, Session};
 use axum::{
     body::Body,
     extract::{Extension, State},
@@ -83,16 +83,8 @@ async fn respond(
     let format = wanted_format(uri, headers)?;
     let asked: Asked = serde_json::from_slice(body)
         .map_err(|error| Refusal::bad_request(format!("the request cannot be read: {error}")))?;
-    let params = asked
-        .params
-        .iter()
-        .enumerate()
-        .map(|(position, value)| parameter(position, value))
-        .collect::<Result<_, _>>()?;
-    let session = door.engine.session_of(access).at_door("http");
-    if let Some(read) = asked.read {
-        session.set_read_mode(read.into());
-    }
+    let params = parameters(&asked.params)?;
+    let session = session(door, access, asked.read, IN_A_BODY);
     let result = session.query(&asked.sql, params).await?;
     let as_of = serde_json::to_string(&result.as_of).map_err(|error| {
         Refusal::new(
@@ -115,6 +107,34 @@ async fn respond(
         headers.insert(HeaderName::from_static("alluvium-as-of"), value);
     }
     Ok(response)
+}
+
+/// What a client does in place of settings: each request says how it reads.
+const IN_A_BODY: Instead = Instead {
+    set_read: "send {\"sql\": \"…\", \"read\": \"committed\"} with each request",
+    show_as_of: "every answer says what it includes: as_of in its JSON, and the header alluvium-as-of",
+};
+
+/// A session for the one question of a request.
+pub(super) fn session(
+    door: &Door,
+    access: Access,
+    read: Option<Read>,
+    instead: Instead,
+) -> Session {
+    let session = door.engine.session_of(access).at_door("http");
+    if let Some(read) = read {
+        session.set_read_mode(read.into());
+    }
+    session.without_settings(instead)
+}
+
+/// Values of `$1`, `$2` …
+pub(super) fn parameters(values: &[Value]) -> Result<Vec<ScalarValue>, Refusal> {
+    let values = values.iter().enumerate();
+    values
+        .map(|(position, value)| parameter(position, value))
+        .collect()
 }
 
 fn parameter(position: usize, value: &Value) -> Result<ScalarValue, Refusal> {

@@ -27,7 +27,7 @@ use pgwire::{
     messages::response::TransactionStatus,
 };
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Mutex as Lock, OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
 
@@ -65,11 +65,50 @@ pub(super) type Batches = Pin<Box<dyn Stream<Item = PgWireResult<RecordBatch>> +
 /// A query that hands out its rows bit by bit.
 struct Cursor {
     schema: SchemaRef,
-    /// Away while they are being fetched.
-    batches: Option<Batches>,
-    /// Rows that were read and not fetched yet.
-    rest: Option<RecordBatch>,
+    /// Locked by whoever fetches.
+    rows: Arc<Lock<Remaining>>,
     holds: bool,
+}
+
+/// What a cursor has not handed out yet. Nothing is read ahead of whoever fetches.
+enum Remaining {
+    Rows {
+        /// What was read and not fetched yet.
+        read: Option<RecordBatch>,
+        batches: Batches,
+    },
+    Over,
+    /// Its query failed: what would come next is not known.
+    Broken,
+}
+
+impl Remaining {
+    /// The next rows, `most` of them at most; `None` when there are no more.
+    async fn next(&mut self, most: usize) -> Option<PgWireResult<RecordBatch>> {
+        let Self::Rows { read, batches } = self else {
+            return None;
+        };
+        let batch = match read.take() {
+            Some(batch) => batch,
+            None => match batches.next().await {
+                Some(Ok(batch)) => batch,
+                Some(Err(error)) => {
+                    *self = Self::Broken;
+                    return Some(Err(error));
+                }
+                None => {
+                    // The query's place is free now, however long the cursor stays open.
+                    *self = Self::Over;
+                    return None;
+                }
+            },
+        };
+        let part = batch.num_rows().min(most);
+        if part < batch.num_rows() {
+            *read = Some(batch.slice(part, batch.num_rows() - part));
+        }
+        Some(Ok(batch.slice(0, part)))
+    }
 }
 
 /// What a statement comes to.
@@ -333,84 +372,61 @@ impl Connection {
             }
         }
         let (schema, batches) = self.ask(query, 0, parameters).await?;
+        let rows = Remaining::Rows {
+            read: None,
+            batches,
+        };
         let cursor = Cursor {
             schema,
-            batches: Some(batches),
-            rest: None,
+            rows: Arc::new(Lock::new(rows)),
             holds,
         };
         self.state().cursors.insert(name, cursor);
         Ok(())
     }
 
+    /// The next rows of a cursor, read as they are sent: a client that reads slowly holds back the query.
     async fn fetch(&self, name: &str, rows: Rows, moves_only: bool) -> PgWireResult<Outcome> {
-        let (schema, mut batches, mut rest) = {
+        let (schema, remaining) = {
             let mut state = self.state();
-            let cursor = state.cursors.get_mut(name).ok_or_else(|| no_cursor(name))?;
-            (
-                cursor.schema.clone(),
-                cursor.batches.take(),
-                cursor.rest.take(),
-            )
+            let cursor = state.cursors.get(name).ok_or_else(|| no_cursor(name))?;
+            let Ok(remaining) = cursor.rows.clone().try_lock_owned() else {
+                // A portal of the extended protocol may stand still in the middle of its FETCH.
+                let message = format!("rows of cursor \"{name}\" are being fetched already");
+                return Err(refusal::error("55006", message));
+            };
+            let schema = cursor.schema.clone();
+            if let Remaining::Broken = *remaining {
+                state.cursors.remove(name);
+                return Err(no_cursor(name));
+            }
+            (schema, remaining)
         };
         let wanted = match rows {
             Rows::AtMost(wanted) => wanted,
             Rows::All => usize::MAX,
         };
-        if let (Rows::All, false) = (rows, moves_only) {
-            // Nothing is left behind, so nothing need be kept.
-            let rest = stream::iter(rest.map(Ok));
-            let all: Batches = match batches {
-                Some(batches) => Box::pin(rest.chain(batches)),
-                None => Box::pin(rest),
-            };
+        let fetched = stream::unfold((remaining, wanted), |(mut remaining, wanted)| async move {
+            if wanted == 0 {
+                return None;
+            }
+            let batch = remaining.next(wanted).await?;
+            let part = batch.as_ref().map_or(wanted, RecordBatch::num_rows);
+            Some((batch, (remaining, wanted - part)))
+        });
+        let mut fetched: Batches = Box::pin(fetched);
+        if !moves_only {
             return Ok(Outcome::Rows {
                 schema,
-                batches: all,
+                batches: fetched,
                 tag: "FETCH",
             });
         }
-        let mut fetched = Vec::new();
-        let mut count = 0;
-        while count < wanted {
-            let batch = match rest.take() {
-                Some(batch) => batch,
-                None => match &mut batches {
-                    Some(more) => match more.next().await {
-                        Some(Ok(batch)) => batch,
-                        Some(Err(error)) => {
-                            // What comes after an error is not known.
-                            self.state().cursors.remove(name);
-                            return Err(error);
-                        }
-                        None => {
-                            batches = None;
-                            break;
-                        }
-                    },
-                    None => break,
-                },
-            };
-            let part = batch.num_rows().min(wanted - count);
-            if part < batch.num_rows() {
-                rest = Some(batch.slice(part, batch.num_rows() - part));
-            }
-            count += part;
-            if !moves_only && part > 0 {
-                fetched.push(Ok(batch.slice(0, part)));
-            }
+        let mut passed = 0;
+        while let Some(batch) = fetched.next().await {
+            passed += batch?.num_rows();
         }
-        if let Some(cursor) = self.state().cursors.get_mut(name) {
-            (cursor.batches, cursor.rest) = (batches, rest);
-        }
-        if moves_only {
-            return Ok(Outcome::Done(Tag::new("MOVE").with_rows(count)));
-        }
-        Ok(Outcome::Rows {
-            schema,
-            batches: Box::pin(stream::iter(fetched)),
-            tag: "FETCH",
-        })
+        Ok(Outcome::Done(Tag::new("MOVE").with_rows(passed)))
     }
 
     /// The columns of an open cursor.

@@ -46,6 +46,7 @@ pub(crate) fn clicks() -> PublishedTable {
     PublishedTable {
         committed: CommittedTable {
             shape: Arc::new(shape),
+            window: Some(std::time::Duration::from_secs(60)),
             version: 4,
             files: Arc::default(),
             offsets: Arc::new(BTreeMap::from([(partition.clone(), 10)])),

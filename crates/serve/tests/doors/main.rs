@@ -7,6 +7,8 @@ mod certificates;
 #[path = "../common/mod.rs"]
 mod common;
 mod connections;
+mod crowd;
+mod cursors;
 mod flight;
 mod grants;
 mod house;

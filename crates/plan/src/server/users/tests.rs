@@ -29,8 +29,8 @@ users:
   dash: {{token: {{file: hash}}, roles: [small]}}
   etl: {{certificate: etl.internal, roles: [all]}}
 roles:
-  small: {{tables: [clicks, \"panes.*\"], query: {{timeout: 30s, memory: 64MiB, rows: 1000, scan: 1GiB}}}}
-  large: {{tables: [dead_letters.clicks], query: {{timeout: 10s, memory: 128MiB, scan: 2GiB}}}}
+  small: {{tables: [clicks, \"panes.*\"], query: {{timeout: 30s, memory: 64MiB, disk: 1GiB, rows: 1000, bytes: 1MiB, scan: 1GiB}}}}
+  large: {{tables: [dead_letters.clicks], query: {{timeout: 10s, memory: 128MiB, bytes: 2MiB, scan: 2GiB}}}}
   all: {{tables: [\"*\"]}}
 "
     ))
@@ -52,7 +52,9 @@ roles:
         RoleLimits {
             timeout: Some(Duration::from_secs(30)),
             memory: Some(128 << 20),
+            disk: None,
             rows: None,
+            bytes: Some(2 << 20),
             scan: Some(2 << 30),
         }
     );
