@@ -150,7 +150,7 @@ fn too_much(whose: &str, most: u64, limit: &str) -> io::Error {
         ),
     );
     io::Error::other(refusal.hint(format!(
-        "narrow it by window_start or by group columns, or sort fewer rows; {limit}"
+        "narrow it by window_start or by group columns; {limit}"
     )))
 }
 

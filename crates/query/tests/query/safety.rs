@@ -319,7 +319,7 @@ async fn an_answer_has_only_so_many_bytes() {
 }
 
 /// More than its memory holds, and less.
-const SORT: &str = "SELECT count(*) FROM (SELECT row_number() OVER (ORDER BY md5(value::text)) AS n FROM generate_series(1, 400000) AS t(value)) WHERE n > 0";
+const MANY_GROUPS: &str = "SELECT count(*) FROM (SELECT DISTINCT repeat(md5(value::text), 8) FROM generate_series(1, 100000) AS t(value))";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_does_not_fit_into_memory_may_take_so_much_of_the_disk() {
@@ -344,7 +344,7 @@ async fn what_does_not_fit_into_memory_may_take_so_much_of_the_disk() {
             ..limits
         })
         .await;
-        let error = refused(&engine, SORT).await;
+        let error = refused(&engine, MANY_GROUPS).await;
         assert_eq!(
             (error.kind, error.code()),
             (ErrorKind::Disk, "53100"),
@@ -360,8 +360,8 @@ async fn what_does_not_fit_into_memory_may_take_so_much_of_the_disk() {
     .await;
     // It is given back when the query ends, so that it does for query after query.
     for _ in 0..2 {
-        let result = engine.session().query(SORT, vec![]).await.unwrap();
-        assert_eq!(lines(&result.collect().await.unwrap()), ["400000"]);
+        let result = engine.session().query(MANY_GROUPS, vec![]).await.unwrap();
+        assert_eq!(lines(&result.collect().await.unwrap()), ["100000"]);
     }
 }
 
