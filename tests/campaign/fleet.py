@@ -14,8 +14,6 @@ import threading
 from .delta import Log
 from .processes import Process
 
-# Debian's package faketime; without it no clock is wrong.
-FAKETIME = next(pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 SESSION = 6.0  # seconds
 DRAINS = ("direct", "direct", "portable")
 SCHEMA = """version: 1
@@ -93,7 +91,7 @@ class Server:
         self.lock = threading.Lock()  # held by whoever does something to the process
         self.port: int | None = None  # of its door, once it says so
         self.process: Process | None = None
-        self.skew: str | None = None
+        self.skew = 0  # seconds by which its clock is wrong
         self.wanted = False  # whether an end by itself is a surprise
         self.file = fleet.write_server(self)
 
@@ -101,7 +99,7 @@ class Server:
         command = [str(self.fleet.binary), "run", "-c", str(self.file)]
         env = {"NO_COLOR": "1", "ALLUVIUM_LOG": "info"}
         if self.skew:
-            env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME": self.skew, "FAKETIME_DONT_FAKE_MONOTONIC": "1", "DONT_FAKE_MONOTONIC": "1"}
+            env |= {"LD_PRELOAD": str(self.fleet.skewed), "SKEW_SECONDS": str(self.skew)}
         self.port = None
         self.process = Process(command, self.fleet.folder / "logs" / f"{self.name}.log", env=env, start_new_session=True)
         self.wanted = True
@@ -176,6 +174,7 @@ class Fleet:
         self.links = links
         self.logs = {name: Log(storage, f"tables/{name}") for name in ("per_key", "ratios")}
         self.servers: list[Server] = []
+        self.skewed: pathlib.Path | None = None  # the library that makes clocks wrong, where there is one
         self.lock = threading.Lock()
         self.guests = 0
         for drain in ("direct", "portable"):

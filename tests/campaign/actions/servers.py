@@ -6,7 +6,7 @@ Owns when each of these counts. An action that finds no fitting server within it
 import signal
 import time
 
-from ..fleet import FAKETIME, SESSION
+from ..fleet import SESSION
 
 PATIENCE = 12.0
 
@@ -49,7 +49,7 @@ def kill(campaign, fleet, rng):
         if reached.read > reached.committed:
             campaign.journal.effect("kill", server=server.name, read=reached.read, committed=reached.committed)
         time.sleep(rng.choice((0, 0, 0.5, 2)))
-        server.skew = None
+        server.skew = 0
         server.start()
     finally:
         server.lock.release()
@@ -174,7 +174,7 @@ def drain(campaign, fleet, rng):
     try:
         campaign.journal.trying("drain", server=server.name)
         leave(campaign, server)
-        server.skew = None
+        server.skew = 0
         server.start()
     finally:
         server.lock.release()
@@ -182,7 +182,7 @@ def drain(campaign, fleet, rng):
 
 def skew(campaign, fleet, rng):
     """A server comes back with a wrong clock, until its next restart. Commits that carry a wrong time are counted at the end."""
-    if FAKETIME is None:
+    if fleet.skewed is None:
         return
     server = held(campaign, fleet, rng)
     if server is None:
@@ -190,7 +190,7 @@ def skew(campaign, fleet, rng):
     try:
         campaign.journal.trying("clock skew", server=server.name)
         server.kill()
-        server.skew = rng.choice(("-2h", "+1h", "+9d", "-40d"))
+        server.skew = rng.choice((-2 * 3600, 3600, 9 * 86_400, -40 * 86_400))
         server.start()
         campaign.journal.write("skewed", server=server.name, by=server.skew)
     finally:
