@@ -437,7 +437,6 @@ impl Committer {
         }
         flight.parts.retain(|(held, _)| *held > epoch);
         self.report_progress(epoch);
-        self.maintain();
         Ok(())
     }
 
@@ -679,19 +678,6 @@ impl Committer {
         let mut cell = self.progress.lock();
         cell.epoch = epoch;
         cell.offsets = smallest;
-    }
-
-    /// Checkpoints, ledger, clean-up: apart from commits, and never their failure (P37).
-    fn maintain(&mut self) {
-        for table in &mut self.tables {
-            if let Err(error) = self.io.block_on(table.writer.maintain()) {
-                tracing::warn!(pipeline = %self.plan.name, "maintenance is tried again later: {error}");
-            }
-        }
-        let keep = self.plan.keep_dead_letters;
-        if let Err(error) = self.io.block_on(self.dead_letters.maintain(keep)) {
-            tracing::warn!(pipeline = %self.plan.name, "maintenance of the dead letters is tried again later: {error}");
-        }
     }
 
     fn publish_all(&mut self) {

@@ -9,8 +9,8 @@
 //!
 //! One intake thread a pipeline owns the consumer and is the only clock. Workers fold finite epochs.
 //! One committer thread a pipeline owns the table writers. A generation stands beside all channels;
-//! when it changes, everything in flight is stale and is dropped (P27). One thread a server merges files
-//! beside them ([`TableCompaction`]).
+//! when it changes, everything in flight is stale and is dropped (P27). Beside them one thread a
+//! server merges files ([`TableCompaction`]), and one keeps up what lies behind the tables.
 
 mod assignment;
 mod clock;
@@ -25,6 +25,7 @@ mod message;
 mod pipeline;
 mod server;
 mod stop_rule;
+mod upkeep;
 mod watermarks;
 mod worker;
 

@@ -16,6 +16,7 @@ use crate::{
     compaction::CompactionThread,
     message::WAKE,
     pipeline::{Pipeline, Shared},
+    upkeep::UpkeepThread,
 };
 
 /// An intake thread that has not polled for this long is wedged (K8).
@@ -45,6 +46,7 @@ pub struct Running {
     status: Arc<StatusBoard>,
     budget: MemoryBudget,
     compaction: CompactionThread,
+    upkeep: UpkeepThread,
     _instance: Option<Instance>,
 }
 
@@ -78,18 +80,26 @@ impl Server {
             publisher: publisher.clone(),
             status: status.clone(),
         };
+        let plans: Vec<Arc<Plan>> = config
+            .pipelines
+            .iter()
+            .map(|pipeline| pipeline.plan.clone())
+            .collect();
         let pipelines = config
             .pipelines
             .into_iter()
             .map(|pipeline| Pipeline::start(pipeline, shared.clone()))
             .collect::<io::Result<_>>()?;
-        let compaction = CompactionThread::start(shared.store, budget.clone(), publisher.clone())?;
+        let store = shared.store;
+        let compaction = CompactionThread::start(store.clone(), budget.clone(), publisher.clone())?;
+        let upkeep = UpkeepThread::start(store, &plans, publisher.clone())?;
         Ok(Running {
             pipelines,
             publisher,
             status,
             budget,
             compaction,
+            upkeep,
             _instance: config.instance,
         })
     }
@@ -150,14 +160,16 @@ impl Running {
             pipeline.ending.drain();
         }
         self.compaction.stop();
+        self.upkeep.stop();
     }
 
     /// Waits until every pipeline has ended; `None` when that takes longer than `patience`. After `Some`
     /// everything that was handed over is durable, except where an error says otherwise.
     pub fn join(self, patience: Duration) -> Option<Vec<Stopped>> {
         self.compaction.stop();
+        self.upkeep.stop();
         let until = Instant::now() + patience;
-        while !self.all_over() || !self.compaction.is_over() {
+        while !self.all_over() || !self.compaction.is_over() || !self.upkeep.is_over() {
             if Instant::now() >= until {
                 return None;
             }
@@ -172,6 +184,7 @@ impl Running {
             })
             .collect();
         self.compaction.join();
+        self.upkeep.join();
         Some(stopped)
     }
 }

@@ -68,7 +68,8 @@ impl Store {
         let missing = || StoreError::Missing {
             table: log.table.clone(),
         };
-        let snapshot = log.load().await?.ok_or_else(missing)?;
+        let mut snapshot = log.load().await?.ok_or_else(missing)?;
+        snapshot.forget_removed();
         refuse_foreign(&log.table, &snapshot, pipeline(&snapshot))?;
         read_shape(&log.table, &snapshot)?;
         let partition_by = partition_by(&log.table, &snapshot)?;

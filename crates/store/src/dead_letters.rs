@@ -24,14 +24,14 @@ use datafusion::arrow::{
 use serde_json::json;
 
 use crate::{
-    Checkpoint, Maintenance, Store, StoreError,
+    Checkpoint, Store, StoreError,
     action::{Draft, our_info},
     checkpoint::Names,
     commit::{CommitName, Decision, Outcome, commit},
     definition::refuse_foreign,
     ledger::open_plain,
     log::TableLog,
-    maintain::{Upkeep, older_than},
+    maintain::older_than,
     parquet_reader::read_columns,
     snapshot::Snapshot,
     stage::{Stager, remove_files},
@@ -55,7 +55,6 @@ pub struct DeadLetters {
     names: Names,
     snapshot: Snapshot,
     known: Known,
-    upkeep: Upkeep,
 }
 
 /// Letters at or beyond `from`, complete for the files in `read`.
@@ -78,8 +77,9 @@ pub struct LettersWritten {
 impl DeadLetters {
     pub(crate) async fn open(store: Store, pipeline: &str) -> Result<Self, StoreError> {
         let log = store.dead_letters_log(pipeline);
-        let snapshot = open_plain(&store, &log, pipeline, pipeline, &schema()).await?;
+        let mut snapshot = open_plain(&store, &log, pipeline, pipeline, &schema()).await?;
         refuse_foreign(&log.table, &snapshot, pipeline)?;
+        snapshot.forget_removed();
         Ok(Self {
             names: Names::of_dead_letters(pipeline),
             pipeline: pipeline.into(),
@@ -87,7 +87,6 @@ impl DeadLetters {
             log,
             snapshot,
             known: Known::default(),
-            upkeep: Upkeep::default(),
         })
     }
 
@@ -296,60 +295,44 @@ impl DeadLetters {
             }
         }
     }
+}
 
-    /// As [`TableWriter::maintain`](crate::TableWriter::maintain); and letters that the store has held for longer than
-    /// `keep`, by its own clock, leave the table, a file at a time.
-    ///
-    /// # Errors
-    /// The first step that failed.
-    pub async fn maintain(&mut self, keep: Duration) -> Result<Maintenance, StoreError> {
-        let files_expired = match self.upkeep.cleans_next() {
-            true => self.expire(keep).await?,
-            false => 0,
-        };
-        let done = self
-            .upkeep
-            .run(&self.store, &self.log, &mut self.snapshot)
-            .await?;
-        Ok(Maintenance {
-            files_expired,
-            ..done
-        })
+/// Takes files that the store has held for longer than `keep` out of the table; returns how many. Their bytes stay until
+/// they are swept, for queries of older versions.
+pub(crate) async fn expire(
+    store: &Store,
+    log: &TableLog,
+    snapshot: &mut Snapshot,
+    pipeline: &str,
+    keep: Duration,
+) -> Result<usize, StoreError> {
+    let old = older_than(store, log, snapshot, keep).await?;
+    if old.is_empty() {
+        return Ok(0);
     }
-
-    /// Takes old files out of the table. Their bytes stay until they are swept, for queries of older versions.
-    async fn expire(&mut self, keep: Duration) -> Result<usize, StoreError> {
-        self.log.advance(&mut self.snapshot).await?;
-        let old = older_than(&self.store, &self.log, &self.snapshot, keep).await?;
-        if old.is_empty() {
-            return Ok(0);
+    let name = CommitName::new();
+    let prefix = format!("{}/", log.folder);
+    let mut expired = 0;
+    let decide = |snapshot: &Snapshot| {
+        refuse_foreign(&log.table, snapshot, pipeline)?;
+        // Another server may have taken some out meanwhile.
+        let here = old.iter().filter(|path| snapshot.paths.contains(*path));
+        let removes: Vec<String> = here
+            .filter_map(|path| path.strip_prefix(&prefix).map(str::to_owned))
+            .collect();
+        expired = removes.len();
+        if removes.is_empty() {
+            return Ok(Decision::Stop(()));
         }
-        let name = CommitName::new();
-        let prefix = format!("{}/", self.log.folder);
-        let (pipeline, log) = (&self.pipeline, self.log.clone());
-        let mut expired = 0;
-        let decide = |snapshot: &Snapshot| {
-            refuse_foreign(&log.table, snapshot, pipeline)?;
-            // Another server may have taken some out meanwhile.
-            let here = old.iter().filter(|path| snapshot.paths.contains(*path));
-            let removes: Vec<String> = here
-                .filter_map(|path| path.strip_prefix(&prefix).map(str::to_owned))
-                .collect();
-            expired = removes.len();
-            if removes.is_empty() {
-                return Ok(Decision::Stop(()));
-            }
-            Ok(Decision::Write(Box::new(Draft {
-                operation: "DELETE",
-                info: our_info("expiry", pipeline),
-                removes,
-                ..Draft::default()
-            })))
-        };
-        let patience = self.store.patience();
-        commit(&self.log, &mut self.snapshot, &name, patience, decide).await?;
-        Ok(expired)
-    }
+        Ok(Decision::Write(Box::new(Draft {
+            operation: "DELETE",
+            info: our_info("expiry", pipeline),
+            removes,
+            ..Draft::default()
+        })))
+    };
+    commit(log, snapshot, &name, store.patience(), decide).await?;
+    Ok(expired)
 }
 
 /// One `txn` a partition: the offset after its last letter, never lowered.

@@ -41,7 +41,7 @@ pub use config::StorageConfig;
 pub use dead_letters::{DeadLetters, LettersWritten};
 pub use error::StoreError;
 pub use history::{CommitKind, CommitRecord};
-pub use maintain::{Maintenance, Orphan, Vacuum};
+pub use maintain::{Maintenance, Orphan, Upkeep, Vacuum};
 pub use stage::Staged;
 pub use store::{Store, StoreRules};
 pub use table::{CommitFacts, Ending, TableSpec, TableWriter};

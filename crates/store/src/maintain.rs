@@ -1,7 +1,7 @@
 //! What a table needs now and then: log checkpoints, the ledger, log clean-up, the sweeping of orphans (P37).
 //!
-//! Owns when each is due and in which order. Does not own commits, and never fails one: it works on the log beside
-//! them. "Now" is taken from the store itself, so a server with a wrong clock deletes nothing early.
+//! Owns when each is due and in which order. Does not own commits, and neither fails nor delays one: it reads the log for
+//! itself and works beside them. "Now" is taken from the store itself, so a server with a wrong clock deletes nothing early.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use object_store::{ObjectMeta, ObjectStoreExt as _, path::Path};
 use crate::{
     CommitRecord, Store, StoreError,
     clock::Moment,
-    ledger,
+    dead_letters, ledger,
     log::TableLog,
     log_checkpoint::{delta_error, delta_log, write_checkpoint},
     snapshot::Snapshot,
@@ -24,7 +24,7 @@ const CLEAN_EVERY: Duration = Duration::from_secs(3600);
 /// Log entries read at once for the ledger.
 const READ_AHEAD: usize = 16;
 
-/// What one call did.
+/// What one run did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Maintenance {
     /// The version of a log checkpoint that was written.
@@ -39,28 +39,86 @@ pub struct Maintenance {
     pub files_expired: usize,
 }
 
-/// Remembers when what was last done.
-#[derive(Debug, Default)]
-pub(crate) struct Upkeep {
+/// Keeps up one table beside its writers (P37). Any number of servers may do so beside each other.
+#[derive(Debug)]
+pub struct Upkeep {
+    store: Store,
+    log: TableLog,
+    letters: Option<Letters>,
+    /// The newest log checkpoint that was seen, 0 when there is none; `None` before the first look.
+    checkpoint: Option<i64>,
     last_clean: Option<Moment>,
 }
 
+/// What is kept up where the rows are dead letters.
+#[derive(Debug)]
+struct Letters {
+    pipeline: Arc<str>,
+    keep: Duration,
+}
+
+impl Store {
+    /// The upkeep of a table.
+    pub fn upkeep(&self, table: &str) -> Upkeep {
+        Upkeep::new(self, self.table_log(table), None)
+    }
+
+    /// The upkeep of a pipeline's dead letters: those that the store has held for longer than `keep`, by its own clock,
+    /// leave the table, a file at a time.
+    pub fn upkeep_of_dead_letters(&self, pipeline: &Arc<str>, keep: Duration) -> Upkeep {
+        let letters = Letters {
+            pipeline: pipeline.clone(),
+            keep,
+        };
+        Upkeep::new(self, self.dead_letters_log(pipeline), Some(letters))
+    }
+}
+
 impl Upkeep {
-    /// Whether the next run does what is done rarely.
-    pub(crate) fn cleans_next(&self) -> bool {
+    fn new(store: &Store, log: TableLog, letters: Option<Letters>) -> Self {
+        Self {
+            store: store.clone(),
+            log,
+            letters,
+            checkpoint: None,
+            last_clean: None,
+        }
+    }
+
+    /// Its table's folder below the storage root.
+    pub fn table(&self) -> &str {
+        &self.log.table
+    }
+
+    /// Whether there is something to do when the table is at this version, as far as that is known without a look.
+    pub fn is_due(&self, version: i64) -> bool {
+        let every = i64::from(self.store.rules().checkpoint_every.get());
+        self.is_clean_due() || self.checkpoint.is_none_or(|last| version - last >= every)
+    }
+
+    fn is_clean_due(&self) -> bool {
         self.last_clean.is_none_or(|last| last.age() >= CLEAN_EVERY)
     }
 
-    pub(crate) async fn run(
-        &mut self,
-        store: &Store,
-        log: &TableLog,
-        snapshot: &mut Snapshot,
-    ) -> Result<Maintenance, StoreError> {
+    /// Log checkpoint, ledger, log clean-up and the sweeping of orphans, each when it is due. A table that does not exist
+    /// needs nothing. May be dropped at any point, as a crash would.
+    ///
+    /// # Errors
+    /// The first step that failed; the next call goes on from there.
+    pub async fn run(&mut self) -> Result<Maintenance, StoreError> {
         let mut done = Maintenance::default();
-        log.advance(snapshot).await?;
+        // Read anew for each run: what is kept of a table between two of them costs memory for nothing.
+        let Some(mut snapshot) = self.log.load().await? else {
+            return Ok(done);
+        };
+        let (store, log, snapshot) = (&self.store, &self.log, &mut snapshot);
         done.checkpoint = write_checkpoint(store, log, snapshot).await?;
-        if self.cleans_next() {
+        self.checkpoint = Some(snapshot.checkpoint.unwrap_or(0));
+        if self.is_clean_due() {
+            if let Some(Letters { pipeline, keep }) = &self.letters {
+                done.files_expired =
+                    dead_letters::expire(store, log, snapshot, pipeline, *keep).await?;
+            }
             let now = store_now(store).await?;
             (done.ledger_entries, done.log_files_removed) =
                 clean_log(store, log, snapshot, now).await?;
@@ -171,9 +229,6 @@ async fn sweep_orphans(
 ) -> Result<usize, StoreError> {
     let orphans = find_orphans(store, log, snapshot, now).await?;
     let mut removed = remove_orphans(store, &orphans).await?;
-    // What was removed so long ago is not told apart from an orphan any more.
-    let cutoff = now.saturating_sub(millis(store.rules().orphan_retention));
-    snapshot.removed.retain(|_, moment| *moment > cutoff);
     if let Some(folder) = store.local_folder() {
         removed += folder
             .sweep_staging(&log.folder, store.rules().orphan_retention)
@@ -212,8 +267,8 @@ async fn find_orphans(
         .map(|file| file.path.as_str())
         .collect();
     let is_still_read = |path: &str| {
-        let removed = snapshot.removed.get(path);
-        removed.is_some_and(|moment| *moment > cutoff)
+        let removed = snapshot.removed_at(path);
+        removed.is_some_and(|moment| moment > cutoff)
     };
     Ok(old
         .into_iter()

@@ -40,8 +40,9 @@ pub(crate) struct Snapshot {
     pub(crate) paths: HashSet<String>,
     /// Recorded numbers by application id.
     pub(crate) txns: BTreeMap<String, i64>,
-    /// Files that a commit removed, with the moment in milliseconds; queries of older versions may still read them.
-    pub(crate) removed: BTreeMap<String, i64>,
+    /// Files that a commit removed, with the moment in milliseconds; queries of older versions may still read them. `None`
+    /// where nobody asks: a table whose files are merged gathers thousands a day.
+    removed: Option<BTreeMap<String, i64>>,
     /// Smallest and largest value of a column `offset`, by path.
     pub(crate) offset_bounds: HashMap<String, (i64, i64)>,
     /// The newest log checkpoint that is known.
@@ -109,7 +110,7 @@ impl Snapshot {
             files: Arc::default(),
             paths: HashSet::new(),
             txns: BTreeMap::new(),
-            removed: BTreeMap::new(),
+            removed: Some(BTreeMap::new()),
             offset_bounds: HashMap::new(),
             checkpoint: checkpoint_version,
             recent: VecDeque::new(),
@@ -149,6 +150,19 @@ impl Snapshot {
         let mut recent = std::mem::take(&mut older.recent);
         recent.extend(self.recent.drain(..));
         self.recent = recent;
+        if older.removed.is_none() {
+            self.forget_removed();
+        }
+    }
+
+    /// Keeps no removed files from now on.
+    pub(crate) fn forget_removed(&mut self) {
+        self.removed = None;
+    }
+
+    /// When a commit removed a file, in milliseconds; `None` when none did, or when that is not kept.
+    pub(crate) fn removed_at(&self, path: &str) -> Option<i64> {
+        self.removed.as_ref()?.get(path).copied()
     }
 
     /// The version of one of the last commits, when it was read or made here.
@@ -166,8 +180,9 @@ impl Snapshot {
         for line in lines {
             if let Some(remove) = &line.remove {
                 let path = self.full_path(&remove.path);
-                self.removed
-                    .insert(path.clone(), remove.deletion_timestamp.unwrap_or(0));
+                if let Some(removed) = &mut self.removed {
+                    removed.insert(path.clone(), remove.deletion_timestamp.unwrap_or(0));
+                }
                 self.offset_bounds.remove(&path);
                 if self.paths.remove(&path) {
                     leaving.insert(path);
@@ -175,7 +190,9 @@ impl Snapshot {
             }
             if let Some(add) = &line.add {
                 let file = self.committed_file(add);
-                self.removed.remove(&file.path);
+                if let Some(removed) = &mut self.removed {
+                    removed.remove(&file.path);
+                }
                 if !self.paths.insert(file.path.clone()) {
                     // Known already: its statistics or tags are written anew, its rows are the same.
                     leaving.insert(file.path.clone());

@@ -11,13 +11,12 @@ use datafusion::arrow::array::RecordBatch;
 use serde_json::{Value, json};
 
 use crate::{
-    Checkpoint, Maintenance, Overtaken, Staged, Store, StoreError, Verdict,
+    Checkpoint, Overtaken, Staged, Store, StoreError, Verdict,
     action::{Draft, Txn, our_info},
     checkpoint::Names,
     commit::{CommitName, Decision, Outcome, commit, create_table},
     definition::{self, Fit},
     log::TableLog,
-    maintain::Upkeep,
     snapshot::Snapshot,
     stage::{Stager, remove_files},
 };
@@ -76,14 +75,13 @@ pub struct TableWriter {
     snapshot: Snapshot,
     checkpoint: Checkpoint,
     shape: Arc<TableShape>,
-    upkeep: Upkeep,
 }
 
 impl TableWriter {
     /// Opens the table, creates it, or adds the measures that it does not have yet (P35, P38).
     pub(crate) async fn open(store: Store, spec: TableSpec) -> Result<Self, StoreError> {
         let log = store.table_log(&spec.name);
-        let snapshot = loop {
+        let mut snapshot = loop {
             match log.load().await? {
                 None => create(&store, &log, &spec).await?,
                 Some(mut snapshot) => {
@@ -93,6 +91,7 @@ impl TableWriter {
                 }
             }
         };
+        snapshot.forget_removed();
         let names = Names::of_pipeline(&spec.pipeline);
         let mut writer = Self {
             checkpoint: Checkpoint::from_txns(&names, &snapshot.txns),
@@ -102,7 +101,6 @@ impl TableWriter {
             spec,
             names,
             snapshot,
-            upkeep: Upkeep::default(),
         };
         writer.read_snapshot()?;
         Ok(writer)
@@ -393,20 +391,6 @@ impl TableWriter {
             Outcome::Landed(version) => Ending::Committed { version },
             Outcome::Stopped(ending) => ending,
         })
-    }
-
-    /// Log checkpoint, ledger, log clean-up and the sweeping of orphans, each when it is due (P37). Apart from
-    /// commits: its failure fails none.
-    ///
-    /// # Errors
-    /// The first step that failed; the next call goes on from there.
-    pub async fn maintain(&mut self) -> Result<Maintenance, StoreError> {
-        let done = self
-            .upkeep
-            .run(&self.store, &self.log, &mut self.snapshot)
-            .await;
-        self.read_snapshot()?;
-        done
     }
 
     #[cfg(test)]

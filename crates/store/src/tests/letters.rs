@@ -187,17 +187,14 @@ async fn letters_that_were_kept_long_enough_leave_once_and_stay_away() {
             .await
             .unwrap();
     }
-    assert_eq!(letters.maintain(KEEP).await.unwrap().files_expired, 0);
+    let upkeep = || store.upkeep_of_dead_letters(&"clicks".into(), KEEP);
+    assert_eq!(upkeep().run().await.unwrap().files_expired, 0);
     assert_eq!(stored(&store).await.len(), 3);
 
     // Two servers find them too old at the same moment; each file leaves once.
-    let mut others = [
-        store.dead_letters("clicks").await.unwrap(),
-        store.dead_letters("clicks").await.unwrap(),
-    ];
     objects.age.store(91 * 86_400, Ordering::Relaxed);
-    let [one, other] = &mut others;
-    let (one, other) = tokio::join!(one.maintain(KEEP), other.maintain(KEEP));
+    let (mut one, mut other) = (upkeep(), upkeep());
+    let (one, other) = tokio::join!(one.run(), other.run());
     assert_eq!(one.unwrap().files_expired + other.unwrap().files_expired, 3);
     assert_eq!(stored(&store).await, []);
     // What was known stays known to who knew it, and a younger letter is kept.

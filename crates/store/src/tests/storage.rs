@@ -285,10 +285,11 @@ async fn a_local_folder_is_a_store() {
     let store = Store::open(&config).await.unwrap();
     store.probe().await.unwrap();
     let mut writer = opened(&store, &[(0, 0)]).await;
+    let mut upkeep = store.upkeep(writer.name());
     let mut checkpoints = 0;
     for at in 0..60 {
         commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
-        checkpoints += usize::from(writer.maintain().await.unwrap().checkpoint.is_some());
+        checkpoints += usize::from(upkeep.run().await.unwrap().checkpoint.is_some());
     }
     assert_eq!(checkpoints, 1);
     let again = Store::open(&config).await.unwrap();

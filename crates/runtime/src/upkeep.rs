@@ -1,0 +1,183 @@
+//! The thread that keeps up the tables that a server writes: log checkpoints, the ledger, log clean-up, orphans, dead
+//! letters that were kept long enough (P37).
+//!
+//! Owns when a table is looked at. Does not own what is done then, or when it is due: that is the store's [`Upkeep`]. Commits
+//! neither wait for it nor fail with it: it shares nothing with them but the published version, which tells it how far a
+//! table has come.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use alluvium_plan::{Plan, Publisher};
+use alluvium_store::{Store, Upkeep};
+use tokio::runtime::Runtime;
+
+use crate::message::WAKE;
+
+/// How often it looks whether something is due for a table.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often it looks at dead letters, whose version nobody publishes.
+const LOOK_AT_LETTERS_EVERY: Duration = Duration::from_secs(60);
+/// How long a table is left alone after its upkeep failed.
+const AFTER_TROUBLE: Duration = Duration::from_secs(30);
+
+/// The thread, seen from the one who started it.
+pub(crate) struct UpkeepThread {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl UpkeepThread {
+    /// Starts it for what `publisher` publishes, and for the dead letters of these pipelines.
+    pub(crate) fn start(
+        store: Store,
+        plans: &[Arc<Plan>],
+        publisher: Arc<Publisher>,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let io = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("upkeep-io")
+            .enable_all()
+            .build()?;
+        let letters = plans
+            .iter()
+            .map(|plan| {
+                Kept::new(store.upkeep_of_dead_letters(&plan.name, plan.keep_dead_letters))
+            })
+            .collect();
+        let work = Work {
+            store,
+            publisher,
+            stop: stop.clone(),
+            io,
+            tables: BTreeMap::new(),
+            letters,
+        };
+        let thread = thread::Builder::new()
+            .name("upkeep".into())
+            .spawn(move || work.run())?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Asks it to end where it is: what it leaves unfinished is what a crash would leave.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    pub(crate) fn join(self) {
+        if let Err(panic) = self.thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// One table, and when it may be looked at again.
+struct Kept {
+    upkeep: Upkeep,
+    not_before: Option<Instant>,
+}
+
+impl Kept {
+    fn new(upkeep: Upkeep) -> Self {
+        Self {
+            upkeep,
+            not_before: None,
+        }
+    }
+
+    fn waits(&self) -> bool {
+        self.not_before.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+struct Work {
+    store: Store,
+    publisher: Arc<Publisher>,
+    stop: Arc<AtomicBool>,
+    io: Runtime,
+    tables: BTreeMap<Arc<str>, Kept>,
+    letters: Vec<Kept>,
+}
+
+impl Work {
+    fn run(mut self) {
+        while !self.is_stopped() {
+            let published = self.publisher.current();
+            for (name, table) in &published.tables {
+                let store = &self.store;
+                let kept = self
+                    .tables
+                    .entry(name.clone())
+                    .or_insert_with(|| Kept::new(store.upkeep(name)));
+                if !kept.waits() && kept.upkeep.is_due(table.committed.version) {
+                    keep_up(&self.io, &self.stop, kept, Duration::ZERO);
+                }
+            }
+            drop(published);
+            for kept in &mut self.letters {
+                if !kept.waits() {
+                    keep_up(&self.io, &self.stop, kept, LOOK_AT_LETTERS_EVERY);
+                }
+            }
+            self.rest();
+        }
+        // A request that never ends must not hold the end of the process.
+        self.io.shutdown_background();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    fn rest(&self) {
+        let until = Instant::now() + LOOK_EVERY;
+        while !self.is_stopped() && Instant::now() < until {
+            thread::sleep(WAKE.min(until.saturating_duration_since(Instant::now())));
+        }
+    }
+}
+
+/// Does what is due for one table, which is then left alone for `pause`, unless this is told to stop.
+fn keep_up(io: &Runtime, stop: &AtomicBool, kept: &mut Kept, pause: Duration) {
+    let begun = Instant::now();
+    let stopped = async {
+        while !stop.load(Ordering::Acquire) {
+            tokio::time::sleep(WAKE).await;
+        }
+    };
+    let outcome = io.block_on(async {
+        tokio::select! {
+            outcome = kept.upkeep.run() => Some(outcome),
+            () = stopped => None,
+        }
+    });
+    let pause = match outcome {
+        None => return,
+        Some(Ok(done)) => {
+            let took = begun.elapsed();
+            tracing::debug!(table = kept.upkeep.table(), ?done, ?took, "kept up");
+            pause
+        }
+        Some(Err(error)) => {
+            let table = kept.upkeep.table();
+            tracing::warn!(
+                "the upkeep of {table} is tried again in {AFTER_TROUBLE:?}, commits go on: {error}"
+            );
+            AFTER_TROUBLE
+        }
+    };
+    kept.not_before = Some(Instant::now() + pause);
+}

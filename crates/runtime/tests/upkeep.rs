@@ -1,0 +1,212 @@
+//! Commits neither wait for the upkeep of their tables nor end with it (P37).
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fmt,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use alluvium_plan::{Environment, SourceFile, load_pipeline};
+use alluvium_runtime::{PipelineConfig, Running, Server, ServerConfig};
+use alluvium_source::{Broker, EmbeddedBroker, EventProducer};
+use alluvium_store::{Store, StoreRules};
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    memory::InMemory, path::Path,
+};
+
+const PIPELINE: &str = "\
+version: 1
+source:
+  kafka: {connection: main, topics: [events], start: earliest}
+decode:
+  json: {schema: event.yaml}
+event_time: {column: ts}
+commit_every: 100ms
+refresh_every: 50ms
+tables:
+  per_key:
+    window: {tumbling: 1m}
+    group_by: {key: key}
+    measures: {events: count(*)}
+";
+const SCHEMA: &str = "version: 1\ncolumns: {ts: timestamp, key: string}\n";
+const EVENT: &[u8] = br#"{"ts":"2026-03-01T12:00:00Z","key":"k"}"#;
+
+/// A store that does not answer some puts until it is let.
+#[derive(Clone, Debug)]
+struct SlowStore {
+    inner: Arc<InMemory>,
+    /// In the paths whose puts wait.
+    held: &'static str,
+    is_held: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl SlowStore {
+    fn holding(held: &'static str) -> Self {
+        Self {
+            inner: Arc::default(),
+            held,
+            is_held: Arc::new(AtomicBool::new(true)),
+            waiting: Arc::default(),
+        }
+    }
+}
+
+impl fmt::Display for SlowStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SlowStore")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for SlowStore {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        opts: PutOptions,
+    ) -> Result<PutResult> {
+        if path.as_ref().contains(self.held) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            while self.is_held.load(Ordering::SeqCst) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+        self.inner.put_opts(path, payload, opts).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        opts: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, opts).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(path, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// A server over such a store, whose log checkpoints are due every five commits.
+fn start(objects: &SlowStore, brokers: &str) -> Running {
+    let mut schema = |_: &std::path::Path| Ok(SCHEMA.as_bytes().to_vec());
+    let source = SourceFile::new("events.yaml", PIPELINE);
+    let (plan, _) = load_pipeline(&source, &mut schema, &Environment::default()).unwrap();
+    let rules = StoreRules {
+        checkpoint_every: NonZeroU32::new(5).unwrap(),
+        ..StoreRules::default()
+    };
+    let config = ServerConfig {
+        pipelines: vec![PipelineConfig {
+            plan: Arc::new(plan),
+            broker: Broker::new(brokers),
+        }],
+        workers: 1,
+        ingest_bytes: 64 << 20,
+        instance: None,
+    };
+    Server::start(config, Store::over(Arc::new(objects.clone()), rules)).unwrap()
+}
+
+fn version(running: &Running) -> i64 {
+    let published = running.publisher().current();
+    let table = published.tables.get("per_key");
+    table.map_or(-1, |table| table.committed.version)
+}
+
+/// Sends an event again and again until `is_so`; the longest time between two versions after `from` of them.
+fn flow(
+    running: &Running,
+    producer: &mut EventProducer,
+    from: i64,
+    mut is_so: impl FnMut(i64) -> bool,
+) -> Duration {
+    let begun = Instant::now();
+    let (mut last, mut moved, mut longest) = (version(running), Instant::now(), Duration::ZERO);
+    loop {
+        producer.send(None, None, EVENT, None).unwrap();
+        let now = version(running);
+        if now > last {
+            if last >= from {
+                longest = longest.max(moved.elapsed());
+            }
+            (last, moved) = (now, Instant::now());
+        }
+        if is_so(now) {
+            return longest;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(60) && moved.elapsed() < Duration::from_secs(20),
+            "no commit after version {now}: {:?}",
+            running.status().all()
+        );
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[test]
+fn upkeep_that_never_ends_delays_neither_commits_nor_the_end() {
+    // Clean-up begins with the first, and what is called a checkpoint is written in the second.
+    for held in ["probes/", ".checkpoint.parquet"] {
+        let broker = EmbeddedBroker::start(None, &[("events".into(), 1)]).unwrap();
+        let brokers = broker.brokers();
+        let mut producer = EventProducer::new(&Broker::new(&brokers), "events").unwrap();
+        let objects = SlowStore::holding(held);
+        let running = start(&objects, &brokers);
+        let waits = || objects.waiting.load(Ordering::SeqCst) > 0;
+        flow(&running, &mut producer, -1, |_| waits());
+        let from = version(&running);
+        let longest = flow(&running, &mut producer, from, |now| now >= from + 20);
+        assert!(
+            longest < Duration::from_secs(3),
+            "{held}: {longest:?} between two commits"
+        );
+
+        // What waited goes on when the store answers.
+        objects.is_held.store(false, Ordering::SeqCst);
+        let hint = Path::from("tables/per_key/_delta_log/_last_checkpoint");
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let runtime = runtime.unwrap();
+        flow(&running, &mut producer, from, |_| {
+            runtime.block_on(objects.inner.head(&hint)).is_ok()
+        });
+
+        // And while it waits, the server ends.
+        objects.is_held.store(true, Ordering::SeqCst);
+        running.drain();
+        let stopped = running.join(Duration::from_secs(20)).expect("it ends");
+        assert!(stopped.iter().all(|pipeline| pipeline.error.is_none()));
+    }
+}
