@@ -1,6 +1,13 @@
-//! What the benches share: the events that they measure with.
+//! What the benches share: the events that they measure with, a Kafka, a server that is measured, and what the kernel says
+//! about it.
+
+#![allow(dead_code, reason = "no bench uses all of it")]
 
 use rand::{Rng, rngs::StdRng};
+
+pub(crate) mod server;
+pub(crate) mod topic;
+pub(crate) mod usage;
 
 /// Length of event time that all events of one run spread over, in minutes.
 pub(crate) const MINUTES: usize = 30;

@@ -19,13 +19,13 @@ mod common;
 mod loops;
 mod report;
 mod rivals;
-#[allow(dead_code, reason = "the growth bench uses more of it")]
-mod server;
-mod topic;
-mod usage;
 
-use topic::{Kafka, PARTITIONS, SEED};
-use usage::Outcome;
+use common::{
+    server, topic,
+    topic::{Kafka, PARTITIONS, SEED},
+    usage,
+    usage::Outcome,
+};
 
 /// One way to read the topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

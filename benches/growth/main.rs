@@ -13,18 +13,14 @@ mod answers;
 #[path = "../common/mod.rs"]
 mod common;
 mod curves;
-#[path = "../end_to_end/server.rs"]
-mod server;
-#[path = "../end_to_end/topic.rs"]
-#[allow(dead_code, reason = "the race uses more of it")]
-mod topic;
-#[path = "../end_to_end/usage.rs"]
-#[allow(dead_code, reason = "the race uses more of it")]
-mod usage;
 
+use common::{
+    server,
+    server::{Job, Server},
+    topic,
+    topic::Kafka,
+};
 use curves::{Curve, Point};
-use server::{Job, Server};
-use topic::Kafka;
 
 fn main() {
     let arguments: Vec<String> = std::env::args()

@@ -14,5 +14,6 @@ mod s3;
 mod site;
 mod sql;
 mod structure;
+mod told;
 mod upkeep;
 mod users;

@@ -2,25 +2,21 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
     thread,
     time::{Duration, Instant},
 };
 
-use rand::{Rng, SeedableRng, rngs::StdRng};
 use rdkafka::{
-    ClientConfig, ClientContext, Message,
-    producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext},
+    ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer},
 };
 use serde_json::{Value, json};
 
 use crate::{
     ledger,
     process::wait_for,
-    site::{Load, PARTITIONS, Server, Site, TOPIC, broker},
+    site::{Load, Server, Site, TOPIC, broker},
+    told::{Stream, offsets_of, whole},
 };
 
 /// Asks over HTTP and returns the rows.
@@ -171,50 +167,9 @@ fn a_counter_never_goes_down_and_never_counts_twice() {
     watch_a_counter("fresh", |_, _| {});
 }
 
-/// What a producer sent, by partition and offset, as the broker confirmed it.
-#[derive(Clone, Default)]
-struct Sent(Arc<Mutex<BTreeMap<String, Events>>>);
-
-/// Key and amount, by offset.
-type Events = BTreeMap<i64, (usize, i64)>;
-
-impl ClientContext for Sent {}
-
-impl ProducerContext for Sent {
-    type DeliveryOpaque = Box<(usize, i64)>;
-
-    fn delivery(&self, delivered: &DeliveryResult<'_>, event: Box<(usize, i64)>) {
-        let message = delivered.as_ref().expect("every event is delivered");
-        let partition = format!("{TOPIC}/{}", message.partition());
-        let mut sent = self.0.lock().unwrap();
-        let offsets = sent.entry(partition).or_default();
-        assert!(offsets.insert(message.offset(), *event).is_none());
-    }
-}
-
-impl Sent {
-    /// Events and amounts by key below these offsets.
-    fn recount(&self, offsets: &serde_json::Map<String, Value>) -> BTreeMap<usize, (i64, i64)> {
-        let sent = self.0.lock().unwrap();
-        let mut counted = BTreeMap::new();
-        for (partition, end) in offsets {
-            let end = end.as_i64().expect("an offset");
-            let events = sent.get(partition).map(|events| events.range(..end));
-            for (_, (key, amount)) in events.into_iter().flatten() {
-                let (count, sum) = counted.entry(*key).or_insert((0, 0));
-                *count += 1;
-                *sum += amount;
-            }
-        }
-        counted
-    }
-}
-
 #[test]
 fn an_answer_is_exactly_what_its_offsets_say() {
     const ANSWERS: usize = 1000;
-    const KEYS: usize = 40;
-    const PER_SECOND: u64 = 2_000;
     let folder = tempfile::tempdir().unwrap();
     let (_broker, brokers) = broker(folder.path());
     let site = Site::new(&brokers, "500ms");
@@ -223,39 +178,14 @@ fn an_answer_is_exactly_what_its_offsets_say() {
     wait_for("the server to read", Duration::from_secs(60), || {
         server.reached()
     });
-    let sent = Sent::default();
-    let producer: BaseProducer<Sent> = ClientConfig::new()
-        .set("bootstrap.servers", &brokers)
-        .set("linger.ms", "5")
-        .create_with_context(sent.clone())
-        .expect("a producer");
-    let stop = Arc::new(AtomicBool::new(false));
-    let halt = stop.clone();
-    let load = thread::spawn(move || {
-        let begin = Instant::now();
-        let mut random = StdRng::seed_from_u64(11);
-        let mut number = 0_u64;
-        while !halt.load(Ordering::Relaxed) {
-            let due = begin.elapsed().as_millis() as u64 * PER_SECOND / 1000;
-            while number < due {
-                let (key, amount) = (random.random_range(0..KEYS), random.random_range(-9..=9));
-                let payload = format!(
-                    "{{\"ts\":\"2026-03-01T12:{:02}:00Z\",\"key\":\"{key}\",\"amount\":{amount}}}",
-                    number / PER_SECOND % 60
-                );
-                let record =
-                    BaseRecord::<(), [u8], _>::with_opaque_to(TOPIC, Box::new((key, amount)));
-                let place = random.random_range(0..PARTITIONS);
-                let record = record.payload(payload.as_bytes()).partition(place);
-                producer.send(record).expect("the queue has room");
-                number += 1;
-            }
-            producer.poll(Duration::from_millis(5));
-        }
-        producer
-            .flush(Duration::from_secs(10))
-            .expect("all delivered");
-    });
+    let load = Stream {
+        keys: 40,
+        amounts: -9..=9,
+        per_second: 2_000,
+        minute: Duration::from_secs(1),
+        seed: 11,
+    }
+    .start(&brokers, &site.table());
     let mut answers = Vec::new();
     while answers.len() < ANSWERS {
         let read = ["fresh", "committed"][answers.len() % 2];
@@ -276,27 +206,26 @@ fn an_answer_is_exactly_what_its_offsets_say() {
             });
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    load.join().expect("the load ends");
-    let number = |value: &Value| -> i64 {
-        let text = value.to_string();
-        text.trim_matches('"').parse().expect("a number")
-    };
+    let told = load.finish();
     let mut moments = BTreeSet::new();
     for (read, reply) in &answers {
-        let table = &reply["as_of"]["tables"]["public.per_key"];
-        let nothing = serde_json::Map::new();
-        let offsets = table["offsets"].as_object().unwrap_or(&nothing);
+        let offsets = offsets_of(reply, "per_key");
         let rows = reply["rows"].as_array().expect("rows").iter();
         let said: BTreeMap<usize, (i64, i64)> = rows
             .map(|row| {
                 let key = row["key"].as_str().and_then(|key| key.parse().ok());
-                let figures = (number(&row["n"]), number(&row["amount"]));
+                let figures = (whole(&row["n"]), whole(&row["amount"]));
                 (key.expect("a key of ours"), figures)
             })
             .collect();
-        assert_eq!(said, sent.recount(offsets), "{read}: {table}");
-        moments.insert(table["offsets"].to_string());
+        let mut counted = BTreeMap::new();
+        told.between(&BTreeMap::new(), &offsets, |key, amount| {
+            let (count, sum) = counted.entry(key).or_insert((0, 0));
+            *count += 1;
+            *sum += amount;
+        });
+        assert_eq!(said, counted, "{read}: {offsets:?}");
+        moments.insert(offsets);
     }
     println!("{ANSWERS} answers of {} moments were true", moments.len());
     assert!(moments.len() > 20, "only {} moments", moments.len());

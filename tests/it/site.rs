@@ -40,6 +40,11 @@ impl Site {
 
     /// The same over another topic.
     pub(crate) fn of(brokers: &str, commit_every: &str, topic: &str) -> Self {
+        Self::measuring(brokers, commit_every, topic, "")
+    }
+
+    /// The same with more measures, each a line `name: expression`.
+    pub(crate) fn measuring(brokers: &str, commit_every: &str, topic: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
@@ -57,7 +62,10 @@ impl Site {
                  decode:\n  json:\n    schema: ../schemas/event.yaml\n\
                  event_time:\n  column: ts\n  max_delay: 5s\n  idle_after: 10s\n\
                  commit_every: {commit_every}\nrefresh_every: 200ms\n\
-                 tables:\n  per_key:\n    window: {{tumbling: 1m}}\n    group_by:\n      key: key\n    measures:\n      events: count(*)\n      amount: sum(amount)\n"
+                 tables:\n  per_key:\n    window: {{tumbling: 1m}}\n    group_by:\n      key: key\n    measures:\n      events: count(*)\n      amount: sum(amount)\n{}",
+                more.lines()
+                    .map(|line| format!("      {line}\n"))
+                    .collect::<String>()
             ),
         );
         for (name, port) in [("one", free_port()), ("two", free_port())] {

@@ -50,9 +50,7 @@ impl UpkeepThread {
             .build()?;
         let letters = plans
             .iter()
-            .map(|plan| {
-                Kept::new(store.upkeep_of_dead_letters(&plan.name, plan.keep_dead_letters))
-            })
+            .map(|plan| Kept::new(store.upkeep_of_dead_letters(&plan.name, plan.keep_dead_letters)))
             .collect();
         let work = Work {
             store,
@@ -61,6 +59,7 @@ impl UpkeepThread {
             io,
             tables: BTreeMap::new(),
             letters,
+            is_cut_off: false,
         };
         let thread = thread::Builder::new()
             .name("upkeep".into())
@@ -110,6 +109,8 @@ struct Work {
     io: Runtime,
     tables: BTreeMap<Arc<str>, Kept>,
     letters: Vec<Kept>,
+    /// Whether something was under way when this was told to stop.
+    is_cut_off: bool,
 }
 
 impl Work {
@@ -123,19 +124,22 @@ impl Work {
                     .entry(name.clone())
                     .or_insert_with(|| Kept::new(store.upkeep(name)));
                 if !kept.waits() && kept.upkeep.is_due(table.committed.version) {
-                    keep_up(&self.io, &self.stop, kept, Duration::ZERO);
+                    self.is_cut_off |= !keep_up(&self.io, &self.stop, kept, Duration::ZERO);
                 }
             }
             drop(published);
             for kept in &mut self.letters {
                 if !kept.waits() {
-                    keep_up(&self.io, &self.stop, kept, LOOK_AT_LETTERS_EVERY);
+                    self.is_cut_off |= !keep_up(&self.io, &self.stop, kept, LOOK_AT_LETTERS_EVERY);
                 }
             }
             self.rest();
         }
-        // A request that never ends must not hold the end of the process.
-        self.io.shutdown_background();
+        if self.is_cut_off {
+            // What was under way would panic in a runtime that ends, and a request that never ends must not hold the end of
+            // the process: so it goes on until that.
+            std::mem::forget(self.io);
+        }
     }
 
     fn is_stopped(&self) -> bool {
@@ -150,8 +154,9 @@ impl Work {
     }
 }
 
-/// Does what is due for one table, which is then left alone for `pause`, unless this is told to stop.
-fn keep_up(io: &Runtime, stop: &AtomicBool, kept: &mut Kept, pause: Duration) {
+/// Does what is due for one table, which is then left alone for `pause`; whether it came to its end before this was told to
+/// stop.
+fn keep_up(io: &Runtime, stop: &AtomicBool, kept: &mut Kept, pause: Duration) -> bool {
     let begun = Instant::now();
     let stopped = async {
         while !stop.load(Ordering::Acquire) {
@@ -165,7 +170,7 @@ fn keep_up(io: &Runtime, stop: &AtomicBool, kept: &mut Kept, pause: Duration) {
         }
     });
     let pause = match outcome {
-        None => return,
+        None => return false,
         Some(Ok(done)) => {
             let took = begun.elapsed();
             tracing::debug!(table = kept.upkeep.table(), ?done, ?took, "kept up");
@@ -180,4 +185,5 @@ fn keep_up(io: &Runtime, stop: &AtomicBool, kept: &mut Kept, pause: Duration) {
         }
     };
     kept.not_before = Some(Instant::now() + pause);
+    true
 }

@@ -11,7 +11,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::usage::{self, Outcome};
+use super::usage::{self, Outcome};
 
 /// A child that ends with the bench.
 struct Running(Child);
@@ -39,17 +39,49 @@ pub(crate) struct Job<'j> {
     pub(crate) properties: &'j str,
 }
 
-/// `alluvium run` over an empty storage of its own.
+/// `alluvium run` over a storage of its own.
 pub(crate) struct Server {
-    folder: TempDir,
+    folder: Folder,
+    alluvium: PathBuf,
     tables: Vec<PathBuf>,
     begin: Instant,
     run: Running,
 }
 
+/// Where a server's files are.
+struct Folder {
+    path: PathBuf,
+    /// Deletes it in the end.
+    _temporary: Option<TempDir>,
+}
+
+impl Folder {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 impl Server {
+    /// The server that was built with the bench, over an empty storage.
     pub(crate) fn start(job: &Job<'_>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = Folder {
+            path: temporary.path().to_owned(),
+            _temporary: Some(temporary),
+        };
+        Self::start_in(folder, Path::new(env!("CARGO_BIN_EXE_alluvium")), job)
+    }
+
+    /// Another server, over what lies in a folder that stays.
+    pub(crate) fn of(alluvium: &Path, folder: &Path, job: &Job<'_>) -> Self {
+        let folder = Folder {
+            path: folder.to_owned(),
+            _temporary: None,
+        };
+        Self::start_in(folder, alluvium, job)
+    }
+
+    fn start_in(folder: Folder, alluvium: &Path, job: &Job<'_>) -> Self {
         let write = |name: &str, text: &str| {
             let path = folder.path().join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -75,7 +107,7 @@ impl Server {
             ),
         );
         let begin = Instant::now();
-        let run = spawn(folder.path());
+        let run = spawn(alluvium, folder.path());
         let log_of = |table: &&str| {
             let tables = folder.path().join("data/tables");
             tables.join(table).join("_delta_log")
@@ -83,6 +115,7 @@ impl Server {
         Self {
             tables: job.tables.iter().map(log_of).collect(),
             folder,
+            alluvium: alluvium.to_owned(),
             begin,
             run,
         }
@@ -97,7 +130,7 @@ impl Server {
     /// Starts it again over the same storage.
     pub(crate) fn start_again(&mut self) {
         self.begin = Instant::now();
-        self.run = spawn(self.folder.path());
+        self.run = spawn(&self.alluvium, self.folder.path());
     }
 
     /// Waits for a line of the log since the last start; how long that took since then.
@@ -126,7 +159,7 @@ impl Server {
             }
             self.check();
             assert!(
-                self.begin.elapsed() < Duration::from_secs(600),
+                self.begin.elapsed() < Duration::from_secs(1800),
                 "it takes too long"
             );
             thread::sleep(Duration::from_millis(5));
@@ -144,11 +177,17 @@ impl Server {
         }
     }
 
+    /// Its process.
+    pub(crate) fn process(&self) -> String {
+        self.run.0.id().to_string()
+    }
+
+    /// How the process ended, when it has.
+    pub(crate) fn ended(&mut self) -> Option<std::process::ExitStatus> {
+        self.run.0.try_wait().unwrap()
+    }
+
     /// The versions of its first table so far.
-    #[allow(
-        dead_code,
-        reason = "used by one of the two benches that share this file"
-    )]
     pub(crate) fn versions(&self) -> usize {
         (0..)
             .take_while(|version| self.tables[0].join(format!("{version:020}.json")).exists())
@@ -156,13 +195,14 @@ impl Server {
     }
 
     /// Where its HTTP door listens, once it does.
-    #[allow(
-        dead_code,
-        reason = "used by one of the two benches that share this file"
-    )]
     pub(crate) fn address(&self) -> Option<String> {
+        self.named("HTTP listens on ")
+    }
+
+    /// What follows these words in its log.
+    pub(crate) fn named(&self, words: &str) -> Option<String> {
         let log = self.log();
-        let (_, rest) = log.split_once("HTTP listens on ")?;
+        let (_, rest) = log.split_once(words)?;
         rest.split_whitespace().next().map(str::to_owned)
     }
 
@@ -172,20 +212,23 @@ impl Server {
         }
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
     /// Kills the process; what it has committed stays.
     pub(crate) fn stop(self) -> Storage {
         drop(self.run);
-        Storage(self.folder)
+        Storage {
+            folder: self.folder,
+            alluvium: self.alluvium,
+        }
     }
 }
 
-fn spawn(folder: &Path) -> Running {
+fn spawn(alluvium: &Path, folder: &Path) -> Running {
     let log = fs::File::create(folder.join("log")).unwrap();
-    let run = Command::new(env!("CARGO_BIN_EXE_alluvium"))
+    let run = Command::new(alluvium)
         .arg("run")
         .arg("-c")
         .arg(folder.join("alluvium.yaml"))
@@ -196,24 +239,35 @@ fn spawn(folder: &Path) -> Running {
 }
 
 /// What a server has left behind.
-pub(crate) struct Storage(TempDir);
+pub(crate) struct Storage {
+    folder: Folder,
+    alluvium: PathBuf,
+}
 
 impl Storage {
     /// The numbers in the one row that a query answers.
     pub(crate) fn sql(&self, query: &str) -> Vec<u64> {
-        let output = Command::new(env!("CARGO_BIN_EXE_alluvium"))
-            .args(["sql", "--format", "csv", "-c"])
-            .arg(self.0.path().join("alluvium.yaml"))
-            .arg(query)
-            .output()
-            .unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
+        let text = self.run(&["sql", "--format", "csv"], &[query]);
         text.lines()
             .nth(1)
-            .unwrap_or_else(|| panic!("no answer: {}", String::from_utf8_lossy(&output.stderr)))
+            .unwrap_or_else(|| panic!("no answer to {query}"))
             .split(',')
             .map(|figure| figure.parse().unwrap())
             .collect()
+    }
+
+    /// Runs a command over it to its end; what it prints.
+    pub(crate) fn run(&self, command: &[&str], further: &[&str]) -> String {
+        let output = Command::new(&self.alluvium)
+            .args(command)
+            .arg("-c")
+            .arg(self.folder.path().join("alluvium.yaml"))
+            .args(further)
+            .output()
+            .unwrap();
+        let messages = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command:?}: {messages}");
+        String::from_utf8(output.stdout).unwrap()
     }
 }
 

@@ -15,7 +15,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord, Producer},
 };
 
-use crate::usage;
+use super::usage;
 
 pub(crate) const PARTITIONS: i32 = 4;
 pub(crate) const SEED: u64 = 7;
@@ -86,7 +86,7 @@ impl Drop for Kafka {
 }
 
 /// The records in a topic; `None` when it is not there with so many partitions.
-fn held(brokers: &str, topic: &str, partitions: i32) -> Option<i64> {
+pub(crate) fn held(brokers: &str, topic: &str, partitions: i32) -> Option<i64> {
     let consumer = consumer(brokers);
     let metadata = consumer
         .fetch_metadata(Some(topic), Duration::from_secs(20))
