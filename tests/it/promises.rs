@@ -203,3 +203,72 @@ fn a_late_event_counts_a_broken_one_is_kept_and_a_future_one_hurts_nobody() {
         "{messages}"
     );
 }
+
+#[test]
+fn a_flood_of_broken_events_stops_its_pipeline_while_its_tables_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, brokers) = broker(folder.path());
+    let site = Site::new(&brokers, "500ms");
+    let pipeline = site.path("pipelines/events.yaml");
+    let text = fs::read_to_string(&pipeline).unwrap();
+    fs::write(
+        &pipeline,
+        format!("{text}dead_letters: {{stop_if: \"20% over 1m\"}}\n"),
+    )
+    .unwrap();
+    let events = folder.path().join("events.ndjson");
+    let produce = |line: &str, count: usize| {
+        fs::write(&events, format!("{line}\n").repeat(count)).unwrap();
+        let file = events.to_str().unwrap();
+        results(&["produce", "--brokers", &brokers, "--topic", TOPIC, file]);
+    };
+    let mut server = site.run("one");
+    let asked = |url: &str| {
+        let query = "select coalesce(sum(events), 0) as n from per_key";
+        let text = results(&["sql", "--url", url, "--format", "json", query]);
+        let rows: Vec<Value> = serde_json::from_str(&text).expect("rows");
+        number(&rows[0]["n"])
+    };
+    let patience = Duration::from_secs(60);
+    wait_for("the server to answer", patience, || server.reached());
+    produce(
+        r#"{"ts":"2026-03-08T12:00:00Z","key":"good","amount":1}"#,
+        10,
+    );
+    wait_for("the good events", patience, || {
+        (number(
+            &sql(
+                &site.path("one.yaml"),
+                "select coalesce(sum(events), 0) as n from per_key",
+            )[0]["n"],
+        ) == 10)
+            .then_some(())
+    });
+    produce(r#"{"ts":"2026-03-08T12:00:00Z","key":"#, 5_000);
+    let reason = wait_for("the pipeline to stop", patience, || {
+        let status: Value = reqwest::blocking::get(format!("{}/v1/status", server.url))
+            .ok()?
+            .json()
+            .ok()?;
+        let pipelines = status.as_array().or_else(|| status["pipelines"].as_array());
+        let pipeline = pipelines?.first()?;
+        (pipeline["state"] == "stopped").then(|| pipeline["reason"].to_string())
+    });
+    assert!(reason.contains("stop_if"), "{reason}");
+
+    // The process stays, says that it lives, and answers.
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(
+        server.process.ended().is_none(),
+        "{}",
+        server.process.messages()
+    );
+    let alive = reqwest::blocking::get(format!("{}/livez", server.url)).unwrap();
+    assert!(alive.status().is_success());
+    assert_eq!(asked(&server.url), 10);
+
+    // Its end is no success.
+    server.process.signal("TERM");
+    let status = wait_for("its end", patience, || server.process.ended());
+    assert_eq!(status.code(), Some(1), "{}", server.process.messages());
+}

@@ -33,7 +33,7 @@ use crate::{
 /// How often it looks whether it should end.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// Runs until a signal, or until no pipeline is left.
+/// Runs until a signal, or until no pipeline is left; one that its own `stop_if` ended is left, for its tables.
 pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let found = files::load(&args.server)?;
     for warning in &found.warnings.0 {
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         doors.push(door);
     }
 
-    while !stop.is_asked() && !running.all_over() {
+    while !stop.is_asked() && !running.nothing_left() {
         thread::sleep(LOOK);
     }
     stop.ask();

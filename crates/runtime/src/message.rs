@@ -127,6 +127,7 @@ pub(crate) struct Ending {
     drain: AtomicBool,
     failure: Mutex<Option<RuntimeError>>,
     failed: AtomicBool,
+    by_rule: AtomicBool,
     heartbeat: AtomicU64,
 }
 
@@ -147,8 +148,17 @@ impl Ending {
             .failure
             .lock()
             .expect("nobody panics while holding the failure cell");
+        let by_rule = matches!(error, RuntimeError::TooManyRejects { .. });
+        if failure.is_none() {
+            self.by_rule.store(by_rule, Ordering::Release);
+        }
         failure.get_or_insert(error);
         self.failed.store(true, Ordering::Release);
+    }
+
+    /// Whether the pipeline's own `stop_if` ended it: a person has to look, and may want to ask its tables.
+    pub(crate) fn is_stopped_by_rule(&self) -> bool {
+        self.by_rule.load(Ordering::Acquire)
     }
 
     /// Whether a thread failed.

@@ -134,7 +134,8 @@ impl Running {
             let allowed = u64::try_from(clock::micros(WEDGED_AFTER)).unwrap_or(u64::MAX);
             for (pipeline, ending) in &endings {
                 let beat = ending.last_beat();
-                if beat != 0 && !ending.is_draining() && now.saturating_sub(beat) >= allowed {
+                let ended = ending.is_draining() || ending.has_failed();
+                if beat != 0 && !ended && now.saturating_sub(beat) >= allowed {
                     return Err(format!(
                         "the intake thread of pipeline {pipeline} has not polled for {WEDGED_AFTER:?}"
                     ));
@@ -152,6 +153,13 @@ impl Running {
     /// Whether every pipeline has ended.
     pub fn all_over(&self) -> bool {
         self.pipelines.iter().all(Pipeline::is_over)
+    }
+
+    /// Whether there is no reason to stay: every pipeline has ended, and none because of its own `stop_if`. What such a
+    /// one has committed can still be asked for, and its status says why it stands still.
+    pub fn nothing_left(&self) -> bool {
+        let mut pipelines = self.pipelines.iter();
+        self.all_over() && !pipelines.any(|pipeline| pipeline.ending.is_stopped_by_rule())
     }
 
     /// Asks every pipeline for its last barrier and its last commit. Returns at once.
