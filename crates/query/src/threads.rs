@@ -9,9 +9,10 @@ use tokio::runtime::{Builder, Handle, Runtime};
 
 /// Stack of the threads that execute: expressions nest as deep as the gate allows.
 const WORKER_STACK: usize = 32 << 20;
-/// How many steps of niceness below the rest of the process. On a core that ingestion could fill alone, a thread fifteen steps
-/// below gets 36 parts of 1,060 (`sched_prio_to_weight` in Linux), which is 3.4 %; on a core that is free, all of it.
-const STEPS: i32 = 15;
+/// How many steps of niceness below the rest of the process. On a core that ingestion could fill alone, a thread ten steps below
+/// gets 110 parts of 1,134 (`sched_prio_to_weight` in Linux), a tenth; on a core that is free, all of it. Fifteen steps would
+/// leave it a thirtieth, which is too little to plan a query in while a backlog is worked off.
+const STEPS: i32 = 10;
 /// The lowest priority that Linux has.
 const NICEST: i32 = 19;
 
