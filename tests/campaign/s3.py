@@ -21,7 +21,7 @@ import time
 
 LATE = (1.0, 12.0)  # seconds after which a late effect comes
 SLOW = (0.5, 6.0)
-KINDS = ("before", "after", "late", "slow", "refused")
+KINDS = ("before", "after", "late", "slow", "refused", "unsaid")
 
 
 class Faults:
@@ -40,6 +40,9 @@ class Faults:
         if path.startswith("/_campaign/"):
             return self.talk(path, environ, start_response)
         kind = None if environ.get("HTTP_X_CAMPAIGN") else self.draw()
+        if kind == "unsaid":
+            # Of log entries only: most requests read, and what commits would seldom be struck.
+            kind = "after" if is_entry(environ) else None
         if kind is None:
             return self.serve(environ, start_response)
         return getattr(self, kind)(environ, start_response)
@@ -118,8 +121,8 @@ class Faults:
 
     def count(self, kind: str, environ, status: int | None = None):
         """By kind; and apart, log entries that landed although the client was told nothing: ambiguous commits."""
-        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        entry = method == "PUT" and "/_delta_log/" in path and path.endswith(".json")
+        method = environ["REQUEST_METHOD"]
+        entry = is_entry(environ)
         with self.lock:
             self.counts[kind] += 1
             self.counts[f"{kind} {method}"] += 1
@@ -138,6 +141,12 @@ class Faults:
         with contextlib.suppress(OSError, KeyError):
             environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
         raise ConnectionAbortedError("the campaign lost this reply")
+
+
+def is_entry(environ) -> bool:
+    """Whether this puts a version of a table."""
+    path = environ["PATH_INFO"]
+    return environ["REQUEST_METHOD"] == "PUT" and "/_delta_log/" in path and path.endswith(".json")
 
 
 def main():

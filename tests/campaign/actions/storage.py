@@ -70,6 +70,8 @@ def s3_faults(campaign, rng):
         return
     kinds = rng.sample(("before", "after", "late", "slow", "refused"), rng.choice((1, 1, 2)))
     shares = {kind: rng.choice((0.1, 0.3, 0.6)) / len(kinds) for kind in kinds}
+    # Replies to commits are lost most of the time.
+    shares["unsaid"] = (1 - sum(shares.values())) * rng.choice((0, 0.5, 0.9))
     campaign.journal.trying("s3 faults", shares=shares)
     campaign.s3.set(shares)
     campaign.rest(rng.uniform(2, 8))
