@@ -39,8 +39,8 @@ HOUR = {
 }
 # What needs a real Kafka.
 NEEDS_KAFKA = ("topic growth", "aborted transaction", "kafka link", "broker outage")
-# In a few minutes chance decides more.
-SHORT, EASE = 10.0, 0.5
+# In a few minutes chance, and what else the machine does, decide more.
+SHORT, EASE = 10.0, 0.25
 
 
 def floors(minutes: float, missing: list[str]) -> dict[str, int]:
