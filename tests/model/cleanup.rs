@@ -61,10 +61,10 @@ pub(crate) enum Young {
 /// Whom an auditor believes about a version that both the log and the ledger have.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum History {
-    /// The ledger: it was written before the slot became free.
+    /// The ledger, which was written before the slot became free: what the code does.
     #[default]
     LedgerFirst,
-    /// The log: what the code does.
+    /// The log.
     LogFirst,
 }
 

@@ -338,7 +338,9 @@ pub(crate) async fn vacuum(
     Ok(orphans)
 }
 
-/// History of one table: the log first, then the ledger, so that an entry which is cleaned up meanwhile is seen there.
+/// History of one table. The log is read first, then the ledger, so that an entry which is cleaned up meanwhile is seen there.
+/// Where both have a version the ledger is believed: it was written while the version's place in the log was taken. What
+/// stands there now may be a late put into a place that clean-up has freed, of a commit that never was.
 pub(crate) async fn history(
     store: &Store,
     log: &TableLog,
@@ -354,10 +356,8 @@ pub(crate) async fn history(
         .await?;
     let table: Arc<str> = log.table.clone();
     let mut records = std::collections::BTreeMap::new();
-    for record in ledger::read(store, &table).await? {
-        records.insert(record.version, record);
-    }
-    for record in in_log {
+    let in_ledger = ledger::read(store, &table).await?;
+    for record in in_log.into_iter().chain(in_ledger) {
         records.insert(record.version, record);
     }
     Ok(records.into_values().collect())

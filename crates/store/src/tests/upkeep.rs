@@ -9,7 +9,12 @@ use super::{
     faulty::{Faults, FaultyStore},
     *,
 };
-use crate::{CommitKind, CommitRecord, Maintenance, audit};
+use crate::{
+    CommitKind, CommitRecord, Maintenance,
+    action::{Draft, our_info},
+    audit,
+    log::Put,
+};
 
 const A_WEEK: u64 = 7 * 86_400;
 
@@ -138,6 +143,43 @@ async fn files_of_before_the_sweep_are_not_committed() {
         .make_older(store.rules().orphan_retention / 2);
     let error = writer.commit(&staged, &facts(&list)).await.unwrap_err();
     assert!(matches!(error, crate::StoreError::StagedTooOld { .. }));
+}
+
+/// A put that was given up lands in a place of the log that clean-up has freed: nobody reads it as a version of the table,
+/// and an auditor is not told of it either.
+#[tokio::test]
+async fn a_late_put_into_a_freed_place_is_no_part_of_the_history() {
+    let objects = FaultyStore::new(14, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    for at in 0..50 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+        writer.maintain().await.unwrap();
+    }
+    let before = store.history("clicks_per_minute").await.unwrap();
+    let clean_up = async |age| {
+        objects.age.store(age, Ordering::Relaxed);
+        let mut other = store.table(&spec()).await.unwrap();
+        other.maintain().await.unwrap().log_files_removed
+    };
+    assert!(clean_up(A_WEEK).await > 10);
+    assert_eq!(store.history("clicks_per_minute").await.unwrap(), before);
+
+    let log = writer.maintenance_log();
+    let entry = Draft {
+        operation: "STREAMING UPDATE",
+        info: our_info("commit", "clicks"),
+        ..Draft::default()
+    }
+    .encode("late", 0);
+    assert_eq!(log.put_entry(5, entry).await.unwrap(), Put::Landed);
+    let after = store.history("clicks_per_minute").await.unwrap();
+    assert_eq!(after, before, "the ledger knows what version 5 was");
+    assert!(audit(&after).is_proven());
+    // Nor does the next clean-up write it into the ledger.
+    assert!(clean_up(2 * A_WEEK).await > 0);
+    assert!(log.read_entry(5).await.unwrap().is_none());
+    assert_eq!(store.history("clicks_per_minute").await.unwrap(), before);
 }
 
 /// A history in which partition 0 goes 0, 10, 20, 30.
