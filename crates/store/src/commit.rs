@@ -17,12 +17,16 @@ use rand::Rng as _;
 
 use crate::{
     StoreError,
-    action::{Draft, Entry, Metadata},
+    action::{Draft, Entry, Metadata, Txn},
     clock::{Moment, wall_millis},
     definition::protocol,
     log::{Put, TableLog},
     snapshot::Snapshot,
 };
+
+/// Every version that removes files moves this number (P36), so that a writer of another make that has planned on files can
+/// see that some may be gone.
+pub(crate) const LAYOUT: &str = "alluvium/layout";
 
 /// How long a commit may take.
 #[derive(Clone, Copy, Debug)]
@@ -119,10 +123,13 @@ pub(crate) async fn commit<T: Send>(
             if let Some(version) = snapshot.version_of(&name.id) {
                 return Ok(Outcome::Landed(version));
             }
-            let draft = match decide(snapshot)? {
+            let mut draft = match decide(snapshot)? {
                 Decision::Stop(answer) => return Ok(Outcome::Stopped(answer)),
                 Decision::Write(draft) => draft,
             };
+            if !draft.removes.is_empty() {
+                draft.txns.push(next_layout(snapshot));
+            }
             attempts += 1;
             match put(log, snapshot, name, patience, &draft).await? {
                 Answer::Landed(version) => return Ok(Outcome::Landed(version)),
@@ -143,6 +150,13 @@ pub(crate) async fn commit<T: Send>(
             });
         }
         tokio::time::sleep(back_off(attempts)).await;
+    }
+}
+
+fn next_layout(snapshot: &Snapshot) -> Txn {
+    Txn {
+        app_id: LAYOUT.into(),
+        version: snapshot.txns.get(LAYOUT).copied().unwrap_or(0) + 1,
     }
 }
 

@@ -24,7 +24,7 @@ pub use choose::{Choice, Effort, choose};
 
 use crate::{
     Staged, Store, StoreError,
-    action::{Draft, Effect, Txn, our_info},
+    action::{Draft, Effect, our_info},
     commit::{Decision, Outcome, commit},
     definition::{PIPELINE, refuse_foreign},
     log::TableLog,
@@ -33,9 +33,6 @@ use crate::{
     stage::{Stager, relabel, remove_files},
     table::read_shape,
 };
-
-/// Every commit that removes files moves this number (P36).
-const LAYOUT: &str = "alluvium/layout";
 
 /// How the merging of files ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -236,16 +233,11 @@ impl Compactor {
                 json!([choice.files().len(), staged.files()]),
             );
             info.insert("rows".into(), json!([rows_before, staged.rows()]));
-            let layout = snapshot.txns.get(LAYOUT).copied().unwrap_or(0) + 1;
             Ok(Decision::Write(Box::new(Draft {
                 operation: "OPTIMIZE",
                 info,
                 adds: staged.files.clone(),
                 removes,
-                txns: vec![Txn {
-                    app_id: LAYOUT.into(),
-                    version: layout,
-                }],
                 effect: Effect::LaysOutAnew,
                 ..Draft::default()
             })))

@@ -20,7 +20,10 @@ use datafusion::arrow::{
 };
 use object_store::memory::InMemory;
 
-use crate::{CommitFacts, Store, StoreRules, TableSpec, TableWriter, parquet_reader::read_columns};
+use crate::{
+    CommitFacts, Store, StoreRules, TableSpec, TableWriter, commit::LAYOUT, log::TableLog,
+    parquet_reader::read_columns,
+};
 
 const DAY: i64 = 86_400_000_000;
 
@@ -254,4 +257,23 @@ async fn totals(store: &Store) -> (i64, i128) {
         assert_eq!(file.rows, Some(rows));
     }
     totals
+}
+
+/// That every version which removes files moves the layout by one, and no other does (P36). Returns how many there are.
+async fn layout_moves(log: &TableLog) -> i64 {
+    let newest = log.load().await.unwrap().unwrap().version;
+    let mut layout = 0;
+    for version in 0..=newest {
+        let entry = log.read_entry(version).await.unwrap().unwrap();
+        let removes = entry.lines.iter().any(|line| line.remove.is_some());
+        let moved = entry
+            .lines
+            .iter()
+            .filter_map(|line| line.txn.as_ref())
+            .find(|txn| txn.app_id == LAYOUT)
+            .map(|txn| txn.version);
+        layout += i64::from(removes);
+        assert_eq!(moved, removes.then_some(layout), "version {version}");
+    }
+    layout
 }

@@ -91,6 +91,7 @@ async fn fewer_files_hold_the_same() {
         })
         .collect();
     assert_eq!(compactions, [(10, 1, false), (10, 1, false)]);
+    assert_eq!(layout_moves(&store.table_log(TABLE)).await, 2);
 }
 
 #[tokio::test]

@@ -197,6 +197,7 @@ async fn letters_that_were_kept_long_enough_leave_once_and_stay_away() {
     let (one, other) = tokio::join!(one.run(), other.run());
     assert_eq!(one.unwrap().files_expired + other.unwrap().files_expired, 3);
     assert_eq!(stored(&store).await, []);
+    assert!(layout_moves(&store.dead_letters_log("clicks")).await > 0);
     // What was known stays known to who knew it, and a younger letter is kept.
     write(&mut letters, &[letter(0, 2, None), letter(0, 7, None)])
         .await
