@@ -27,8 +27,8 @@ fn without_the_rule_of_the_young_snapshot_it_loses() {
     breaks("young never", clean_ups(rules, 3), NOTHING_FORGOTTEN);
 }
 
-/// P12 asks for a young snapshot directly before the put. That is not enough: the put itself may take longer than the
-/// retention, and then the yes is about a dead version.
+/// A young snapshot directly before the put is not enough (P12): the put itself may take longer than the retention, and then
+/// the yes is about a dead version.
 #[test]
 fn young_before_the_put_alone_loses() {
     let rules = Rules {
