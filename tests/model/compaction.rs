@@ -56,10 +56,10 @@ pub(crate) enum Leftover {
     /// It is deleted only if no put that names it was ever sent: what the code does with epochs.
     #[default]
     LeftIfSent,
-    /// It is deleted unless the newest version has it.
+    /// It is deleted unless the newest version has it: what the code does with merged files and with those of dead letters. It
+    /// also leaves what a version has taken out of the table since, for queries of older ones.
     DeletedUnlessLive,
-    /// It is deleted: files it was made from are gone, so somebody else is taken to have merged them. What the code does with
-    /// merged files, and with those of dead letters.
+    /// It is deleted: files it was made from are gone, so somebody else is taken to have merged them.
     Deleted,
 }
 

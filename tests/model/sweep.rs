@@ -23,10 +23,10 @@ const TRAVEL: u8 = 1;
 /// When the age of the staged files is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Checked {
-    /// Before every put.
+    /// Before every put: what the code does.
     #[default]
     BeforeEveryPut,
-    /// When a commit is begun; not when it has read on and judged again. What the code does.
+    /// When a commit is begun; not when it has read on and judged again.
     WhenBegun,
 }
 

@@ -19,7 +19,7 @@ impl Moment {
     pub(crate) fn now() -> Self {
         Self {
             monotonic: Instant::now(),
-            wall: SystemTime::now(),
+            wall: wall(),
             since_boot: since_boot(),
         }
     }
@@ -28,7 +28,7 @@ impl Moment {
         let slept = since_boot()
             .zip(self.since_boot)
             .map_or(Duration::ZERO, |(now, then)| now.saturating_sub(then));
-        let wall = self.wall.elapsed().unwrap_or(Duration::ZERO);
+        let wall = wall().duration_since(self.wall).unwrap_or(Duration::ZERO);
         self.monotonic.elapsed().max(wall).max(slept)
     }
 
@@ -36,6 +36,27 @@ impl Moment {
     pub(crate) fn make_older(&mut self, by: Duration) {
         self.wall -= by;
     }
+}
+
+#[cfg(not(test))]
+fn wall() -> SystemTime {
+    SystemTime::now()
+}
+
+#[cfg(test)]
+fn wall() -> SystemTime {
+    SystemTime::now() + SLEPT.get()
+}
+
+#[cfg(test)]
+thread_local! {
+    static SLEPT: std::cell::Cell<Duration> = const { std::cell::Cell::new(Duration::ZERO) };
+}
+
+/// As if the machine had been suspended for so long just now, as far as this thread can tell.
+#[cfg(test)]
+pub(crate) fn suspend(by: Duration) {
+    SLEPT.set(SLEPT.get() + by);
 }
 
 /// Linux counts `CLOCK_BOOTTIME` here, which goes on during suspend.

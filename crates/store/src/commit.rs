@@ -93,7 +93,8 @@ pub(crate) enum Decision<T> {
 pub(crate) enum Outcome<T> {
     /// It is this version.
     Landed(i64),
-    /// A judgement stopped it, and nothing of it is in the table.
+    /// A judgement stopped it, and no put of it can land any more. One may have: when its reply was lost, and the log was
+    /// then read from a log checkpoint or over more commits than are remembered, nothing tells whose version it was.
     Stopped(T),
 }
 

@@ -30,19 +30,19 @@ use crate::{
     log::TableLog,
     parquet_reader::{ObjectReader, open_file},
     snapshot::Snapshot,
-    stage::{Stager, relabel, remove_files},
+    stage::{Stager, relabel},
     table::read_shape,
 };
 
 /// How the merging of files ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CompactionEnding {
-    /// It is this version.
+    /// It is this version, or part of it when the log no longer tells which one it was.
     Committed {
         /// The Delta version.
         version: i64,
     },
-    /// Another server has merged or removed some of these files meanwhile; nothing has changed.
+    /// Some of these files are not part of the table any more: another server has merged or removed them.
     Overtaken,
 }
 
@@ -208,11 +208,7 @@ impl Compactor {
         rows_before: u64,
         staged: &Staged,
     ) -> Result<CompactionEnding, StoreError> {
-        if staged.staged_at.age() >= self.store.rules().orphan_retention / 2 {
-            return Err(StoreError::StagedTooOld {
-                table: self.log.table.clone(),
-            });
-        }
+        let rules = *self.store.rules();
         let pipeline = pipeline(&self.snapshot).to_owned();
         let log = self.log.clone();
         let prefix = format!("{}/", self.log.folder);
@@ -236,7 +232,7 @@ impl Compactor {
             Ok(Decision::Write(Box::new(Draft {
                 operation: "OPTIMIZE",
                 info,
-                adds: staged.files.clone(),
+                adds: staged.adds(&log.table, &rules)?,
                 removes,
                 effect: Effect::LaysOutAnew,
                 ..Draft::default()
@@ -254,9 +250,13 @@ impl Compactor {
         match outcome {
             Outcome::Landed(version) => Ok(CompactionEnding::Committed { version }),
             Outcome::Stopped(()) => {
-                // Files are missing, so versions were read that another has put; no entry of ours can land there any more.
-                let objects = self.store.object_store();
-                remove_files(&objects, &self.log.folder, &staged.files).await;
+                let version = self.snapshot.version;
+                // Files are gone, so a version was read that has taken them out: another's, or ours if it has what we made.
+                let mut made = staged.files.iter();
+                if made.any(|file| self.snapshot.has(&file.path)) {
+                    return Ok(CompactionEnding::Committed { version });
+                }
+                staged.remove_stopped(&self.log, version).await;
                 Ok(CompactionEnding::Overtaken)
             }
         }

@@ -34,7 +34,7 @@ use crate::{
     maintain::older_than,
     parquet_reader::read_columns,
     snapshot::Snapshot,
-    stage::{Stager, remove_files},
+    stage::Stager,
 };
 
 /// Letters of one batch: a letter may hold a large event.
@@ -227,8 +227,8 @@ impl DeadLetters {
             .collect()
     }
 
-    /// One file, one entry as the version after the snapshot whose letters are known. `None`: that version was taken,
-    /// and nothing of ours is in the table.
+    /// One file, one entry as the version after the snapshot whose letters are known. `None`: that version was taken. By
+    /// another writer, or by this very commit when the log no longer tells: reading the letters there shows it.
     async fn try_commit(
         &mut self,
         rejects: &[&Reject],
@@ -260,6 +260,7 @@ impl DeadLetters {
         }
         let staged = stager.finish().await?;
         let judged = self.snapshot.version;
+        let rules = *self.store.rules();
         let (names, pipeline, log) = (&self.names, &self.pipeline, self.log.clone());
         let decide = |snapshot: &Snapshot| {
             if snapshot.version != judged {
@@ -272,7 +273,7 @@ impl DeadLetters {
             Ok(Decision::Write(Box::new(Draft {
                 operation: "WRITE",
                 info,
-                adds: staged.files.clone(),
+                adds: staged.adds(&log.table, &rules)?,
                 txns: fences(names, snapshot, rejects),
                 ..Draft::default()
             })))
@@ -289,8 +290,10 @@ impl DeadLetters {
         match outcome {
             Outcome::Landed(version) => Ok(Some(version)),
             Outcome::Stopped(()) => {
-                // The version was read and is another's, so no entry of ours can land any more.
-                remove_files(&self.store.object_store(), &self.log.folder, &staged.files).await;
+                // Versions were read on from the one that was judged, so no entry of ours can land any more.
+                staged
+                    .remove_stopped(&self.log, self.snapshot.version)
+                    .await;
                 Ok(None)
             }
         }

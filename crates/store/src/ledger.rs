@@ -98,7 +98,7 @@ pub(crate) async fn append(
         Ok(Decision::Write(Box::new(Draft {
             operation: "WRITE",
             info: our_info("ledger", "ledger"),
-            adds: staged.files.clone(),
+            adds: staged.adds(&log.table, store.rules())?,
             ..Draft::default()
         })))
     };

@@ -218,6 +218,16 @@ impl Snapshot {
         format!("{}/{relative}", self.folder)
     }
 
+    /// Whether a file is live. The path is URL-encoded, from the table's folder.
+    pub(crate) fn has(&self, relative: &str) -> bool {
+        self.paths.contains(&self.full_path(relative))
+    }
+
+    /// Whether a file is live, or was and is not forgotten yet.
+    pub(crate) fn has_or_had(&self, relative: &str) -> bool {
+        self.has(relative) || self.removed.contains_key(&self.full_path(relative))
+    }
+
     fn committed_file(&mut self, add: &Add) -> CommittedFile {
         let path = self.full_path(&add.path);
         // Statistics are a help for pruning: a file whose statistics cannot be read is simply never pruned.

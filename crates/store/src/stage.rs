@@ -21,10 +21,11 @@ use parquet::{
 };
 
 use crate::{
-    StoreError,
+    StoreError, StoreRules,
     action::Add,
     clock::{Moment, wall_millis},
     commit::CommitName,
+    log::TableLog,
     stats::{FileStats, date_text},
 };
 
@@ -53,6 +54,7 @@ const MICROS_OF_A_DAY: i64 = 86_400_000_000;
 #[derive(Debug)]
 pub struct Staged {
     pub(crate) name: CommitName,
+    /// A log entry names them by [`Self::adds`] only.
     pub(crate) files: Vec<Add>,
     pub(crate) staged_at: Moment,
     rows: u64,
@@ -78,6 +80,57 @@ impl Staged {
     /// The id that its commit will have.
     pub fn commit_id(&self) -> &str {
         &self.name.id
+    }
+
+    /// The files for the log entry that is put next. To be asked before every put: files that have grown old meanwhile may
+    /// have been swept as orphans (P37).
+    pub(crate) fn adds(
+        &self,
+        table: &Arc<str>,
+        rules: &StoreRules,
+    ) -> Result<Vec<Add>, StoreError> {
+        if self.staged_at.age() >= rules.orphan_retention / 2 {
+            return Err(StoreError::StagedTooOld {
+                table: table.clone(),
+            });
+        }
+        Ok(self.files.clone())
+    }
+
+    /// Removes the files, unless a log entry that names them may be on its way (O1); then they become orphans or part of
+    /// the table.
+    pub(crate) async fn remove_unsent(&self, log: &TableLog) {
+        if !self.name.was_sent() {
+            remove_files(&log.store, &log.folder, &self.files).await;
+        }
+    }
+
+    /// Removes the files after a judgement of the version `stopped_at` has stopped their commit for good: the version that
+    /// an entry of theirs was put as is passed.
+    ///
+    /// One may have landed before, though. Its reply may be lost, and a load that begins at a log checkpoint does not tell
+    /// whose the versions before it are. So the table itself is read anew, and what it has, or what queries of its older
+    /// versions may still read, stays.
+    pub(crate) async fn remove_stopped(&self, log: &TableLog, stopped_at: i64) {
+        if !self.name.was_sent() {
+            return self.remove_unsent(log).await;
+        }
+        match log.load().await {
+            Ok(Some(newest)) if newest.version >= stopped_at => {
+                let named = |file: &Add| newest.has_or_had(&file.path);
+                let unnamed: Vec<Add> = self
+                    .files
+                    .iter()
+                    .filter(|file| !named(file))
+                    .cloned()
+                    .collect();
+                remove_files(&log.store, &log.folder, &unnamed).await;
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(table = %log.table, %error, "staged files are left; what no version names will be swept");
+            }
+        }
     }
 }
 
@@ -360,7 +413,7 @@ pub(crate) fn full_path(folder: &Path, relative: &str) -> Path {
 }
 
 /// Removes staged files of which it is certain that no log entry names them.
-pub(crate) async fn remove_files(store: &Arc<dyn ObjectStore>, folder: &Path, files: &[Add]) {
+async fn remove_files(store: &Arc<dyn ObjectStore>, folder: &Path, files: &[Add]) {
     for file in files {
         let path = full_path(folder, &file.path);
         if let Err(error) = store.delete(&path).await {

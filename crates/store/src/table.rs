@@ -18,7 +18,7 @@ use crate::{
     definition::{self, Fit},
     log::TableLog,
     snapshot::Snapshot,
-    stage::{Stager, remove_files},
+    stage::Stager,
 };
 
 /// What a pipeline wants a table to be.
@@ -267,23 +267,26 @@ impl TableWriter {
     /// After `Committed` and `AlreadyDone` the recorded offsets are at or past every range's end.
     ///
     /// # Errors
-    /// [`StoreError::EndingUnknown`] and other transient ones: commit the same `staged` again (P10).
+    /// [`StoreError::EndingUnknown`] and other transient ones: commit the same `staged` again (P10). After
+    /// [`StoreError::StagedTooOld`] stage the same anew.
     pub async fn commit(
         &mut self,
         staged: &Staged,
         facts: &CommitFacts,
     ) -> Result<Ending, StoreError> {
-        self.refuse_broken(staged, facts)?;
+        self.refuse_broken(facts)?;
         let (names, spec, log) = (self.names.clone(), self.spec.clone(), self.log.clone());
+        let rules = *self.store.rules();
         let decide = |snapshot: &Snapshot| {
             still_fits(&log, &spec, snapshot)?;
             let recorded = Checkpoint::from_txns(&names, &snapshot.txns);
             match recorded.judge(&facts.ranges) {
                 Verdict::Done => Ok(Decision::Stop(Ending::AlreadyDone)),
                 Verdict::Overtaken(why) => Ok(Decision::Stop(Ending::Overtaken(why))),
-                Verdict::Commit => Ok(Decision::Write(Box::new(draft(
-                    &names, &spec, &recorded, staged, facts,
-                )))),
+                Verdict::Commit => Ok(Decision::Write(Box::new(Draft {
+                    adds: staged.adds(&log.table, &rules)?,
+                    ..draft(&names, &spec, &recorded, staged, facts)
+                }))),
             }
         };
         let outcome = commit(
@@ -304,7 +307,7 @@ impl TableWriter {
         }
     }
 
-    fn refuse_broken(&self, staged: &Staged, facts: &CommitFacts) -> Result<(), StoreError> {
+    fn refuse_broken(&self, facts: &CommitFacts) -> Result<(), StoreError> {
         let broken = |what: String| StoreError::Broken {
             table: self.log.table.clone(),
             what,
@@ -316,20 +319,13 @@ impl TableWriter {
         if facts.ranges.values().all(|range| range.is_empty()) {
             return Err(broken("a commit covers at least one offset".into()));
         }
-        if staged.staged_at.age() >= self.store.rules().orphan_retention / 2 {
-            return Err(StoreError::StagedTooOld {
-                table: self.log.table.clone(),
-            });
-        }
         Ok(())
     }
 
     /// Removes staged files that will not be committed, unless a log entry that names them may be on its way (O1);
     /// then they become orphans or part of the table.
     pub async fn discard(&self, staged: &Staged) {
-        if !staged.name.was_sent() {
-            remove_files(&self.store.object_store(), &self.log.folder, &staged.files).await;
-        }
+        staged.remove_unsent(&self.log).await;
     }
 
     /// Records watermarks that moved without an event, together with the unchanged offsets (P25).
@@ -441,7 +437,6 @@ fn draft(
     Draft {
         operation: STREAMING,
         info,
-        adds: staged.files.clone(),
         txns,
         ..Draft::default()
     }

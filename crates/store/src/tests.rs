@@ -21,8 +21,8 @@ use datafusion::arrow::{
 use object_store::memory::InMemory;
 
 use crate::{
-    CommitFacts, Store, StoreRules, TableSpec, TableWriter, commit::LAYOUT, log::TableLog,
-    parquet_reader::read_columns,
+    CommitFacts, Store, StoreRules, TableSpec, TableWriter, Vacuum, commit::LAYOUT, log::TableLog,
+    log_checkpoint::write_checkpoint, maintain::vacuum, parquet_reader::read_columns,
 };
 
 const DAY: i64 = 86_400_000_000;
@@ -257,6 +257,33 @@ async fn totals(store: &Store) -> (i64, i128) {
         assert_eq!(file.rows, Some(rows));
     }
     totals
+}
+
+const AN_HOUR: Duration = Duration::from_secs(3600);
+
+/// Rules under which any new version is worth a log checkpoint, and a put may wait for what a test lets happen.
+fn unhurried() -> StoreRules {
+    StoreRules {
+        checkpoint_every: NonZeroU32::new(1).unwrap(),
+        put_timeout: Duration::from_secs(60),
+        ..rules()
+    }
+}
+
+/// Another server writes a log checkpoint of the newest version.
+async fn checkpointed(store: &Store, log: &TableLog) {
+    let mut snapshot = log.load().await.unwrap().unwrap();
+    let written = write_checkpoint(store, log, &mut snapshot).await.unwrap();
+    assert_eq!(written, Some(snapshot.version));
+}
+
+/// Another server sweeps orphans, when days have passed for the store. Returns how many there were.
+async fn swept_days_later(store: &Store, objects: &faulty::FaultyStore, log: &TableLog) -> usize {
+    let days = store.rules().orphan_retention.as_secs();
+    objects
+        .age
+        .store(days, std::sync::atomic::Ordering::Relaxed);
+    vacuum(store, log, Vacuum::Delete).await.unwrap().len()
 }
 
 /// That every version which removes files moves the layout by one, and no other does (P36). Returns how many there are.

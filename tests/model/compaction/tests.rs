@@ -56,10 +56,10 @@ fn a_file_that_is_not_live_may_be_deleted() {
 /// A merge lands without a reply, its snapshot grows old, a load from a newer log checkpoint does not know whose version
 /// that was, and its own file is taken for one that nobody names.
 #[test]
-fn a_file_whose_put_was_sent_is_never_deleted() {
+fn a_file_is_not_deleted_because_its_commit_is_not_found() {
     let rules = Rules {
         leftover: Leftover::Deleted,
         ..STRONG
     };
-    breaks("sent file deleted", compactions(rules), FILES_EXIST);
+    breaks("deleted, not found", compactions(rules), FILES_EXIST);
 }

@@ -14,7 +14,7 @@ use alluvium_types::{ErrorClass, MemoryBudget};
 use datafusion::arrow::compute::concat_batches;
 
 use super::{
-    faulty::{Faults, FaultyStore},
+    faulty::{Effect, Faults, FaultyStore},
     *,
 };
 use crate::{
@@ -92,6 +92,104 @@ async fn fewer_files_hold_the_same() {
         .collect();
     assert_eq!(compactions, [(10, 1, false), (10, 1, false)]);
     assert_eq!(layout_moves(&store.table_log(TABLE)).await, 2);
+}
+
+/// What becomes of a merged file before its maker wakes up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Since {
+    /// It is live.
+    Live,
+    /// Another server has merged it with others; queries of older versions still read it.
+    MergedAgain,
+}
+
+/// A merge lands and its reply is lost; while its maker sleeps, a log checkpoint is written past it. From there on the log
+/// does not tell whose version that was, only that the files it was made from are gone.
+async fn a_merge_that_does_not_know_itself(since: Since) {
+    let objects = FaultyStore::new(8, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), unhurried());
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    for at in 0..4 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+    }
+    let mut compactor = store.compactor(TABLE).await.unwrap();
+    let everything = Effort::Everything;
+    let choice = choose(compactor.files(), everything, 1 << 30, &BTreeSet::new()).unwrap();
+    let (rows, staged) = rewritten(&compactor, &choice).await.unwrap();
+    let path = format!("tables/{TABLE}/{}", staged.files[0].path);
+    let (others, merged) = (store.clone(), path.clone());
+    let meanwhile = async move {
+        let live = |compactor: &Compactor| {
+            let mut files = compactor.files().iter();
+            files.any(|file| file.path == merged)
+        };
+        let mut other = others.compactor(TABLE).await.unwrap();
+        assert!(live(&other), "the merge has landed");
+        if since == Since::MergedAgain {
+            for at in 4..12 {
+                commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+            }
+            other.refresh().await.unwrap();
+            while compact_once(&mut other).await.unwrap().is_some() {}
+            assert!(!live(&other), "the merge is merged again");
+        }
+        checkpointed(&others, &others.table_log(TABLE)).await;
+    };
+    // Longer than a quarter of the log's retention: the log is read anew.
+    objects.lose_next_reply(Effect::Lands, meanwhile, 7 * AN_HOUR);
+    let ending = compactor.commit(&choice, rows, &staged).await.unwrap();
+    let (wanted, events) = match since {
+        Since::Live => (CompactionEnding::Committed { version: 6 }, 4),
+        Since::MergedAgain => (CompactionEnding::Overtaken, 12),
+    };
+    assert_eq!(ending, wanted);
+    let file = object_store::path::Path::from(path);
+    let found = object_store::ObjectStoreExt::head(&store.object_store(), &file).await;
+    assert!(found.is_ok(), "{since:?}: {file} is gone");
+    let sum = (0..events).map(i128::from).sum();
+    assert_eq!(totals(&store).await, (events, sum));
+}
+
+#[tokio::test]
+async fn a_merge_that_landed_unheard_keeps_its_live_file() {
+    a_merge_that_does_not_know_itself(Since::Live).await;
+}
+
+#[tokio::test]
+async fn a_merge_that_landed_unheard_keeps_its_file_for_older_versions() {
+    a_merge_that_does_not_know_itself(Since::MergedAgain).await;
+}
+
+/// No reply, and days of sleep before the next put: by then the file may have been swept, although a fresh one was staged
+/// when the commit was begun.
+#[tokio::test]
+async fn a_merge_that_slept_for_days_names_no_swept_file() {
+    let objects = FaultyStore::new(10, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), unhurried());
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    for at in 0..4 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+    }
+    let mut compactor = store.compactor(TABLE).await.unwrap();
+    let everything = Effort::Everything;
+    let choice = choose(compactor.files(), everything, 1 << 30, &BTreeSet::new()).unwrap();
+    let (rows, staged) = rewritten(&compactor, &choice).await.unwrap();
+    let (others, behind) = (store.clone(), objects.clone());
+    let meanwhile = async move {
+        let log = others.table_log(TABLE);
+        assert_eq!(swept_days_later(&others, &behind, &log).await, 1);
+    };
+    objects.lose_next_reply(Effect::Never, meanwhile, 72 * AN_HOUR);
+    let ending = compactor.commit(&choice, rows, &staged).await;
+    assert!(!objects.is_reply_to_come());
+    assert!(
+        matches!(ending, Err(StoreError::StagedTooOld { .. })),
+        "{ending:?}"
+    );
+    assert_eq!(totals(&store).await, (4, 6));
+    let again = compact_once(&mut compactor).await.unwrap().unwrap();
+    assert!(matches!(again, CompactionEnding::Committed { .. }));
+    assert_eq!(totals(&store).await, (4, 6));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{
     fmt,
     ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -14,12 +14,14 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt as _, stream::BoxStream};
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::BoxStream};
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
     memory::InMemory, path::Path,
 };
+
+use crate::clock::suspend;
 
 /// How often, in a thousand puts of log entries, each fault is tried.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,6 +49,31 @@ pub(crate) struct Hits {
     pub(crate) reads: AtomicUsize,
 }
 
+/// What becomes of a put whose reply is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// It happens.
+    Lands,
+    /// It never happens.
+    Never,
+}
+
+/// One lost reply, and what its writer cannot see.
+struct LostReply {
+    effect: Effect,
+    meanwhile: BoxFuture<'static, ()>,
+    asleep: Duration,
+}
+
+impl fmt::Debug for LostReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LostReply")
+            .field("effect", &self.effect)
+            .field("asleep", &self.asleep)
+            .finish_non_exhaustive()
+    }
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct FaultyStore {
     inner: Arc<InMemory>,
@@ -57,6 +84,7 @@ pub(crate) struct FaultyStore {
     pub(crate) age: Arc<AtomicU64>,
     /// Puts that are refused twice but happen: a store without conditional put (S8).
     pub(crate) overwrites: Overwrites,
+    next_entry: Arc<Mutex<Option<LostReply>>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -74,7 +102,35 @@ impl FaultyStore {
             hits: Arc::default(),
             age: Arc::default(),
             overwrites: Overwrites::Never,
+            next_entry: Arc::default(),
         }
+    }
+
+    /// The next put of a log entry gets no reply. Then `meanwhile` happens, and before its writer reads on the machine sleeps
+    /// for so long. Only on a runtime of one thread.
+    pub(crate) fn lose_next_reply(
+        &self,
+        effect: Effect,
+        meanwhile: impl Future<Output = ()> + Send + 'static,
+        asleep: Duration,
+    ) {
+        let lost = LostReply {
+            effect,
+            meanwhile: meanwhile.boxed(),
+            asleep,
+        };
+        *self.next_entry() = Some(lost);
+    }
+
+    /// Whether the reply that was to be lost is still to come.
+    pub(crate) fn is_reply_to_come(&self) -> bool {
+        self.next_entry().is_some()
+    }
+
+    fn next_entry(&self) -> std::sync::MutexGuard<'_, Option<LostReply>> {
+        self.next_entry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The same objects behind a store that does not fail.
@@ -132,6 +188,16 @@ impl ObjectStore for FaultyStore {
         let is_entry = path.as_ref().ends_with(".json") && opts.mode == PutMode::Create;
         if !is_entry {
             return self.inner.put_opts(path, payload, opts).await;
+        }
+        let scripted = self.next_entry().take();
+        if let Some(scripted) = scripted {
+            if scripted.effect == Effect::Lands {
+                self.inner.put_opts(path, payload, opts).await?;
+            }
+            scripted.meanwhile.await;
+            // On one thread this runs when the writer next waits: when it backs off before it reads on.
+            tokio::spawn(async move { suspend(scripted.asleep) });
+            return Err(lost());
         }
         let Faults {
             before,

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use alluvium_types::{Header, Reject, Stage};
 
 use super::{
-    faulty::{Faults, FaultyStore},
+    faulty::{Effect, Faults, FaultyStore},
     *,
 };
 use crate::{DeadLetters, LettersWritten, StoreError};
@@ -203,4 +203,47 @@ async fn letters_that_were_kept_long_enough_leave_once_and_stay_away() {
         .await
         .unwrap();
     assert_eq!(stored(&store).await, [(0, 7, None)]);
+}
+
+/// Letters land and their reply is lost; while their writer sleeps, a log checkpoint is written past them. From there on the
+/// log does not tell whose version that was, only that it is not the one that was judged.
+#[tokio::test]
+async fn letters_that_landed_unheard_keep_their_file() {
+    let objects = FaultyStore::new(11, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), unhurried());
+    let mut letters = store.dead_letters("clicks").await.unwrap();
+    write(&mut letters, &[letter(0, 1, None)]).await.unwrap();
+    let others = store.clone();
+    let meanwhile = async move { checkpointed(&others, &others.dead_letters_log("clicks")).await };
+    // Longer than a quarter of the log's retention: the log is read anew.
+    objects.lose_next_reply(Effect::Lands, meanwhile, 7 * AN_HOUR);
+    write(&mut letters, &[letter(0, 2, None)]).await.unwrap();
+    assert!(!objects.is_reply_to_come());
+    write(&mut letters, &[letter(0, 2, None), letter(0, 3, None)])
+        .await
+        .unwrap();
+    let wanted = [(0, 1, None), (0, 2, None), (0, 3, None)];
+    assert_eq!(stored(&store).await, wanted);
+}
+
+/// No reply, and days of sleep before the next put: by then the file may have been swept.
+#[tokio::test]
+async fn letters_that_slept_for_days_name_no_swept_file() {
+    let objects = FaultyStore::new(12, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), unhurried());
+    let mut letters = store.dead_letters("clicks").await.unwrap();
+    let (others, behind) = (store.clone(), objects.clone());
+    let meanwhile = async move {
+        let log = others.dead_letters_log("clicks");
+        assert_eq!(swept_days_later(&others, &behind, &log).await, 1);
+    };
+    objects.lose_next_reply(Effect::Never, meanwhile, 72 * AN_HOUR);
+    let batch = [letter(0, 2, None)];
+    let written = write(&mut letters, &batch).await;
+    assert!(
+        matches!(written, Err(StoreError::StagedTooOld { .. })),
+        "{written:?}"
+    );
+    assert_eq!(write(&mut letters, &batch).await.unwrap().letters, 1);
+    assert_eq!(stored(&store).await, [(0, 2, None)]);
 }

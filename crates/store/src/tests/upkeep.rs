@@ -6,11 +6,11 @@ use futures::TryStreamExt as _;
 use object_store::{ObjectStore as _, ObjectStoreExt as _, path::Path};
 
 use super::{
-    faulty::{Faults, FaultyStore},
+    faulty::{Effect, Faults, FaultyStore},
     *,
 };
 use crate::{
-    CommitKind, CommitRecord, Maintenance,
+    CommitKind, CommitRecord, Maintenance, StoreError,
     action::{Draft, our_info},
     audit,
     log::Put,
@@ -142,7 +142,34 @@ async fn files_of_before_the_sweep_are_not_committed() {
         .staged_at
         .make_older(store.rules().orphan_retention / 2);
     let error = writer.commit(&staged, &facts(&list)).await.unwrap_err();
-    assert!(matches!(error, crate::StoreError::StagedTooOld { .. }));
+    assert!(matches!(error, StoreError::StagedTooOld { .. }));
+}
+
+/// No reply, and days of sleep before the next put: fresh when the commit was begun is not fresh when it is put.
+#[tokio::test]
+async fn a_commit_that_slept_for_days_names_no_swept_file() {
+    let objects = FaultyStore::new(13, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), unhurried());
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    let list = [(0, 0, 3)];
+    let staged = writer
+        .stage(once(panes_of(&spec(), &list)), None)
+        .await
+        .unwrap();
+    let (others, behind) = (store.clone(), objects.clone());
+    let meanwhile = async move {
+        let log = others.table_log("clicks_per_minute");
+        assert_eq!(swept_days_later(&others, &behind, &log).await, 1);
+    };
+    objects.lose_next_reply(Effect::Never, meanwhile, 72 * AN_HOUR);
+    let ending = writer.commit(&staged, &facts(&list)).await;
+    assert!(!objects.is_reply_to_come());
+    assert!(
+        matches!(ending, Err(StoreError::StagedTooOld { .. })),
+        "{ending:?}"
+    );
+    commit_ranges(&mut writer, &list).await;
+    assert_eq!(totals(&store).await, (3, 3));
 }
 
 /// A put that was given up lands in a place of the log that clean-up has freed: nobody reads it as a version of the table,
