@@ -117,7 +117,8 @@ impl Stream {
         let told = Told::default();
         let producer: BaseProducer<Told> = ClientConfig::new()
             .set("bootstrap.servers", brokers)
-            .set("linger.ms", "5")
+            // The embedded broker hands out a batch a request, so many small ones would be read slowly.
+            .set("linger.ms", "50")
             .create_with_context(told.clone())
             .expect("a producer");
         let stop = Arc::new(AtomicBool::new(false));
