@@ -138,7 +138,8 @@ impl Snapshot {
     /// Notes whose commit this was, also when the snapshot itself is then loaded anew.
     pub(crate) fn remember(&mut self, entry: &Entry) {
         if let Some(id) = entry.commit_id() {
-            if self.recent.len() == REMEMBERED_COMMITS {
+            // More than that are inherited.
+            while self.recent.len() >= REMEMBERED_COMMITS {
                 self.recent.pop_front();
             }
             self.recent.push_back((id.to_owned(), entry.version));

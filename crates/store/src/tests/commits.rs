@@ -11,7 +11,11 @@ use super::{
     faulty::{Faults, FaultyStore},
     *,
 };
-use crate::{Ending, StoreError, Verdict, audit};
+use crate::{
+    Ending, StoreError, Verdict,
+    action::{Draft, Entry, our_info},
+    audit,
+};
 
 const LAST: i64 = 60;
 
@@ -423,4 +427,32 @@ async fn an_epoch_whose_events_were_all_filtered_moves_the_offsets() {
         .unwrap();
     let error = writer.commit(&staged, &broken).await.unwrap_err();
     assert_eq!(error.class(), alluvium_types::ErrorClass::Bug);
+}
+
+#[tokio::test]
+async fn commit_ids_are_remembered_up_to_a_bound() {
+    let store = in_memory();
+    let writer = opened(&store, &[(0, 0)]).await;
+    let log = writer.maintenance_log();
+    let entry = |version: i64| {
+        let draft = Draft {
+            info: our_info("commit", "clicks"),
+            ..Draft::default()
+        };
+        Entry::parse(version, &draft.encode(&version.to_string(), 0)).unwrap()
+    };
+    let mut snapshot = log.load().await.unwrap().unwrap();
+    for version in 0..2000 {
+        snapshot.remember(&entry(version));
+    }
+    // Whoever sleeps loads the table anew, and what was known before is kept.
+    let mut newest = log.load().await.unwrap().unwrap();
+    newest.inherit(&mut snapshot);
+    newest.remember(&entry(2000));
+    let known = |version: &i64| newest.version_of(&version.to_string()).is_some();
+    let count = (0..=2000).filter(known).count();
+    assert!(
+        count <= 1024 && (1000..=2000).all(|version| known(&version)),
+        "{count}"
+    );
 }

@@ -138,14 +138,14 @@ async fn a_merge_that_does_not_know_itself(since: Since) {
     // Longer than a quarter of the log's retention: the log is read anew.
     objects.lose_next_reply(Effect::Lands, meanwhile, 7 * AN_HOUR);
     let ending = compactor.commit(&choice, rows, &staged).await.unwrap();
+    let file = object_store::path::Path::from(path);
+    let found = object_store::ObjectStoreExt::head(&store.object_store(), &file).await;
+    assert!(found.is_ok(), "{since:?}: {file} is gone");
     let (wanted, events) = match since {
         Since::Live => (CompactionEnding::Committed { version: 6 }, 4),
         Since::MergedAgain => (CompactionEnding::Overtaken, 12),
     };
     assert_eq!(ending, wanted);
-    let file = object_store::path::Path::from(path);
-    let found = object_store::ObjectStoreExt::head(&store.object_store(), &file).await;
-    assert!(found.is_ok(), "{since:?}: {file} is gone");
     let sum = (0..events).map(i128::from).sum();
     assert_eq!(totals(&store).await, (events, sum));
 }
