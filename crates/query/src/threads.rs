@@ -16,9 +16,13 @@ const STEPS: i32 = 10;
 /// The lowest priority that Linux has.
 const NICEST: i32 = 19;
 
-/// Threads that execute queries, and as many that write answers: half of the cores, and two at least, so that one query that does
-/// not yield does not stop the others. On two or three cores those are as many threads as ingestion has cores: what keeps
-/// queries from harming it is their priority, not their number.
+/// Spare threads that execute: so many for each that a query is planned for. Joins that compare every row with every other do not
+/// yield while they find nothing, and keep their threads beyond the end of their time, which nobody can take back; the others
+/// need some that are left.
+const SPARE: usize = 4;
+
+/// Threads that one query is planned for, and as many that write answers: half of the cores, and two at least. On two or three
+/// cores those are as many threads as ingestion has cores: what keeps queries from harming it is their priority, not their number.
 pub(crate) fn threads_for_queries() -> usize {
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     (cores / 2).max(2)
@@ -63,7 +67,7 @@ impl Threads {
     pub(crate) fn workers() -> io::Result<Self> {
         Self::of(
             Builder::new_multi_thread()
-                .worker_threads(threads_for_queries())
+                .worker_threads(threads_for_queries() * SPARE)
                 .thread_name("alluvium-query")
                 .on_thread_start(give_way),
         )

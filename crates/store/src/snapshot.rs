@@ -226,7 +226,7 @@ impl Snapshot {
 
     /// Whether a file is live, or was and is not forgotten yet.
     pub(crate) fn has_or_had(&self, relative: &str) -> bool {
-        self.has(relative) || self.removed.contains_key(&self.full_path(relative))
+        self.has(relative) || self.removed_at(&self.full_path(relative)).is_some()
     }
 
     fn committed_file(&mut self, add: &Add) -> CommittedFile {

@@ -179,15 +179,16 @@ async fn a_late_put_into_a_freed_place_is_no_part_of_the_history() {
     let objects = FaultyStore::new(14, Faults::default());
     let store = Store::over(Arc::new(objects.clone()), rules());
     let mut writer = opened(&store, &[(0, 0)]).await;
+    let mut upkeep = store.upkeep("clicks_per_minute");
     for at in 0..50 {
         commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
-        writer.maintain().await.unwrap();
+        upkeep.run().await.unwrap();
     }
     let before = store.history("clicks_per_minute").await.unwrap();
     let clean_up = async |age| {
         objects.age.store(age, Ordering::Relaxed);
-        let mut other = store.table(&spec()).await.unwrap();
-        other.maintain().await.unwrap().log_files_removed
+        let mut other = store.upkeep("clicks_per_minute");
+        other.run().await.unwrap().log_files_removed
     };
     assert!(clean_up(A_WEEK).await > 10);
     assert_eq!(store.history("clicks_per_minute").await.unwrap(), before);
