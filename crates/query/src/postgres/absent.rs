@@ -11,7 +11,7 @@ use datafusion::{
 };
 
 /// Each with its columns: text, or what stands behind the colon.
-const RELATIONS: [(&str, &str); 25] = [
+const RELATIONS: [(&str, &str); 24] = [
     (
         "pg_available_extension_versions",
         "name version installed:bool superuser:bool trusted:bool relocatable:bool schema requires:texts comment",
@@ -57,11 +57,6 @@ const RELATIONS: [(&str, &str); 25] = [
         "pg_sequences",
         "schemaname sequencename sequenceowner data_type start_value:long min_value:long max_value:long increment_by:long \
          cycle:bool cache_size:long last_value:long",
-    ),
-    (
-        "pg_shadow",
-        "usename usesysid:int usecreatedb:bool usesuper:bool userepl:bool usebypassrls:bool passwd valuntil:moment \
-         useconfig:texts",
     ),
     (
         "pg_stat_activity",
