@@ -20,7 +20,7 @@ use gungraun::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
-#[path = "common/mod.rs"]
+#[path = "common/event.rs"]
 mod common;
 
 const EVENTS: usize = 4000;

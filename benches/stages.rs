@@ -26,6 +26,7 @@ use datafusion::{
 };
 use rand::{SeedableRng, rngs::StdRng};
 
+#[path = "common/event.rs"]
 mod common;
 
 /// The binary's allocator.
