@@ -8,4 +8,5 @@ pub(crate) mod server;
 pub(crate) mod topic;
 pub(crate) mod usage;
 
+#[allow(unused_imports, reason = "no bench uses all of it")]
 pub(crate) use event::{MINUTES, event};

@@ -139,7 +139,8 @@ impl Stream {
                     producer.poll(Duration::from_millis(10));
                     continue;
                 }
-                for _ in number..due.min(number + 500) {
+                let until = due.min(number + 500);
+                while number < until {
                     let key = random.random_range(0..self.keys);
                     let amount = random.random_range(self.amounts.clone());
                     let minute = number * 1000 / self.per_second / self.minute.as_millis() as u64;

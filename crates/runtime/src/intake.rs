@@ -33,7 +33,7 @@ const TAKES_PER_ROUND: usize = 32;
 /// How long intake sleeps in the broker's queue when something waits for room, or when records can arrive without waking it.
 const SHORT_IDLE: Duration = Duration::from_millis(5);
 /// How long it sleeps when nothing waits and whatever arrives wakes it: rebalances and ticks come late by this at most. A
-/// process with nothing to do costs a hundredth of a core with it, a third of what it costs with the short one.
+/// process with nothing to do costs a hundredth of a core with it, less than half of what it costs with the short one.
 const LONG_IDLE: Duration = Duration::from_millis(20);
 /// How often the status board is told about partitions.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
