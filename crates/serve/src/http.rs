@@ -1,7 +1,7 @@
 //! The HTTP door: SQL in JSON, answers in the format the client asks for, and what operators ask.
 //!
 //! Owns routes, status codes, the life of the server and how many sockets it has. Does not own a single connection
-//! ([`connection`]), formats ([`format`]) or queries.
+//! (`connection`), formats ([`format`]) or queries.
 
 mod body;
 mod connection;
