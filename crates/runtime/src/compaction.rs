@@ -7,11 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -24,7 +20,7 @@ use alluvium_store::{
 use alluvium_types::{ErrorClass, MemoryBudget};
 use tokio::runtime::{Handle, Runtime};
 
-use crate::message::WAKE;
+use crate::background::{Background, Stop};
 
 /// How often it looks whether there is something to merge.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -303,52 +299,24 @@ impl Shares {
     }
 }
 
-/// The thread of a server that merges files of the tables it writes, beside everything else.
-pub(crate) struct CompactionThread {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl CompactionThread {
-    pub(crate) fn start(
-        store: Store,
-        budget: MemoryBudget,
-        publisher: Arc<Publisher>,
-    ) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let io = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("compaction-io")
-            .enable_all()
-            .build()?;
+/// Starts the thread of a server that merges files of the tables it writes, beside everything else. Told to stop, it ends after
+/// the batch in hand.
+pub(crate) fn start(
+    store: Store,
+    budget: MemoryBudget,
+    publisher: Arc<Publisher>,
+) -> io::Result<Background> {
+    Background::start("compaction", move |stop, io| {
         let mut work = Work {
             store,
             budget,
             publisher,
-            stop: stop.clone(),
+            stop,
             io,
             tables: BTreeMap::new(),
         };
-        let thread = thread::Builder::new()
-            .name("compaction".into())
-            .spawn(move || work.run())?;
-        Ok(Self { stop, thread })
-    }
-
-    /// Asks it to end after the batch in hand.
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    pub(crate) fn join(self) {
-        if let Err(panic) = self.thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    }
+        work.run();
+    })
 }
 
 /// What is known of one table.
@@ -366,38 +334,27 @@ struct Work {
     store: Store,
     budget: MemoryBudget,
     publisher: Arc<Publisher>,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     io: Runtime,
     tables: BTreeMap<Arc<str>, Known>,
 }
 
 impl Work {
     fn run(&mut self) {
-        while !self.is_stopped() {
+        while !self.stop.is_asked() {
             // What is counted already comes first.
             let next = match self.budget.is_half_used() {
                 true => None,
                 false => self.most_worth(),
             };
             match next {
-                None => self.rest(LOOK_EVERY),
+                None => self.stop.rest(LOOK_EVERY),
                 Some((table, version)) => {
                     let begun = Instant::now();
                     self.merge(&table, version);
-                    self.rest(begun.elapsed() * REST);
+                    self.stop.rest(begun.elapsed() * REST);
                 }
             }
-        }
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
-    }
-
-    fn rest(&self, how_long: Duration) {
-        let until = Instant::now() + how_long;
-        while !self.is_stopped() && Instant::now() < until {
-            thread::sleep(WAKE.min(until.saturating_duration_since(Instant::now())));
         }
     }
 
@@ -451,7 +408,7 @@ impl Work {
             let Some(choice) = &chosen else {
                 return Ok(None);
             };
-            open.merge(choice, &|| stop.load(Ordering::Acquire))
+            open.merge(choice, &|| stop.is_asked())
         })();
         let label = |outcome: &'static str| metrics::counter!("alluvium_compactions_total", "table" => table.to_string(), "outcome" => outcome);
         match outcome {

@@ -13,6 +13,7 @@
 //! server merges files ([`TableCompaction`]), and one keeps up what lies behind the tables.
 
 mod assignment;
+mod background;
 mod clock;
 mod committer;
 mod compaction;

@@ -12,11 +12,12 @@ use alluvium_store::Store;
 use alluvium_types::{ErrorClass, MemoryBudget};
 
 use crate::{
-    Instance, PipelineConfig, RuntimeError, clock,
-    compaction::CompactionThread,
+    Instance, PipelineConfig, RuntimeError,
+    background::Background,
+    clock, compaction,
     message::WAKE,
     pipeline::{Pipeline, Shared},
-    upkeep::UpkeepThread,
+    upkeep,
 };
 
 /// An intake thread that has not polled for this long is wedged (K8).
@@ -45,8 +46,8 @@ pub struct Running {
     publisher: Arc<Publisher>,
     status: Arc<StatusBoard>,
     budget: MemoryBudget,
-    compaction: CompactionThread,
-    upkeep: UpkeepThread,
+    compaction: Background,
+    upkeep: Background,
     _instance: Option<Instance>,
 }
 
@@ -91,8 +92,8 @@ impl Server {
             .map(|pipeline| Pipeline::start(pipeline, shared.clone()))
             .collect::<io::Result<_>>()?;
         let store = shared.store;
-        let compaction = CompactionThread::start(store.clone(), budget.clone(), publisher.clone())?;
-        let upkeep = UpkeepThread::start(store, &plans, publisher.clone())?;
+        let compaction = compaction::start(store.clone(), budget.clone(), publisher.clone())?;
+        let upkeep = upkeep::start(store, &plans, publisher.clone())?;
         Ok(Running {
             pipelines,
             publisher,

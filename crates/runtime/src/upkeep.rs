@@ -8,11 +8,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +16,10 @@ use alluvium_plan::{Plan, Publisher};
 use alluvium_store::{Store, Upkeep};
 use tokio::runtime::Runtime;
 
-use crate::message::WAKE;
+use crate::{
+    background::{Background, Stop},
+    message::WAKE,
+};
 
 /// How often it looks whether something is due for a table.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -29,58 +28,29 @@ const LOOK_AT_LETTERS_EVERY: Duration = Duration::from_secs(60);
 /// How long a table is left alone after its upkeep failed.
 const AFTER_TROUBLE: Duration = Duration::from_secs(30);
 
-/// The thread, seen from the one who started it.
-pub(crate) struct UpkeepThread {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<()>,
-}
-
-impl UpkeepThread {
-    /// Starts it for what `publisher` publishes, and for the dead letters of these pipelines.
-    pub(crate) fn start(
-        store: Store,
-        plans: &[Arc<Plan>],
-        publisher: Arc<Publisher>,
-    ) -> io::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let io = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("upkeep-io")
-            .enable_all()
-            .build()?;
-        let letters = plans
-            .iter()
-            .map(|plan| Kept::new(store.upkeep_of_dead_letters(&plan.name, plan.keep_dead_letters)))
-            .collect();
+/// Starts it for what `publisher` publishes, and for the dead letters of these pipelines. Told to stop, it ends where it is: what
+/// it leaves unfinished is what a crash would leave.
+pub(crate) fn start(
+    store: Store,
+    plans: &[Arc<Plan>],
+    publisher: Arc<Publisher>,
+) -> io::Result<Background> {
+    let letters = plans
+        .iter()
+        .map(|plan| Kept::new(store.upkeep_of_dead_letters(&plan.name, plan.keep_dead_letters)))
+        .collect();
+    Background::start("upkeep", move |stop, io| {
         let work = Work {
             store,
             publisher,
-            stop: stop.clone(),
+            stop,
             io,
             tables: BTreeMap::new(),
             letters,
             is_cut_off: false,
         };
-        let thread = thread::Builder::new()
-            .name("upkeep".into())
-            .spawn(move || work.run())?;
-        Ok(Self { stop, thread })
-    }
-
-    /// Asks it to end where it is: what it leaves unfinished is what a crash would leave.
-    pub(crate) fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn is_over(&self) -> bool {
-        self.thread.is_finished()
-    }
-
-    pub(crate) fn join(self) {
-        if let Err(panic) = self.thread.join() {
-            std::panic::resume_unwind(panic);
-        }
-    }
+        work.run();
+    })
 }
 
 /// One table, and when it may be looked at again.
@@ -105,7 +75,7 @@ impl Kept {
 struct Work {
     store: Store,
     publisher: Arc<Publisher>,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
     io: Runtime,
     tables: BTreeMap<Arc<str>, Kept>,
     letters: Vec<Kept>,
@@ -115,7 +85,7 @@ struct Work {
 
 impl Work {
     fn run(mut self) {
-        while !self.is_stopped() {
+        while !self.stop.is_asked() {
             let published = self.publisher.current();
             for (name, table) in &published.tables {
                 let store = &self.store;
@@ -133,7 +103,7 @@ impl Work {
                     self.is_cut_off |= !keep_up(&self.io, &self.stop, kept, LOOK_AT_LETTERS_EVERY);
                 }
             }
-            self.rest();
+            self.stop.rest(LOOK_EVERY);
         }
         if self.is_cut_off {
             // What was under way would panic in a runtime that ends, and a request that never ends must not hold the end of
@@ -141,25 +111,14 @@ impl Work {
             std::mem::forget(self.io);
         }
     }
-
-    fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
-    }
-
-    fn rest(&self) {
-        let until = Instant::now() + LOOK_EVERY;
-        while !self.is_stopped() && Instant::now() < until {
-            thread::sleep(WAKE.min(until.saturating_duration_since(Instant::now())));
-        }
-    }
 }
 
 /// Does what is due for one table, which is then left alone for `pause`; whether it came to its end before this was told to
 /// stop.
-fn keep_up(io: &Runtime, stop: &AtomicBool, kept: &mut Kept, pause: Duration) -> bool {
+fn keep_up(io: &Runtime, stop: &Stop, kept: &mut Kept, pause: Duration) -> bool {
     let begun = Instant::now();
     let stopped = async {
-        while !stop.load(Ordering::Acquire) {
+        while !stop.is_asked() {
             tokio::time::sleep(WAKE).await;
         }
     };
