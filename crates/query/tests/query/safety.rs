@@ -410,11 +410,6 @@ fn threads_of_queries_give_way() {
     assert_eq!(lines(&result), ["2"]);
     let clients = alluvium_query::runtime_for_clients("these-clients").unwrap();
     clients.block_on(async { tokio::spawn(async {}).await.unwrap() });
-    let all = threads();
-    let of = |name: &str| -> Vec<i64> {
-        let named = all.iter().filter(|(thread, _)| thread == name);
-        named.map(|(_, nice)| *nice).collect()
-    };
     let own = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
     let own = own
         .rsplit_once(')')
@@ -424,13 +419,22 @@ fn threads_of_queries_give_way() {
         .nth(16)
         .unwrap();
     let ordinary: i64 = own.parse().unwrap();
-    assert!(ordinary < 19, "{all:?}");
+    // Those that were started by such a thread stand where it stands, and no further behind.
+    let behind = (ordinary + 10).min(19);
+    assert!(ordinary < behind);
     for name in ["alluvium-query", "these-clients"] {
-        let behind = of(name);
-        assert!(behind.len() >= 2, "{all:?}");
-        // Those that were started by such a thread stand where it stands, and no further behind.
-        let all_behind = behind.iter().all(|nice| *nice == (ordinary + 10).min(19));
-        assert!(all_behind, "{all:?}");
+        // A thread has its name a moment before it gives way, and may have to wait for a core in between.
+        let patience = Instant::now() + Duration::from_secs(60);
+        loop {
+            let all = threads();
+            let named = all.iter().filter(|(thread, _)| thread == name);
+            let nice: Vec<i64> = named.map(|(_, nice)| *nice).collect();
+            if nice.len() >= 2 && nice.iter().all(|nice| *nice == behind) {
+                break;
+            }
+            assert!(Instant::now() < patience, "{all:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 
