@@ -3,6 +3,7 @@
 //! Only this package reads arguments, environment and signals, or installs anything for the whole
 //! process.
 
+mod allocator;
 mod balances;
 mod cells;
 mod cli;
@@ -26,11 +27,9 @@ use cli::{Cli, Parsed, UserWanted, Wanted, When};
 use failure::Failure;
 use tracing_subscriber::filter::LevelFilter;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     refuse_huge_pages();
+    allocator::give_back_soon();
     let cli = match Cli::from_process() {
         Parsed::Known(cli) => cli,
         Parsed::Planned(answer) => return answer.report(),

@@ -16,10 +16,13 @@ use alluvium_types::{
     Timestamp,
 };
 use bytes::Bytes;
-use datafusion::arrow::{
-    array::{Array, AsArray, BooleanArray, RecordBatch},
-    compute::filter_record_batch,
-    datatypes::TimestampMicrosecondType,
+use datafusion::{
+    arrow::{
+        array::{Array, AsArray, BooleanArray, RecordBatch},
+        compute::filter_record_batch,
+        datatypes::TimestampMicrosecondType,
+    },
+    execution::memory_pool::MemoryPool,
 };
 
 use crate::{
@@ -44,6 +47,8 @@ pub struct EpochFold {
     observed: Vec<ObservedBatch>,
     /// Counts rejects and observed times; plans count their states themselves.
     reservation: Reservation,
+    /// Where plans count them.
+    states: Arc<dyn MemoryPool>,
 }
 
 /// Raw batches that follow each other in one partition's log. They are decoded one by one, as small as they come, and
@@ -242,6 +247,7 @@ impl EpochFold {
             rejects: Vec::new(),
             observed: Vec::new(),
             reservation: budget.reserve(0),
+            states: context.memory_pool().clone(),
         })
     }
 
@@ -519,9 +525,13 @@ impl EpochFold {
         let mut reservation = self.reservation;
         let mut tables = Vec::with_capacity(self.tables.len());
         for table in self.tables {
+            // States become columns at once, which a plan counts as little as its states from then on. They are as large
+            // together.
+            let held = reservation.bytes();
+            reservation.resize(held + self.states.reserved());
             let part = table.finish()?;
             let panes: usize = part.panes.iter().map(pane_size).sum();
-            reservation.resize(reservation.bytes() + panes);
+            reservation.resize(held + panes);
             tables.push(part);
         }
         Ok(EpochPart {

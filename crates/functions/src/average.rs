@@ -23,7 +23,7 @@ use datafusion::{
 use crate::{
     scalar::{self, Scalar},
     single_state::{Definition, Rows, SingleState, States},
-    sum::{Sums, Total, overflow, sum_type, widen},
+    sum::{Sums, Total, for_each_widened, overflow, sum_type},
 };
 
 /// Digits that an average of decimals has more than its values, as far as 38 digits allow.
@@ -185,8 +185,8 @@ impl<T: Total> States for Averages<T> {
         if self.untouched == Untouched::Null {
             return self.merge(values, rows);
         }
-        let values = widen::<T>(values, &self.sum_type)?;
-        rows.for_each_value(&values, |group, value| {
+        let sum_type = self.sum_type.clone();
+        for_each_widened::<T>(values, &sum_type, rows, |group, value| {
             self.counts[group] += 1;
             self.touched[group] = true;
             self.sums.add(group, value)

@@ -134,6 +134,8 @@ pub(crate) trait Total: ArrowPrimitiveType + fmt::Debug + Send + Sync {
     fn minus(total: Self::Native, value: Self::Native) -> Option<Self::Native>;
     /// Whether a column of the total's type can hold it.
     fn fits(total: Self::Native) -> bool;
+    /// A whole number as a total without decimal places.
+    fn whole(value: i64) -> Self::Native;
     /// Equal values have equal keys.
     fn key(value: Self::Native) -> u128;
     /// The value of a key.
@@ -151,6 +153,10 @@ impl Total for Int64Type {
 
     fn fits(_: i64) -> bool {
         true
+    }
+
+    fn whole(value: i64) -> i64 {
+        value
     }
 
     fn key(value: i64) -> u128 {
@@ -177,6 +183,10 @@ impl Total for Decimal128Type {
         Self::is_valid_decimal_precision(total, DECIMAL128_MAX_PRECISION)
     }
 
+    fn whole(value: i64) -> i128 {
+        value.into()
+    }
+
     fn key(value: i128) -> u128 {
         value as u128
     }
@@ -197,6 +207,10 @@ impl Total for Float64Type {
 
     fn fits(_: f64) -> bool {
         true
+    }
+
+    fn whole(value: i64) -> f64 {
+        value as f64
     }
 
     // Both zeros are one value, and so are all that are no number.
@@ -284,8 +298,10 @@ impl<T: Total> States for Sums<T> {
     }
 
     fn update(&mut self, values: &ArrayRef, rows: &Rows<'_>) -> Result<()> {
-        let values = widen::<T>(values, &self.data_type)?;
-        rows.for_each_value(&values, |group, value| self.add(group, value))
+        let data_type = self.data_type.clone();
+        for_each_widened::<T>(values, &data_type, rows, |group, value| {
+            self.add(group, value)
+        })
     }
 
     fn merge(&mut self, states: &ArrayRef, rows: &Rows<'_>) -> Result<()> {
@@ -307,6 +323,23 @@ impl<T: Total> States for Sums<T> {
     fn copied(&self) -> Box<dyn States> {
         Box::new(self.clone())
     }
+}
+
+/// Calls `fold` with the group of each selected row and its value as `T`, which is at least as wide; without copying where
+/// values are that already, or whole numbers that one step widens.
+#[inline]
+pub(crate) fn for_each_widened<T: Total>(
+    values: &ArrayRef,
+    data_type: &DataType,
+    rows: &Rows<'_>,
+    mut fold: impl FnMut(usize, T::Native) -> Result<()>,
+) -> Result<()> {
+    if let DataType::Decimal128(_, 0) = data_type
+        && let Some(whole) = values.as_primitive_opt::<Int64Type>()
+    {
+        return rows.for_each_value(whole, |group, value| fold(group, T::whole(value)));
+    }
+    rows.for_each_value(&widen::<T>(values, data_type)?, fold)
 }
 
 /// The values as `T`, which is at least as wide; without copying where they are that already.

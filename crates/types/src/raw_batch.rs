@@ -40,14 +40,40 @@ struct Entry {
     headers: Range<u32>,
 }
 
-/// Kafka's timestamps of records, from the oldest to the newest; `None`: none has one.
-type Written = Option<(Timestamp, Timestamp)>;
+/// Kafka's timestamps of records: the oldest and the newest. Before the first one, the newest lies before the oldest: each is
+/// compared by itself for every record, which an `Option` of both is not.
+#[derive(Clone, Copy, Debug)]
+struct Written {
+    oldest: i64,
+    newest: i64,
+}
 
-fn widened(written: Written, timestamp: Option<Timestamp>) -> Written {
-    match (written, timestamp) {
-        (Some((oldest, newest)), Some(time)) => Some((oldest.min(time), newest.max(time))),
-        (None, Some(time)) => Some((time, time)),
-        (written, None) => written,
+impl Default for Written {
+    fn default() -> Self {
+        Self {
+            oldest: i64::MAX,
+            newest: i64::MIN,
+        }
+    }
+}
+
+impl Written {
+    #[inline]
+    fn widen(&mut self, timestamp: Option<Timestamp>) {
+        if let Some(timestamp) = timestamp {
+            self.oldest = self.oldest.min(timestamp.micros());
+            self.newest = self.newest.max(timestamp.micros());
+        }
+    }
+
+    fn get(self) -> Option<(Timestamp, Timestamp)> {
+        let stretch = (self.oldest <= self.newest).then_some((self.oldest, self.newest));
+        stretch.map(|(oldest, newest)| {
+            (
+                Timestamp::from_micros(oldest),
+                Timestamp::from_micros(newest),
+            )
+        })
     }
 }
 
@@ -147,10 +173,13 @@ impl RawBatch {
     /// Kafka's timestamps of its records, from the oldest to the newest; `None`: none has one.
     pub fn written(&self) -> Option<(Timestamp, Timestamp)> {
         if self.len() == self.shared.entries.len() {
-            return self.shared.written;
+            return self.shared.written.get();
         }
-        self.records()
-            .fold(None, |written, record| widened(written, record.timestamp()))
+        let mut written = Written::default();
+        for record in self.records() {
+            written.widen(record.timestamp());
+        }
+        written.get()
     }
 
     /// The records, in offset order.
@@ -216,7 +245,7 @@ impl RawBatchBuilder {
             buffer: pool.take(bytes),
             entries: Vec::with_capacity(records),
             headers: Vec::new(),
-            written: None,
+            written: Written::default(),
             pool: Some(pool.clone()),
         }
     }
@@ -275,7 +304,7 @@ impl RawBatchBuilder {
             headers: first_header..self.headers.len() as u32,
         };
         self.entries.push(entry);
-        self.written = widened(self.written, timestamp);
+        self.written.widen(timestamp);
     }
 
     /// A batch over bytes that stand in `buffer` already, a buffer of `pool`; [`index`](Self::index) says what is a
@@ -292,7 +321,7 @@ impl RawBatchBuilder {
             buffer,
             entries: Vec::with_capacity(records),
             headers: Vec::new(),
-            written: None,
+            written: Written::default(),
             pool: Some(pool.clone()),
         }
     }
@@ -327,7 +356,7 @@ impl RawBatchBuilder {
             headers: first_header..self.headers.len() as u32,
         };
         self.entries.push(entry);
-        self.written = widened(self.written, timestamp);
+        self.written.widen(timestamp);
     }
 
     #[inline]
