@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use alluvium_source::{Assignments, Broker, DrainKind, KafkaDrain, Subscription};
+use alluvium_source::{Assignments, Broker, DrainKind, KafkaDrain, Recorded, Subscription};
 use alluvium_types::{AssignmentGeneration, MemoryBudget, Timestamp, TopicPartition};
 use rdkafka::Message;
 use serde::Deserialize;
@@ -39,8 +39,17 @@ impl Assignments for FromTheBeginning {
         &self,
         partitions: &[TopicPartition],
         _deadline: Instant,
-    ) -> Option<BTreeMap<TopicPartition, i64>> {
-        Some(partitions.iter().map(|name| (name.clone(), 0)).collect())
+    ) -> Option<BTreeMap<TopicPartition, Recorded>> {
+        let start = Recorded {
+            offset: 0,
+            topic: None,
+        };
+        Some(
+            partitions
+                .iter()
+                .map(|name| (name.clone(), start))
+                .collect(),
+        )
     }
 }
 

@@ -152,7 +152,7 @@ def created_again_while_away(site: Site) -> list[str]:
     site.created_again()
     site.produce(3_000, counted=False)
     site.server.start()
-    return site.halted("created again") + site.audited()
+    return site.halted("created again") + site.answers() + site.audited()
 
 
 def created_again_with_less(site: Site) -> list[str]:
@@ -228,6 +228,7 @@ SCENARIOS = [
     ("offsets come late", offsets_come_late, "direct", {"s3": True}),
     ("created again while it is read", created_again_while_read, "direct", {}),
     ("created again while away", created_again_while_away, "direct", {}),
+    ("created again while away, portable", created_again_while_away, "portable", {}),
     ("created again with less", created_again_with_less, "direct", {}),
     ("created again with less, portable", created_again_with_less, "portable", {}),
     ("retention passes", retention_passes, "direct", {}),

@@ -112,7 +112,11 @@ async fn run(plan: &Arc<Plan>, lines: &[ReplayLine], store: &Store, cut: Cut) ->
             };
             let mut writer = store.table(&spec).await.expect("a table opens");
             writer
-                .record_start(&starts, &BTreeMap::from([(topic.clone(), cut.partitions)]))
+                .record_start(
+                    &starts,
+                    &BTreeMap::from([(topic.clone(), cut.partitions)]),
+                    &BTreeMap::new(),
+                )
                 .await
                 .expect("the start is recorded");
             writers.push(writer);

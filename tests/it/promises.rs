@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     process::{Process, alluvium, oracle_required, python, results, wait_for},
-    site::{Site, TOPIC, broker},
+    site::{PARTITIONS, Site, TOPIC, broker},
 };
 
 fn sql(server_file: &Path, query: &str) -> Vec<Value> {
@@ -271,4 +271,70 @@ fn a_flood_of_broken_events_stops_its_pipeline_while_its_tables_answer() {
     server.process.signal("TERM");
     let status = wait_for("its end", patience, || server.process.ended());
     assert_eq!(status.code(), Some(1), "{}", server.process.messages());
+}
+
+#[test]
+fn a_topic_that_was_made_anew_while_nobody_read_is_not_read_for_the_old_one() {
+    for drain in ["direct", "portable"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (former_broker, former) = broker(folder.path());
+        let site = Site::new(&former, "500ms");
+        let pipeline = site.path("pipelines/events.yaml");
+        let text = fs::read_to_string(&pipeline).unwrap();
+        let read_by = format!("start: earliest\n    drain: {drain}");
+        fs::write(&pipeline, text.replace("start: earliest", &read_by)).unwrap();
+        let events = folder.path().join("events.ndjson");
+        let line = r#"{"ts":"2026-03-08T12:00:00Z","key":"good","amount":1}"#;
+        let produce = |brokers: &str, count: usize| {
+            fs::write(&events, format!("{line}\n").repeat(count)).unwrap();
+            let file = events.to_str().unwrap();
+            results(&["produce", "--brokers", brokers, "--topic", TOPIC, file]);
+        };
+        let server_file = site.path("one.yaml");
+        let counted = || {
+            let query = "select coalesce(sum(events), 0) as n from per_key";
+            number(&sql(&server_file, query)[0]["n"])
+        };
+        let patience = Duration::from_secs(60);
+        let mut server = site.run("one");
+        produce(&former, 600);
+        wait_for("the events", patience, || (counted() == 600).then_some(()));
+        server.process.drain(Duration::from_secs(30));
+
+        // A fresh broker has a topic of that name with another id, and more events than before.
+        drop(former_broker);
+        let (_fresh_broker, fresh) = broker(folder.path());
+        produce(&fresh, 3_000);
+        let text = fs::read_to_string(&server_file).unwrap();
+        fs::write(&server_file, text.replace(&former, &fresh)).unwrap();
+        let mut server = site.run("one");
+        let halted = wait_for("every partition to halt", patience, || {
+            let status: Value = reqwest::blocking::get(format!("{}/v1/status", server.url))
+                .ok()?
+                .json()
+                .ok()?;
+            let pipelines = status.as_array().or_else(|| status["pipelines"].as_array());
+            let partitions = pipelines?.first()?["partitions"].as_array()?.clone();
+            let halted: Vec<String> = partitions
+                .iter()
+                .filter_map(|partition| Some(partition["halted"].as_str()?.to_owned()))
+                .collect();
+            (halted.len() == PARTITIONS as usize).then_some(halted)
+        });
+        assert!(
+            halted.iter().all(|why| why.contains("created again")),
+            "{drain}: {halted:?}"
+        );
+        let metrics = reqwest::blocking::get(format!("{}/metrics", server.url)).unwrap();
+        let metrics = metrics.text().unwrap();
+        assert!(
+            metrics
+                .lines()
+                .any(|line| line.starts_with("alluvium_partition_halts_total")
+                    && line.ends_with(&format!(" {PARTITIONS}"))),
+            "{metrics}"
+        );
+        assert_eq!(counted(), 600, "{drain}: nothing of the new topic counts");
+        server.process.drain(Duration::from_secs(30));
+    }
 }

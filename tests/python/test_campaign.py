@@ -99,7 +99,9 @@ def right_root():
         table = Table(columns)
         table.version({"kind": "create"})
         starts = {"events/0": 0, "events/1": 0}
-        table.version({"kind": "start", "starts": starts}, {APP.format(0): 0, APP.format(1): 0})
+        # The topic's id stands beside its offsets, and is none.
+        recorded = {APP.format(0): 0, APP.format(1): 0, APP.format("partitions"): 2, APP.format("id"): 2**62}
+        table.version({"kind": "start", "starts": starts}, recorded)
         first = commit({"events/0": [0, 4]}, balance(4, 3 + half, 0, 1 - half))
         table.version(first, {APP.format(0): 4}, [("a", panes([("ann", 3, 15)] + [("bob", 1, 7)] * half))])
         table.version(

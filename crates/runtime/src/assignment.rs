@@ -10,8 +10,8 @@ use std::{
     time::Instant,
 };
 
-use alluvium_source::Assignments;
-use alluvium_types::{AssignmentGeneration, Generation, TableSet, TopicPartition};
+use alluvium_source::{Assignments, Recorded};
+use alluvium_types::{AssignmentGeneration, Generation, TableSet, TopicId, TopicPartition};
 use crossbeam_channel::{Sender, bounded};
 
 use crate::message::ToCommitter;
@@ -55,15 +55,30 @@ impl Acknowledged {
     }
 }
 
-/// Where each table stands in each assigned partition (P19).
+/// Where each table stands in each assigned partition (P19), and which topics these are of (P18).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Standings {
     tables: Vec<BTreeMap<TopicPartition, i64>>,
+    topics: BTreeMap<Arc<str>, TopicId>,
 }
 
 impl Standings {
-    pub(crate) fn new(tables: Vec<BTreeMap<TopicPartition, i64>>) -> Self {
-        Self { tables }
+    pub(crate) fn new(
+        tables: Vec<BTreeMap<TopicPartition, i64>>,
+        topics: BTreeMap<Arc<str>, TopicId>,
+    ) -> Self {
+        Self { tables, topics }
+    }
+
+    /// The smallest recorded offset of every partition, with the recorded id of its topic.
+    pub(crate) fn recorded(&self) -> BTreeMap<TopicPartition, Recorded> {
+        self.starts()
+            .into_iter()
+            .map(|(partition, offset)| {
+                let topic = self.topics.get(&partition.topic).copied();
+                (partition, Recorded { offset, topic })
+            })
+            .collect()
     }
 
     /// The smallest recorded offset of every partition.
@@ -123,7 +138,7 @@ impl Assignments for Rebalance {
         &self,
         partitions: &[TopicPartition],
         deadline: Instant,
-    ) -> Option<BTreeMap<TopicPartition, i64>> {
+    ) -> Option<BTreeMap<TopicPartition, Recorded>> {
         let (reply, answer) = bounded(1);
         let request = ToCommitter::Starts {
             partitions: partitions.to_vec(),
@@ -131,8 +146,8 @@ impl Assignments for Rebalance {
             reply,
         };
         self.committer.send_deadline(request, deadline).ok()?;
-        let standings = Standings::new(answer.recv_deadline(deadline).ok()?);
-        let starts = standings.starts();
+        let standings = answer.recv_deadline(deadline).ok()?;
+        let starts = standings.recorded();
         *self
             .standings
             .lock()
@@ -149,8 +164,15 @@ mod tests {
     fn a_batch_is_cut_where_a_table_begins_to_want_it() {
         let partition = TopicPartition::new("t", 0);
         let at = |offset| BTreeMap::from([(partition.clone(), offset)]);
-        let standings = Standings::new(vec![at(10), at(25), at(10)]);
+        let id = TopicId::from_number(7);
+        let topics = BTreeMap::from([(partition.topic.clone(), id)]);
+        let standings = Standings::new(vec![at(10), at(25), at(10)], topics);
         assert_eq!(standings.starts(), at(10));
+        let recorded = Recorded {
+            offset: 10,
+            topic: Some(id),
+        };
+        assert_eq!(standings.recorded()[&partition], recorded);
         let both = TableSet::default().with(0).with(2);
         assert_eq!(standings.wanted(&partition, 10), (both, Some(25)));
         assert_eq!(standings.wanted(&partition, 25), (TableSet::all(3), None));

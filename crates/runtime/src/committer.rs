@@ -23,7 +23,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::{
     RuntimeError,
-    assignment::Acknowledged,
+    assignment::{Acknowledged, Standings},
     clock,
     freshness::Freshness,
     gather::{Complete, Gather},
@@ -211,7 +211,7 @@ impl Committer {
         flight: &mut Flight,
         partitions: Vec<TopicPartition>,
         generation: Generation,
-        reply: &Sender<Vec<BTreeMap<TopicPartition, i64>>>,
+        reply: &Sender<Standings>,
     ) {
         self.follow_generation(flight);
         if generation != flight.held {
@@ -219,7 +219,7 @@ impl Committer {
         }
         match self.read_starts(&partitions) {
             Ok(standings) => {
-                let smallest = smallest_offsets(&standings);
+                let smallest = standings.starts();
                 if let Err(error) = self.io.block_on(self.dead_letters.known(&smallest)) {
                     self.report(&error, "the dead letters cannot be read yet");
                     return;
@@ -240,13 +240,11 @@ impl Committer {
         }
     }
 
-    fn read_starts(
-        &mut self,
-        partitions: &[TopicPartition],
-    ) -> Result<Vec<BTreeMap<TopicPartition, i64>>, RuntimeError> {
+    fn read_starts(&mut self, partitions: &[TopicPartition]) -> Result<Standings, RuntimeError> {
         let store = RuntimeError::of_store(&self.plan.name);
         let kafka = RuntimeError::of_source(&self.plan.name);
         let mut standings = Vec::with_capacity(self.tables.len());
+        let mut topics = BTreeMap::new();
         for table in &mut self.tables {
             self.io.block_on(table.writer.refresh()).map_err(&store)?;
             let absent: Vec<TopicPartition> = partitions
@@ -267,10 +265,15 @@ impl Committer {
                         .filter_map(|(topic, count)| Some((topic, count?)))
                         .collect();
                 self.io
-                    .block_on(table.writer.record_start(&starts, &counts))
+                    .block_on(table.writer.record_start(&starts, &counts, &topics))
                     .map_err(&store)?;
             }
-            let offsets = &table.writer.checkpoint().offsets;
+            let checkpoint = table.writer.checkpoint();
+            // The first table that records a topic names it for all (P18).
+            for (topic, id) in &checkpoint.topics {
+                topics.entry(topic.clone()).or_insert(*id);
+            }
+            let offsets = &checkpoint.offsets;
             standings.push(
                 partitions
                     .iter()
@@ -278,7 +281,7 @@ impl Committer {
                     .collect(),
             );
         }
-        Ok(standings)
+        Ok(Standings::new(standings, topics))
     }
 
     /// The newest watermark that any table records for a partition.
@@ -728,8 +731,4 @@ impl Committer {
             status.reason = Some(format!("{error}; {consequence}"));
         });
     }
-}
-
-fn smallest_offsets(standings: &[BTreeMap<TopicPartition, i64>]) -> BTreeMap<TopicPartition, i64> {
-    crate::assignment::Standings::new(standings.to_vec()).starts()
 }

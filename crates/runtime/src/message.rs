@@ -15,7 +15,7 @@ use alluvium_types::{
 };
 use crossbeam_channel::Sender;
 
-use crate::RuntimeError;
+use crate::{RuntimeError, assignment::Standings};
 
 /// How long a thread sleeps in a channel before it looks at the generation and the stop flag.
 pub(crate) const WAKE: Duration = Duration::from_millis(50);
@@ -64,11 +64,11 @@ pub(crate) enum ToCommitter {
         generation: Generation,
         part: Box<EpochPart>,
     },
-    /// The recorded offsets of these partitions in each table; no answer when they cannot be read.
+    /// Where each table stands in these partitions; no answer when that cannot be read.
     Starts {
         partitions: Vec<TopicPartition>,
         generation: Generation,
-        reply: Sender<Vec<BTreeMap<TopicPartition, i64>>>,
+        reply: Sender<Standings>,
     },
     /// Every worker has handed over its last part: nothing follows.
     Close,

@@ -14,9 +14,10 @@ use std::{
 use alluvium_plan::{Drain, PipelineState, Plan, Publisher, Start, StatusBoard};
 use alluvium_source::{
     Broker, DrainKind, KafkaDrain, Subscription, log_bounds, offsets_at, partition_counts,
+    topic_ids,
 };
 use alluvium_store::{CommitKind, Store, TableSpec, TableWriter};
-use alluvium_types::{AssignmentGeneration, ErrorClass, MemoryBudget, TopicPartition};
+use alluvium_types::{AssignmentGeneration, ErrorClass, MemoryBudget, TopicId, TopicPartition};
 use crossbeam_channel::{SendTimeoutError, Sender, bounded};
 
 use crate::{
@@ -302,9 +303,9 @@ impl Life {
             .collect()
     }
 
-    /// Resolves the start once for all tables and records it where it is absent (P15). Partitions that
-    /// appear later are started at their low mark on assignment (P16). Returns how many partitions the
-    /// topics have in all.
+    /// Resolves the start once for all tables and records it where it is absent (P15), with the ids of the topics
+    /// (P18). Partitions that appear later are started at their low mark on assignment (P16). Returns how many
+    /// partitions the topics have in all.
     fn record_starts(
         &self,
         io: &tokio::runtime::Runtime,
@@ -332,6 +333,23 @@ impl Life {
             })
             .collect();
 
+        // Before any offset is asked for: of a topic that is made anew in between, the former id is recorded, and its
+        // partitions halt.
+        let topics =
+            topic_ids(&self.config.broker, &plan.source.topics, BROKER_PATIENCE).map_err(kafka)?;
+        for topic in plan
+            .source
+            .topics
+            .iter()
+            .filter(|topic| !topics.contains_key(*topic))
+        {
+            tracing::warn!(
+                pipeline = %plan.name,
+                %topic,
+                "the broker gives topics no ids: should this one be deleted and created again, only its offsets can show it"
+            );
+        }
+
         let begun: Vec<bool> = tables
             .iter()
             .map(|table| !table.checkpoint().offsets.is_empty())
@@ -339,6 +357,7 @@ impl Life {
         let mut adopted = None;
         if let Some(first) = begun.iter().position(|&begun| begun) {
             if begun.iter().all(|&begun| begun) {
+                self.record(io, tables, &BTreeMap::new(), &BTreeMap::new(), topics)?;
                 return Ok(partitions.len());
             }
             // A crash between the start commits of two tables leaves the one that was first at its
@@ -357,11 +376,29 @@ impl Life {
             Some(starts) => starts,
             None => self.resolve_start(&partitions)?,
         };
-        for table in tables {
-            io.block_on(table.record_start(&starts, &counts))
-                .map_err(|source| self.store(source))?;
-        }
+        self.record(io, tables, &starts, &counts, topics)?;
         Ok(partitions.len())
+    }
+
+    /// Records starts, counts and ids in every table where they are absent. What a table before records of a topic
+    /// goes before what the broker says: all tables hold offsets of the same one (P18).
+    fn record(
+        &self,
+        io: &tokio::runtime::Runtime,
+        tables: &mut [TableWriter],
+        starts: &BTreeMap<TopicPartition, i64>,
+        counts: &BTreeMap<Arc<str>, i32>,
+        mut topics: BTreeMap<Arc<str>, TopicId>,
+    ) -> Result<(), RuntimeError> {
+        for table in tables.iter().rev() {
+            topics.extend(table.checkpoint().topics.clone());
+        }
+        for table in tables {
+            io.block_on(table.record_start(starts, counts, &topics))
+                .map_err(|source| self.store(source))?;
+            topics.extend(table.checkpoint().topics.clone());
+        }
+        Ok(())
     }
 
     /// Whether a table holds more than its own creation and start.

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium_types::{AssignmentGeneration, ErrorClass, Generation, TopicPartition};
+use alluvium_types::{AssignmentGeneration, ErrorClass, Generation, TopicId, TopicPartition};
 use rdkafka::{
     ClientContext, Offset, Statistics, TopicPartitionList,
     client::OAuthToken,
@@ -31,6 +31,15 @@ use crate::{
     token::{Tokens, generate},
 };
 
+/// What is recorded of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorded {
+    /// The next offset to read.
+    pub offset: i64,
+    /// Which topic of its name the offset belongs to; `None`: that was not known when it was recorded.
+    pub topic: Option<TopicId>,
+}
+
 /// What the drain asks while it holds the poll thread inside a rebalance (P17, P27).
 ///
 /// Both calls block the consumer group: they return by the deadline.
@@ -40,14 +49,14 @@ pub trait Assignments: Send + Sync + 'static {
     /// acknowledged or the deadline has passed. Not called while the drain closes.
     fn revoked(&self, deadline: Instant);
 
-    /// The recorded next offsets of these partitions. A partition left out halts as
+    /// The recorded next offsets of these partitions, and whose they are. A partition left out halts as
     /// [`Halt::Unrecorded`](crate::Halt::Unrecorded). `None`: they cannot be read in time; then nothing is assigned, and
     /// [`serve`](crate::KafkaDrain::serve) asks again.
     fn starts(
         &self,
         partitions: &[TopicPartition],
         deadline: Instant,
-    ) -> Option<BTreeMap<TopicPartition, i64>>;
+    ) -> Option<BTreeMap<TopicPartition, Recorded>>;
 }
 
 /// The consumer's context: answers rebalances.
@@ -103,7 +112,7 @@ impl Context {
         let mut state = self.state();
         state.closing = true;
         state.unstarted = None;
-        state.partitions.clear();
+        state.clear();
     }
 
     /// Asks again for starts that could not be read inside the rebalance (P17).
@@ -153,7 +162,7 @@ impl Context {
         let mut state = self.state();
         state.generation = generation;
         state.unstarted = None;
-        state.partitions.clear();
+        state.clear();
     }
 
     fn take_all_back(&self) -> (Generation, Instant) {
@@ -164,7 +173,7 @@ impl Context {
             let mut state = self.state();
             state.generation = generation;
             state.unstarted = None;
-            state.partitions.clear();
+            state.clear();
             state.closing
         };
         if !closing {
@@ -259,6 +268,7 @@ impl Context {
             })
             .collect();
         state.generation = generation;
+        state.clear();
         state.partitions = held;
         state.notices.push(Notice::Assigned {
             generation,
@@ -310,7 +320,7 @@ impl Context {
 fn feeds(
     settings: &Settings,
     partitions: &[TopicPartition],
-    starts: &BTreeMap<TopicPartition, i64>,
+    starts: &BTreeMap<TopicPartition, Recorded>,
 ) -> KafkaResult<(Vec<Partition>, TopicPartitionList)> {
     let mut held = Vec::with_capacity(partitions.len());
     let mut list = TopicPartitionList::with_capacity(partitions.len());
@@ -319,9 +329,9 @@ fn feeds(
             held.push(Partition::unrecorded(name.clone()));
             continue;
         };
-        list.add_partition_offset(&name.topic, name.partition, Offset::Offset(start))?;
+        list.add_partition_offset(&name.topic, name.partition, Offset::Offset(start.offset))?;
         let feed = Feed::starting_at(start, settings.partition_bytes);
-        held.push(Partition::fetched(name.clone(), feed, start));
+        held.push(Partition::fetched(name.clone(), feed, start.offset));
     }
     Ok((held, list))
 }
@@ -331,7 +341,7 @@ fn feeds(
 fn split(
     consumer: &BaseConsumer<Context>,
     partitions: &[TopicPartition],
-    starts: &BTreeMap<TopicPartition, i64>,
+    starts: &BTreeMap<TopicPartition, Recorded>,
 ) -> KafkaResult<(Vec<Partition>, TopicPartitionList)> {
     let mut held = Vec::with_capacity(partitions.len());
     let mut list = TopicPartitionList::with_capacity(partitions.len());
@@ -346,7 +356,7 @@ fn split(
         // Whether the log still covers the offset is the broker's to say, with its answer to the
         // first fetch: `auto.offset.reset=error` turns that into a halt (P18). Asking for the
         // log's ends here would hold up the whole group and could only be older than that answer.
-        list.add_partition_offset(&name.topic, name.partition, Offset::Offset(start))?;
+        list.add_partition_offset(&name.topic, name.partition, Offset::Offset(start.offset))?;
         held.push(Partition::queued(name.clone(), queue, start));
     }
     Ok((held, list))

@@ -347,9 +347,7 @@ impl Fetcher {
             let Some(feed) = partition.feed() else {
                 continue;
             };
-            if feed.topic.is_nil() {
-                feed.topic = id;
-            } else if !id.is_nil() && id != feed.topic {
+            if !feed.is_of(id) {
                 let halt = Halt::Recreated {
                     offset: feed.next(),
                 };
@@ -499,7 +497,7 @@ impl Fetcher {
             let Some(feed) = partition.feed() else {
                 continue;
             };
-            ids.insert(StrBytes::from_string(name.topic.to_string()), feed.topic);
+            ids.insert(StrBytes::from_string(name.topic.to_string()), feed.topic());
             let Some(placement) = feed.placement.filter(|placed| placed.leader == id) else {
                 continue;
             };

@@ -25,7 +25,7 @@ use rdkafka::{
 
 use crate::{
     Assignments, Halt, Notice, PartitionView, SourceError, Subscription, assignment::Context,
-    direct::Fetcher, partition::Taking, state::State,
+    direct::Fetcher, inquiry::broker_of, native::TopicQuestion, partition::Taking, state::State,
 };
 
 /// How long a dropped drain may take to leave its group.
@@ -35,8 +35,11 @@ const FAREWELL: Duration = Duration::from_secs(10);
 /// only time can tell whether one is still on its way.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the log's ends are asked for when a partition halts.
+/// How long the log's ends are asked for when a partition halts, and whom to ask for the ids of topics.
 const ASK_ENDS: Duration = Duration::from_millis(250);
+
+/// How long a broker may take to tell the ids of topics. Nobody waits for it.
+const ASK_TOPICS: Duration = Duration::from_secs(5);
 
 /// Buffers that wait for their next use: about as many responses as are between brokers, intake and workers, ...
 const IDLE_RESPONSES: usize = 8;
@@ -161,6 +164,7 @@ impl KafkaDrain {
             }
         };
         explain_a_halt(consumer);
+        watch_topics(consumer);
         match fatal {
             Some((RDKafkaErrorCode::FencedInstanceId, reason)) if !self.fenced => {
                 self.fenced = true;
@@ -406,6 +410,31 @@ fn close(consumer: BaseConsumer<Context>, deadline: Duration) -> Result<(), Sour
     ended
         .recv_timeout(deadline)
         .map_err(|_| SourceError::NotClosed { deadline })
+}
+
+/// Asks whether topics that librdkafka reads are still those whose offsets are recorded. Our own
+/// requests see it by themselves. Waits no longer than it takes to learn whom to ask.
+fn watch_topics(consumer: &BaseConsumer<Context>) {
+    let (now, context) = (Instant::now(), consumer.context());
+    let asked = context.state().watch.question.take();
+    if let Some(question) = asked {
+        match question.answer(Duration::ZERO) {
+            Some(Ok(ids)) => context.state().watched(&ids, now),
+            Some(Err(cause)) => context.state().unwatchable(&cause, now),
+            None => context.state().watch.question = Some(question),
+        }
+    }
+    let topics = context.state().unwatched(now);
+    if topics.is_empty() {
+        return;
+    }
+    let client = consumer.client();
+    let asked = broker_of(client, &topics, ASK_ENDS)
+        .and_then(|broker| TopicQuestion::ask(client, broker, &topics, ASK_TOPICS));
+    match asked {
+        Ok(question) => context.state().watch.question = Some(question),
+        Err(cause) => context.state().unwatchable(&cause, now),
+    }
 }
 
 /// Finds out for one halted partition on which side of its log the offset lies.

@@ -77,12 +77,13 @@ impl fmt::Display for Halt {
             Self::BeyondHigh { recorded, high } => write!(
                 f,
                 "the table continues at offset {recorded}, but the log ends at {high}: it was \
-                 truncated or the topic was created again; name a new table for the new topic"
+                 truncated or the topic was created again; read a new topic by a new pipeline with \
+                 tables of its own"
             ),
             Self::Recreated { offset } => write!(
                 f,
                 "the topic was deleted and created again, so offset {offset} means another event \
-                 now; name a new table for the new topic"
+                 now; read it by a new pipeline with tables of its own"
             ),
             Self::Truncated { offset, end } => write!(
                 f,

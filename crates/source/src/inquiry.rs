@@ -1,4 +1,4 @@
-//! Questions to a broker outside any group: partitions, the log's ends, offsets by time (P15).
+//! Questions to a broker outside any group: partitions, ids, the log's ends, offsets by time (P15).
 //!
 //! Owns one short-lived client a call. Does not own what is done with the answers.
 
@@ -12,10 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium_types::{Timestamp, TopicPartition};
+use alluvium_types::{Timestamp, TopicId, TopicPartition};
 use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
-    client::OAuthToken,
+    client::{Client, OAuthToken},
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
@@ -25,6 +25,7 @@ use rdkafka::{
 use crate::{
     Broker, SourceError,
     assignment::log_line,
+    native::TopicQuestion,
     token::{Tokens, generate},
 };
 
@@ -87,6 +88,9 @@ impl ClientContext for Complaint {
 }
 
 impl ConsumerContext for Complaint {}
+
+/// How long an answer that tells of a timeout may itself take.
+const GRACE: Duration = Duration::from_millis(500);
 
 struct Inquiry<'b> {
     broker: &'b Broker,
@@ -176,6 +180,55 @@ pub fn partition_counts(
         counts.insert(Arc::clone(topic), count);
     }
     Ok(counts)
+}
+
+/// A broker to ask about these topics: one that leads a partition of the first, as a reader is connected to it anyway.
+pub(crate) fn broker_of<C: ClientContext>(
+    client: &Client<C>,
+    topics: &[Arc<str>],
+    timeout: Duration,
+) -> Result<i32, KafkaError> {
+    let metadata = client.fetch_metadata(topics.first().map(|topic| &**topic), timeout)?;
+    let leader = metadata
+        .topics()
+        .iter()
+        .flat_map(|topic| topic.partitions())
+        .map(|partition| partition.leader())
+        .find(|leader| *leader >= 0);
+    leader
+        .or_else(|| Some(metadata.brokers().first()?.id()))
+        .ok_or(KafkaError::MetadataFetch(
+            RDKafkaErrorCode::BrokerNotAvailable,
+        ))
+}
+
+/// The ids that the broker gives these topics (P18). A topic that there is not, and every topic of a broker
+/// that is too old to give ids, is left out. Creates no topic.
+///
+/// # Errors
+/// [`SourceError::Unanswered`] when no broker answers in time or refuses the question.
+pub fn topic_ids(
+    broker: &Broker,
+    topics: &[Arc<str>],
+    timeout: Duration,
+) -> Result<BTreeMap<Arc<str>, TopicId>, SourceError> {
+    let inquiry = Inquiry::open(broker, timeout)?;
+    let refused = |cause| inquiry.unanswered("the ids of its topics", cause);
+    let client = inquiry.client.client();
+    let question = broker_of(client, topics, inquiry.remaining())
+        .and_then(|broker| TopicQuestion::ask(client, broker, topics, inquiry.remaining()))
+        .map_err(refused)?;
+    // The answer comes soon after its deadline at the latest, and says then that it is too late.
+    let answer = question
+        .answer(inquiry.remaining() + GRACE)
+        .unwrap_or(Err(KafkaError::MetadataFetch(
+            RDKafkaErrorCode::RequestTimedOut,
+        )))
+        .map_err(refused)?;
+    Ok(answer
+        .into_iter()
+        .filter_map(|(topic, id)| Some((topic, id?)))
+        .collect())
 }
 
 /// Where each partition's log begins, and where the part that can be read ends.

@@ -10,9 +10,10 @@
 //! come from whoever implements [`Assignments`], and Kafka's own committed offsets are written as
 //! a courtesy and never read back (P14).
 //!
-//! A topic that is deleted and created again while it is read is noticed by its id where our own
-//! requests read. Where librdkafka does, and across restarts, it is noticed only when the recorded
-//! offset lies outside the new log (P18).
+//! A topic that is deleted and created again is noticed by its id, which is recorded beside the offsets
+//! (P18): before anything of it is read, and while it is read, there with the next request where our own
+//! requests read, and within half a minute where librdkafka does. A broker older than topic ids gives
+//! none; then it is noticed only when the recorded offset lies outside the new log.
 
 mod assignment;
 mod broker;
@@ -31,14 +32,14 @@ mod replay;
 mod state;
 mod token;
 
-pub use assignment::Assignments;
+pub use assignment::{Assignments, Recorded};
 pub use broker::{Broker, DrainKind, Subscription};
 pub use drain::KafkaDrain;
 pub use embedded::EmbeddedBroker;
 pub use error::SourceError;
 pub use group_progress::{GroupProgress, group_progress};
 pub use halt::Halt;
-pub use inquiry::{log_bounds, offsets_at, partition_counts};
+pub use inquiry::{log_bounds, offsets_at, partition_counts, topic_ids};
 pub use notice::Notice;
 pub use partition::PartitionView;
 pub use producer::EventProducer;

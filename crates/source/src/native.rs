@@ -1,5 +1,5 @@
-//! The four things librdkafka offers only in C: a batch from a partition's queue, the borrowed
-//! fields of its messages, and two settings of its mock cluster.
+//! The five things librdkafka offers only in C: a batch from a partition's queue, the borrowed
+//! fields of its messages, the ids of topics, and two settings of its mock cluster.
 //!
 //! Owns every pointer of this crate. Does not own what the messages mean. The one file with
 //! `unsafe`: `BaseConsumer::poll` makes one event and one `Arc` a message and reaches 60 % of the
@@ -8,20 +8,21 @@
 
 use std::{
     borrow::Cow,
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     ffi::{CStr, CString},
     marker::PhantomData,
     ptr::{self, NonNull},
     slice,
+    sync::Arc,
     time::Duration,
 };
 
-use alluvium_types::{Timestamp, TopicPartition};
+use alluvium_types::{Timestamp, TopicId, TopicPartition};
 use rdkafka::{
     ClientContext, bindings as sys,
     client::Client,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
-    error::RDKafkaErrorCode,
+    error::{KafkaError, RDKafkaErrorCode},
 };
 
 /// The queue of one assigned partition, split off the consumer's.
@@ -208,6 +209,125 @@ unsafe fn bytes<'a>(start: *mut std::ffi::c_void, length: usize) -> Option<&'a [
     }
     // SAFETY: the caller's promise.
     Some(unsafe { slice::from_raw_parts(start.cast::<u8>().cast_const(), length) })
+}
+
+/// The ids of topics, as a broker says; `None`: it is too old to give any. A topic that it does not
+/// know, or may not show, is left out.
+pub(crate) type TopicIds = BTreeMap<Arc<str>, Option<TopicId>>;
+
+/// A question for the ids of topics, on its way.
+///
+/// It must be dropped before its client is, as [`PartitionQueue`].
+#[derive(Debug)]
+pub(crate) struct TopicQuestion(NonNull<sys::rd_kafka_queue_t>);
+
+// SAFETY: librdkafka's queues are locked inside and may be used from any thread.
+unsafe impl Send for TopicQuestion {}
+
+impl TopicQuestion {
+    /// Sends it to this broker; an answer or an error comes within about `timeout`. Creates no topic.
+    pub(crate) fn ask<C: ClientContext>(
+        client: &Client<C>,
+        broker: i32,
+        topics: &[Arc<str>],
+        timeout: Duration,
+    ) -> Result<Self, KafkaError> {
+        let refused = |what: &str| KafkaError::Subscription(what.to_owned());
+        let names: Vec<CString> = topics
+            .iter()
+            .map(|topic| CString::new(&**topic))
+            .collect::<Result<_, _>>()
+            .map_err(|_| refused("a topic's name holds a zero byte"))?;
+        let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        let none = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+        let operation = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+        let mut text = [0; 256];
+        let words = (text.as_mut_ptr(), text.len());
+        // SAFETY: the client is alive and copies the names, which live until the end of this function.
+        // Options and list are made and destroyed here. The queue is a reference of our own, given
+        // back in `drop`.
+        unsafe {
+            let rk = client.native_ptr();
+            let queue = NonNull::new(sys::rd_kafka_queue_new(rk)).map(Self);
+            let queue = queue.ok_or_else(|| refused("there is no queue for the answer"))?;
+            let options = sys::rd_kafka_AdminOptions_new(rk, operation);
+            // To a broker that we choose: librdkafka's own choice is the controller, which a reader need not reach.
+            let mut err = sys::rd_kafka_AdminOptions_set_broker(options, broker, words.0, words.1);
+            if err == none {
+                err = sys::rd_kafka_AdminOptions_set_request_timeout(
+                    options, millis, words.0, words.1,
+                );
+            }
+            if err == none {
+                let (names, count) = (pointers.as_mut_ptr(), pointers.len());
+                let list = sys::rd_kafka_TopicCollection_of_topic_names(names, count);
+                sys::rd_kafka_DescribeTopics(rk, list, options, queue.0.as_ptr());
+                sys::rd_kafka_TopicCollection_destroy(list);
+            }
+            sys::rd_kafka_AdminOptions_destroy(options);
+            if err == none {
+                Ok(queue)
+            } else {
+                Err(KafkaError::MetadataFetch(err.into()))
+            }
+        }
+    }
+
+    /// The answer if it comes within `wait`; `None`: not yet. It is given once.
+    pub(crate) fn answer(&self, wait: Duration) -> Option<Result<TopicIds, KafkaError>> {
+        let millis = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the queue lives as long as `self`. The event is ours and destroyed once, after what
+        // hangs on it was copied; only the answer to our question comes to this queue.
+        unsafe {
+            let event = NonNull::new(sys::rd_kafka_queue_poll(self.0.as_ptr(), millis))?;
+            let answer = read_topics(event);
+            sys::rd_kafka_event_destroy(event.as_ptr());
+            Some(answer)
+        }
+    }
+}
+
+impl Drop for TopicQuestion {
+    fn drop(&mut self) {
+        // SAFETY: the reference obtained in `ask`, given back once.
+        unsafe { sys::rd_kafka_queue_destroy(self.0.as_ptr()) };
+    }
+}
+
+/// # Safety
+/// `event` is alive and the answer to a question for topics.
+unsafe fn read_topics(event: NonNull<sys::rd_kafka_event_t>) -> Result<TopicIds, KafkaError> {
+    let none = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+    // SAFETY: the caller's promise; everything read hangs on the event and is copied.
+    unsafe {
+        let err = sys::rd_kafka_event_error(event.as_ptr());
+        if err != none {
+            return Err(KafkaError::MetadataFetch(err.into()));
+        }
+        let result = sys::rd_kafka_event_DescribeTopics_result(event.as_ptr());
+        if result.is_null() {
+            return Err(KafkaError::MetadataFetch(RDKafkaErrorCode::Fail));
+        }
+        let mut count = 0;
+        let topics = sys::rd_kafka_DescribeTopics_result_topics(result, &mut count);
+        let mut ids = TopicIds::new();
+        for at in 0..count {
+            let topic = *topics.add(at);
+            let error = sys::rd_kafka_TopicDescription_error(topic);
+            if !error.is_null() && sys::rd_kafka_error_code(error) != none {
+                continue;
+            }
+            let name = CStr::from_ptr(sys::rd_kafka_TopicDescription_name(topic));
+            let id = sys::rd_kafka_TopicDescription_topic_id(topic);
+            let id = TopicId::from_halves(
+                sys::rd_kafka_Uuid_most_significant_bits(id).cast_unsigned(),
+                sys::rd_kafka_Uuid_least_significant_bits(id).cast_unsigned(),
+            );
+            ids.insert(name.to_string_lossy().into(), id);
+        }
+        Ok(ids)
+    }
 }
 
 /// The mock cluster inside a client, for the settings that rust-rdkafka does not wrap.

@@ -10,12 +10,12 @@ use std::{
 
 use alluvium_types::{
     BufferPool, Damaged, FetchedBatch, Generation, MemoryBudget, OffsetRange, RawBatchBuilder,
-    Timestamp, TopicPartition,
+    Timestamp, TopicId, TopicPartition,
 };
 use rdkafka::error::RDKafkaErrorCode;
 
 use crate::{
-    Halt,
+    Halt, Recorded,
     direct::{feed::Feed, unpack::PackedBatches},
     error::classify,
     native::{Message, PartitionQueue},
@@ -79,6 +79,10 @@ struct Queue {
     waiting: VecDeque<Message>,
     /// Bytes of a record, as seen lately; how many to ask for follows from it.
     usual_size: usize,
+    /// Which topic of its name the recorded offset belongs to.
+    recorded: Option<TopicId>,
+    /// The broker's topic is that one, as far as anybody can say. Until then nothing is taken.
+    is_it: bool,
 }
 
 /// A partition of the current assignment.
@@ -95,13 +99,15 @@ pub(crate) struct Partition {
 
 impl Partition {
     /// A partition that is read from librdkafka's queue.
-    pub(crate) fn queued(name: TopicPartition, queue: PartitionQueue, start: i64) -> Self {
+    pub(crate) fn queued(name: TopicPartition, queue: PartitionQueue, start: Recorded) -> Self {
         let queue = Queue {
             queue,
             waiting: VecDeque::new(),
             usual_size: 512,
+            recorded: start.topic,
+            is_it: start.topic.is_none(),
         };
-        Self::new(name, Inflow::Queue(queue), start)
+        Self::new(name, Inflow::Queue(queue), start.offset)
     }
 
     /// A partition that is read by our own requests.
@@ -140,6 +146,33 @@ impl Partition {
             Inflow::Feed(feed) => Some(feed),
             Inflow::None | Inflow::Queue(_) => None,
         }
+    }
+
+    /// The recorded id of its topic, if librdkafka reads it: nobody else compares the id then.
+    pub(crate) fn unwatched(&self) -> Option<TopicId> {
+        match &self.inflow {
+            Inflow::Queue(queue) if self.halted.is_none() => queue.recorded,
+            _ => None,
+        }
+    }
+
+    /// Takes in the id that the broker gives the topic that librdkafka reads. Returns why the partition halts if
+    /// it is another one than the recorded (P18).
+    pub(crate) fn learn_topic(&mut self, found: Option<TopicId>) -> Option<Halt> {
+        let offset = self.position;
+        let Inflow::Queue(queue) = &mut self.inflow else {
+            return None;
+        };
+        if self.halted.is_some() {
+            return None;
+        }
+        if TopicId::is_another(queue.recorded, found) {
+            let halt = Halt::Recreated { offset };
+            self.halt(halt.clone());
+            return Some(halt);
+        }
+        queue.is_it = true;
+        None
     }
 
     /// librdkafka's statistics, for a partition that it reads.
@@ -203,6 +236,7 @@ impl Partition {
         match &self.inflow {
             _ if self.halted.is_some() => None,
             Inflow::None => None,
+            Inflow::Queue(queue) if !queue.is_it => None,
             Inflow::Queue(_) => self.take_queued(taking),
             Inflow::Feed(_) => self.take_fetched(taking),
         }

@@ -2,11 +2,22 @@
 //!
 //! Owns the present assignment as data. Does not own the steps from one to the next.
 
-use std::time::Instant;
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use alluvium_types::{Generation, TopicPartition};
+use alluvium_types::{ErrorClass, Generation, TopicPartition};
+use rdkafka::error::KafkaError;
 
-use crate::{Halt, notice::Notice, partition::Partition};
+use crate::{
+    Halt,
+    error::classify,
+    native::{TopicIds, TopicQuestion},
+    notice::Notice,
+    partition::Partition,
+};
 
 /// Partitions that the group gave us and whose starts are not known.
 #[derive(Debug)]
@@ -16,6 +27,19 @@ pub(crate) struct Unstarted {
     pub(crate) again_at: Instant,
 }
 
+/// Whether topics that librdkafka reads are still those whose offsets are recorded.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    pub(crate) question: Option<TopicQuestion>,
+    /// Not asked again before; `None`: at once.
+    pub(crate) again_at: Option<Instant>,
+}
+
+/// Topics are asked for again so often while they are read, ...
+const WATCH_EVERY: Duration = Duration::from_secs(30);
+/// ... and so soon where the last answer did not tell.
+const WATCH_AGAIN: Duration = Duration::from_millis(500);
+
 /// What the callbacks and the drain share. Both run on the thread that owns the drain.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -23,10 +47,73 @@ pub(crate) struct State {
     pub(crate) partitions: Vec<Partition>,
     pub(crate) notices: Vec<Notice>,
     pub(crate) unstarted: Option<Unstarted>,
+    pub(crate) watch: Watch,
     pub(crate) closing: bool,
 }
 
 impl State {
+    /// Gives every partition back. What was asked about them is void: its answer can be older than the next assignment.
+    pub(crate) fn clear(&mut self) {
+        self.partitions.clear();
+        self.watch = Watch::default();
+    }
+
+    /// Topics whose ids are to be asked for now.
+    pub(crate) fn unwatched(&self, now: Instant) -> Vec<Arc<str>> {
+        if self.watch.question.is_some() || self.watch.again_at.is_some_and(|at| now < at) {
+            return Vec::new();
+        }
+        let topics: BTreeSet<Arc<str>> = self
+            .partitions
+            .iter()
+            .filter(|partition| partition.unwatched().is_some())
+            .map(|partition| partition.name.topic.clone())
+            .collect();
+        topics.into_iter().collect()
+    }
+
+    /// Takes in what ids topics have now: partitions of another topic than the recorded halt (P18). A topic that the
+    /// answer leaves out is asked for again soon.
+    pub(crate) fn watched(&mut self, ids: &TopicIds, now: Instant) {
+        let mut all = true;
+        for partition in &mut self.partitions {
+            if partition.unwatched().is_none() {
+                continue;
+            }
+            let Some(&found) = ids.get(&partition.name.topic) else {
+                all = false;
+                continue;
+            };
+            if let Some(halt) = partition.learn_topic(found) {
+                self.notices.push(Notice::Halted {
+                    partition: partition.name.clone(),
+                    halt,
+                });
+            }
+        }
+        self.watch_again(now, all);
+    }
+
+    /// The question was not answered: it is asked again, and said aloud.
+    pub(crate) fn unwatchable(&mut self, cause: &KafkaError, now: Instant) {
+        self.notices.push(Notice::Error {
+            class: cause
+                .rdkafka_error_code()
+                .map_or(ErrorClass::Transient, classify),
+            text: format!("could not ask which topics these are: {cause}"),
+        });
+        self.watch_again(now, false);
+    }
+
+    /// When to ask next.
+    fn watch_again(&mut self, now: Instant, all_known: bool) {
+        let wait = if all_known { WATCH_EVERY } else { WATCH_AGAIN };
+        self.watch = Watch {
+            question: None,
+            again_at: Some(now + wait),
+        };
+    }
+
     /// A partition that halted out of range and whose log's ends were not asked for yet.
     pub(crate) fn unexplained(&self) -> Option<(TopicPartition, i64)> {
         self.partitions

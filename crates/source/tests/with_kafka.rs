@@ -12,7 +12,7 @@ use std::{
 };
 
 use alluvium_source::{
-    Assignments, Broker, DrainKind, KafkaDrain, Subscription, log_bounds, offsets_at,
+    Assignments, Broker, DrainKind, KafkaDrain, Recorded, Subscription, log_bounds, offsets_at,
 };
 use alluvium_types::{AssignmentGeneration, MemoryBudget, RawBatch, Timestamp, TopicPartition};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -34,8 +34,17 @@ impl Assignments for FromTheBeginning {
         &self,
         partitions: &[TopicPartition],
         _deadline: Instant,
-    ) -> Option<BTreeMap<TopicPartition, i64>> {
-        Some(partitions.iter().map(|name| (name.clone(), 0)).collect())
+    ) -> Option<BTreeMap<TopicPartition, Recorded>> {
+        let start = Recorded {
+            offset: 0,
+            topic: None,
+        };
+        Some(
+            partitions
+                .iter()
+                .map(|name| (name.clone(), start))
+                .collect(),
+        )
     }
 }
 

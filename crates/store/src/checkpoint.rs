@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use alluvium_types::{OffsetRange, Timestamp, TopicPartition};
+use alluvium_types::{OffsetRange, Timestamp, TopicId, TopicPartition};
 
 use crate::action::Txn;
 
@@ -17,6 +17,8 @@ pub struct Checkpoint {
     pub watermarks: BTreeMap<TopicPartition, Timestamp>,
     /// How many partitions each topic has (P16).
     pub partition_counts: BTreeMap<Arc<str>, i32>,
+    /// Which topic of its name the offsets belong to, where that could be known (P18).
+    pub topics: BTreeMap<Arc<str>, TopicId>,
 }
 
 /// What an epoch means to a snapshot (P7).
@@ -77,6 +79,10 @@ impl Checkpoint {
                     let count = i32::try_from(value).unwrap_or(i32::MAX);
                     checkpoint.partition_counts.insert(topic, count);
                 }
+                Some(Recorded::Topic(topic)) => {
+                    let id = TopicId::from_number(value);
+                    checkpoint.topics.insert(topic, id);
+                }
                 None => {}
             }
         }
@@ -134,6 +140,7 @@ enum Recorded {
     Offset(TopicPartition),
     Watermark(TopicPartition),
     Partitions(Arc<str>),
+    Topic(Arc<str>),
 }
 
 impl Names {
@@ -170,10 +177,18 @@ impl Names {
         }
     }
 
+    pub(crate) fn topic(&self, topic: &str, id: TopicId) -> Txn {
+        Txn {
+            app_id: format!("{}{topic}/id", self.prefix),
+            version: id.number(),
+        }
+    }
+
     fn parse(&self, id: &str) -> Option<Recorded> {
         let words: Vec<&str> = id.strip_prefix(&self.prefix)?.split('/').collect();
         match words[..] {
             [topic, "partitions"] => Some(Recorded::Partitions(topic.into())),
+            [topic, "id"] => Some(Recorded::Topic(topic.into())),
             [topic, number] => partition(topic, number).map(Recorded::Offset),
             [topic, number, "watermark"] => partition(topic, number).map(Recorded::Watermark),
             _ => None,

@@ -6,7 +6,9 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use alluvium_plan::{CommittedTable, PartitionBy, TableShape};
-use alluvium_types::{Balance, Epoch, MemoryBudget, OffsetRange, Timestamp, TopicPartition};
+use alluvium_types::{
+    Balance, Epoch, MemoryBudget, OffsetRange, Timestamp, TopicId, TopicPartition,
+};
 use datafusion::arrow::array::RecordBatch;
 use serde_json::{Value, json};
 
@@ -150,9 +152,9 @@ impl TableWriter {
         Ok(())
     }
 
-    /// Records where partitions start, for those of which nothing is recorded (P15), and how many partitions topics
-    /// have (P16). On return every partition of `starts` is recorded: here or by another writer, whose start is then
-    /// adopted.
+    /// Records where partitions start, for those of which nothing is recorded (P15), how many partitions topics
+    /// have (P16), and which topic of its name the offsets belong to, where no id is recorded yet (P18). On return every
+    /// partition of `starts` and every topic of `topics` is recorded: here or by another writer, whose start is then adopted.
     ///
     /// # Errors
     /// A transient error when the ending is not known; calling again is safe.
@@ -160,6 +162,7 @@ impl TableWriter {
         &mut self,
         starts: &BTreeMap<TopicPartition, i64>,
         partition_counts: &BTreeMap<Arc<str>, i32>,
+        topics: &BTreeMap<Arc<str>, TopicId>,
     ) -> Result<(), StoreError> {
         let (names, spec, log) = (self.names.clone(), self.spec.clone(), self.log.clone());
         let decide = |snapshot: &Snapshot| {
@@ -173,7 +176,11 @@ impl TableWriter {
                 .iter()
                 .filter(|(topic, count)| recorded.partition_counts.get(*topic) < Some(count))
                 .collect();
-            if absent.is_empty() && grown.is_empty() {
+            let unnamed: BTreeMap<_, _> = topics
+                .iter()
+                .filter(|(topic, _)| !recorded.topics.contains_key(*topic))
+                .collect();
+            if absent.is_empty() && grown.is_empty() && unnamed.is_empty() {
                 return Ok(Decision::Stop(()));
             }
             let txns = absent
@@ -184,6 +191,7 @@ impl TableWriter {
                         .iter()
                         .map(|(topic, count)| names.partitions(topic, **count)),
                 )
+                .chain(unnamed.iter().map(|(topic, id)| names.topic(topic, **id)))
                 .collect();
             let mut info = our_info("start", &spec.pipeline);
             info.insert(
@@ -196,6 +204,15 @@ impl TableWriter {
                     grown
                         .into_iter()
                         .map(|(topic, count)| (topic.to_string(), json!(count)))
+                        .collect(),
+                ),
+            );
+            info.insert(
+                "topics".into(),
+                Value::Object(
+                    unnamed
+                        .into_iter()
+                        .map(|(topic, id)| (topic.to_string(), json!(id)))
                         .collect(),
                 ),
             );

@@ -216,7 +216,10 @@ async fn opened(store: &Store, starts: &[(i32, i64)]) -> TableWriter {
         .iter()
         .map(|(partition, at)| (tp(*partition), *at))
         .collect();
-    writer.record_start(&starts, &counts).await.unwrap();
+    writer
+        .record_start(&starts, &counts, &BTreeMap::new())
+        .await
+        .unwrap();
     writer
 }
 

@@ -16,6 +16,7 @@ mod raw_batch;
 mod reject;
 mod table_set;
 mod time;
+mod topic_id;
 
 pub use balance::{Balance, BalanceError};
 pub use buffer_pool::BufferPool;
@@ -28,3 +29,4 @@ pub use raw_batch::{RawBatch, RawBatchBuilder, RawRecord};
 pub use reject::{Header, Reject, Stage};
 pub use table_set::TableSet;
 pub use time::{Timestamp, Window};
+pub use topic_id::TopicId;

@@ -266,7 +266,11 @@ pub(crate) async fn compacted() -> (Arc<InMemory>, QueryEngine) {
     let mut writer = store.table(&spec).await.unwrap();
     let counts = BTreeMap::from([(Arc::from("clicks"), 1)]);
     writer
-        .record_start(&BTreeMap::from([(partition(), 0)]), &counts)
+        .record_start(
+            &BTreeMap::from([(partition(), 0)]),
+            &counts,
+            &BTreeMap::new(),
+        )
         .await
         .unwrap();
     for part in 0..2 {

@@ -25,6 +25,7 @@ async fn what_the_store_commits_is_what_sql_reads() {
         .record_start(
             &BTreeMap::from([(partition(), 0)]),
             &BTreeMap::from([("clicks".into(), 1)]),
+            &BTreeMap::new(),
         )
         .await
         .unwrap();

@@ -8,12 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium_types::OffsetRange;
+use alluvium_types::{OffsetRange, TopicId};
 use bytes::Bytes;
 use kafka_protocol::messages::fetch_response::PartitionData;
 use uuid::Uuid;
 
 use super::record_batch::{self, RecordBatch};
+use crate::Recorded;
 
 /// Who leads a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,9 @@ const REST: Duration = Duration::from_millis(100);
 pub(crate) struct Feed {
     pub(super) placement: Option<Placement>,
     /// The topic's id as first seen under this assignment; nil where the broker has none.
-    pub(super) topic: Uuid,
+    topic: Uuid,
+    /// Which topic of its name the recorded offset belongs to.
+    recorded: Option<TopicId>,
     /// The next offset to ask for.
     next: i64,
     /// The leader's epoch of the last batch that was read; -1: none.
@@ -53,11 +56,12 @@ pub(crate) struct Taken {
 }
 
 impl Feed {
-    pub(crate) fn starting_at(offset: i64, max_bytes: i32) -> Self {
+    pub(crate) fn starting_at(recorded: Recorded, max_bytes: i32) -> Self {
         Self {
             placement: None,
             topic: Uuid::nil(),
-            next: offset,
+            recorded: recorded.topic,
+            next: recorded.offset,
             last_epoch: -1,
             max_bytes,
             waiting: VecDeque::new(),
@@ -65,6 +69,27 @@ impl Feed {
             damage: None,
             rest_until: None,
         }
+    }
+
+    /// The topic's id; nil where the broker has none, or has not said it yet.
+    pub(super) fn topic(&self) -> Uuid {
+        self.topic
+    }
+
+    /// Takes in the id that the broker gives the topic. `false`: it is another topic than the one whose offset is
+    /// recorded, or than the one that was read (P18).
+    pub(super) fn is_of(&mut self, id: Uuid) -> bool {
+        if id.is_nil() {
+            return true;
+        }
+        let (most, least) = id.as_u64_pair();
+        if TopicId::is_another(self.recorded, TopicId::from_halves(most, least)) {
+            return false;
+        }
+        if self.topic.is_nil() {
+            self.topic = id;
+        }
+        self.topic == id
     }
 
     /// Bytes that wait to be taken.
@@ -190,5 +215,42 @@ impl Feed {
             records,
             bytes,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(number: u64) -> Uuid {
+        Uuid::from_u64_pair(number, number)
+    }
+
+    fn feed(recorded: Option<Uuid>) -> Feed {
+        let topic = recorded.and_then(|id| {
+            let (most, least) = id.as_u64_pair();
+            TopicId::from_halves(most, least)
+        });
+        Feed::starting_at(Recorded { offset: 7, topic }, 1 << 20)
+    }
+
+    #[test]
+    fn only_the_recorded_topic_is_read_and_only_the_first_that_was_seen() {
+        for recorded in [None, Some(id(8))] {
+            let mut feed = feed(recorded);
+            assert!(
+                feed.is_of(Uuid::nil()),
+                "a broker without ids shows nothing"
+            );
+            assert!(feed.topic().is_nil());
+            assert!(feed.is_of(id(8)));
+            assert_eq!(feed.topic(), id(8));
+            assert!(feed.is_of(id(8)) && feed.is_of(Uuid::nil()));
+            assert!(!feed.is_of(id(16)), "created again while it is read");
+            assert_eq!(feed.topic(), id(8));
+        }
+        let mut feed = feed(Some(id(8)));
+        assert!(!feed.is_of(id(16)), "created again while nobody read");
+        assert!(feed.topic().is_nil());
     }
 }

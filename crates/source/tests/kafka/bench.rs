@@ -10,10 +10,10 @@ use std::{
 };
 
 use alluvium_source::{
-    Assignments, Broker, EmbeddedBroker, EventProducer, KafkaDrain, Notice, Subscription,
+    Assignments, Broker, EmbeddedBroker, EventProducer, KafkaDrain, Notice, Recorded, Subscription,
 };
 use alluvium_types::{
-    AssignmentGeneration, FetchedBatch, MemoryBudget, RawBatch, Timestamp, TopicPartition,
+    AssignmentGeneration, FetchedBatch, MemoryBudget, RawBatch, Timestamp, TopicId, TopicPartition,
 };
 
 use super::DRAIN;
@@ -59,6 +59,7 @@ pub(crate) fn produce_by(
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     pub(crate) recorded: Mutex<BTreeMap<TopicPartition, i64>>,
+    pub(crate) topic: Mutex<Option<TopicId>>,
     pub(crate) unreadable: AtomicBool,
     pub(crate) revocations: AtomicUsize,
     pub(crate) questions: AtomicUsize,
@@ -104,18 +105,18 @@ impl Assignments for Table {
         &self,
         partitions: &[TopicPartition],
         _deadline: Instant,
-    ) -> Option<BTreeMap<TopicPartition, i64>> {
+    ) -> Option<BTreeMap<TopicPartition, Recorded>> {
         self.questions.fetch_add(1, Ordering::Relaxed);
         if self.unreadable.load(Ordering::Relaxed) {
             return None;
         }
         let recorded = self.recorded.lock().unwrap();
-        Some(
-            partitions
-                .iter()
-                .filter_map(|name| Some((name.clone(), *recorded.get(name)?)))
-                .collect(),
-        )
+        let topic = *self.topic.lock().unwrap();
+        let of = |name| {
+            let offset = *recorded.get(name)?;
+            Some((name.clone(), Recorded { offset, topic }))
+        };
+        Some(partitions.iter().filter_map(of).collect())
     }
 }
 

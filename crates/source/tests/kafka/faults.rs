@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use alluvium_source::{DrainKind, EmbeddedBroker, EventProducer, Halt, KafkaDrain, Notice};
+use alluvium_source::{
+    DrainKind, EmbeddedBroker, EventProducer, Halt, KafkaDrain, Notice, topic_ids,
+};
 use alluvium_types::{RawBatch, Timestamp, TopicPartition};
 
 use super::DRAIN;
@@ -67,6 +69,47 @@ fn a_partition_whose_log_moved_past_the_offset_halts_and_others_go_on() {
         (view.position, &view.halted),
         (0, &Some(Halt::BeforeLow { recorded: 0, low }))
     );
+}
+
+#[test]
+fn a_topic_of_another_id_than_the_recorded_one_halts_before_anything_is_taken() {
+    let (_former, before) = start(2);
+    let former = topic_ids(&before, &[TOPIC.into()], PATIENCE).unwrap()[TOPIC];
+    // The same name on a fresh broker, and longer than what is recorded.
+    let (_embedded, broker) = start(2);
+    produce(&broker, 0, numbered(0..20));
+    produce(&broker, 1, numbered(0..20));
+    let table = Table::with([(0, 10), (1, 0)]);
+    *table.topic.lock().unwrap() = Some(former);
+    let mut drain = join(&broker, 2, &table);
+    let mut halts = Vec::new();
+    serve_until(&mut drain, |drain, notices| {
+        assert_eq!(
+            drain
+                .take(1 << 20, Timestamp::default())
+                .map(|batch| batch.range),
+            None
+        );
+        halts = notices
+            .iter()
+            .filter_map(|notice| match notice {
+                Notice::Halted { partition, halt } => Some((partition.partition, halt.clone())),
+                _ => None,
+            })
+            .collect();
+        halts.len() == 2
+    });
+    halts.sort_by_key(|(partition, _)| *partition);
+    let halt = |offset| Halt::Recreated { offset };
+    assert_eq!(halts, [(0, halt(10)), (1, halt(0))]);
+
+    // With its own id it is read.
+    let own = topic_ids(&broker, &[TOPIC.into()], PATIENCE).unwrap()[TOPIC];
+    assert_ne!(own, former);
+    *table.topic.lock().unwrap() = Some(own);
+    drain.assign_afresh();
+    let read = take_records(&mut drain, 30);
+    assert_eq!(read.iter().map(RawBatch::len).sum::<usize>(), 30);
 }
 
 #[test]

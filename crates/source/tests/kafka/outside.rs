@@ -4,6 +4,7 @@ use std::{net::TcpListener, time::Duration};
 
 use alluvium_source::{
     Broker, EmbeddedBroker, SourceError, group_progress, log_bounds, offsets_at, partition_counts,
+    topic_ids,
 };
 use alluvium_types::{ErrorClass, Timestamp, TopicPartition};
 
@@ -19,6 +20,11 @@ fn topics_are_counted_and_missing_ones_are_not_made() {
         let counts = partition_counts(&broker, &topics, PATIENCE).unwrap();
         assert_eq!(counts[TOPIC], Some(3));
         assert_eq!(counts["missing"], None);
+        let ids = topic_ids(&broker, &topics, PATIENCE).unwrap();
+        assert_eq!(
+            ids.keys().map(|topic| &**topic).collect::<Vec<_>>(),
+            [TOPIC]
+        );
     }
     assert_eq!(
         group_progress(&broker, "nobody", TOPIC, PATIENCE).unwrap(),

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
+use alluvium_types::TopicId;
 use object_store::ObjectStoreExt as _;
 
 use super::{
@@ -67,7 +68,10 @@ async fn run_writer(store: Store, refused: Arc<AtomicUsize>, seed: u64) {
     let mut writer = patiently(|| store.table(&spec)).await;
     let starts = BTreeMap::from([(tp(0), draw(5)), (tp(1), draw(5))]);
     let counts = BTreeMap::from([(Arc::from("clicks"), 2)]);
-    while let Err(error) = writer.record_start(&starts, &counts).await {
+    while let Err(error) = writer
+        .record_start(&starts, &counts, &BTreeMap::new())
+        .await
+    {
         assert_eq!(error.class(), alluvium_types::ErrorClass::Transient);
     }
     loop {
@@ -335,26 +339,60 @@ async fn one_start_wins_and_the_others_adopt_it() {
             let mut writer = store.table(&spec()).await.unwrap();
             let counts = BTreeMap::from([(Arc::from("clicks"), 2)]);
             let starts = BTreeMap::from([(tp(0), start), (tp(1), start)]);
-            writer.record_start(&starts, &counts).await.unwrap();
+            let ids = BTreeMap::from([(Arc::from("clicks"), TopicId::from_number(start))]);
+            writer.record_start(&starts, &counts, &ids).await.unwrap();
             writer.checkpoint().clone()
         })
     });
     let seen = futures::future::join_all(writers).await;
     let first = seen[0].as_ref().unwrap();
     assert_eq!(first.offsets[&tp(0)], first.offsets[&tp(1)]);
+    assert_eq!(first.topics["clicks"].number(), first.offsets[&tp(0)]);
     assert!(seen.iter().all(|other| other.as_ref().unwrap() == first));
     let history = store.history("clicks_per_minute").await.unwrap();
     assert_eq!(history.len(), 2, "one creation, one start");
     let mut writer = store.table(&spec()).await.unwrap();
     let counts = BTreeMap::from([(Arc::from("clicks"), 3)]);
     let starts = BTreeMap::from([(tp(0), 99), (tp(2), 8)]);
-    writer.record_start(&starts, &counts).await.unwrap();
+    writer
+        .record_start(&starts, &counts, &BTreeMap::new())
+        .await
+        .unwrap();
     assert_eq!(writer.checkpoint().offsets[&tp(0)], first.offsets[&tp(0)]);
     assert_eq!(writer.checkpoint().offsets[&tp(2)], 8);
     assert_eq!(
         writer.checkpoint().partition_counts[&Arc::from("clicks")],
         3
     );
+}
+
+#[tokio::test]
+async fn a_table_from_before_learns_its_topic_once_and_no_id_passes_for_an_offset() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    commit_ranges(&mut writer, &[(0, 0, 5)]).await;
+    assert_eq!(writer.checkpoint().topics, BTreeMap::new());
+    let offsets = writer.checkpoint().offsets.clone();
+    let ids = |number| BTreeMap::from([(Arc::from("clicks"), TopicId::from_number(number))]);
+    let none = (BTreeMap::new(), BTreeMap::new());
+    for number in [i64::MAX, 12] {
+        writer
+            .record_start(&none.0, &none.1, &ids(number))
+            .await
+            .unwrap();
+        assert_eq!(writer.checkpoint().topics, ids(i64::MAX));
+        assert_eq!(writer.checkpoint().offsets, offsets);
+    }
+    commit_ranges(&mut writer, &[(0, 5, 9)]).await;
+    let history = store.history("clicks_per_minute").await.unwrap();
+    let kinds: Vec<String> = history
+        .iter()
+        .map(|record| record.kind.to_string())
+        .collect();
+    assert_eq!(kinds, ["create", "start", "commit", "start", "commit"]);
+    assert!(history[3].recorded.is_empty(), "{:?}", history[3].recorded);
+    let report = audit(&history);
+    assert!(report.is_proven(), "{:?}", report.faults);
 }
 
 #[tokio::test]

@@ -234,7 +234,10 @@ async fn a_file_that_lacks_a_state_becomes_one_that_lacks_it() {
     let mut writer = store.table(&young).await.unwrap();
     let starts = BTreeMap::from([(tp(0), 0)]);
     let counts = BTreeMap::from([(Arc::from("clicks"), 1)]);
-    writer.record_start(&starts, &counts).await.unwrap();
+    writer
+        .record_start(&starts, &counts, &BTreeMap::new())
+        .await
+        .unwrap();
     for at in 0..3 {
         let list = [(0, at, at + 1)];
         let staged = writer
@@ -310,7 +313,10 @@ async fn campaign(seed: u64) -> (usize, usize) {
     };
     let starts = BTreeMap::from([(tp(0), 0), (tp(1), 0)]);
     let counts = BTreeMap::from([(Arc::from("clicks"), 2)]);
-    while let Err(error) = writer.record_start(&starts, &counts).await {
+    while let Err(error) = writer
+        .record_start(&starts, &counts, &BTreeMap::new())
+        .await
+    {
         patiently(error);
     }
     let over = Arc::new(AtomicBool::new(false));

@@ -125,6 +125,7 @@ async fn a_new_measure_is_welcome_and_a_changed_one_is_not() {
         .record_start(
             &BTreeMap::from([(tp(0), 0)]),
             &BTreeMap::from([(Arc::from("clicks"), 1)]),
+            &BTreeMap::new(),
         )
         .await
         .unwrap();
