@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use alluvium_types::TableSet;
+use alluvium_types::{TableSet, TopicId};
 use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 
 use crate::{
@@ -309,6 +309,7 @@ fn source(written: &Pipeline, reader: &mut Reader<'_>) -> Option<KafkaSource> {
         values::missing(reader, &kafka.span, "connection", help);
     }
     let topics = topics(kafka, reader);
+    let continued_by = continued_by(kafka, topics.as_deref().unwrap_or_default(), reader);
     let start = match &kafka.start {
         Some(text) => start(text, reader),
         None => {
@@ -336,6 +337,7 @@ fn source(written: &Pipeline, reader: &mut Reader<'_>) -> Option<KafkaSource> {
         connection: kafka.connection.as_ref()?.text.clone(),
         topics: topics?,
         start: start?,
+        continued_by,
         group: kafka.group.as_ref().map(|group| group.text.clone()),
         drain: drain?,
         properties,
@@ -384,6 +386,36 @@ fn topics(kafka: &written::Kafka, reader: &mut Reader<'_>) -> Option<Vec<Arc<str
         names.push(name.into());
     }
     Some(names)
+}
+
+/// Topics of which an operator says that they go on where the recorded ones ended.
+fn continued_by(
+    kafka: &written::Kafka,
+    topics: &[Arc<str>],
+    reader: &mut Reader<'_>,
+) -> BTreeMap<Arc<str>, TopicId> {
+    let mut continued = BTreeMap::new();
+    for (topic, id) in kafka.continued_by.iter().flat_map(|named| &named.0) {
+        let known = topics.iter().find(|known| ***known == *topic.text);
+        if known.is_none() {
+            let message = format!("`{}` is not one of `topics`", topic.shown);
+            let help = match hints::nearest(&topic.text, topics.iter().map(|topic| &**topic)) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "name a topic of this pipeline".to_owned(),
+            };
+            reader.error(Code::Name, topic.span.clone(), message, help);
+        }
+        let number = id.text.parse().ok().filter(|number: &i64| *number >= 0);
+        if number.is_none() {
+            let message = format!("`{}` is not the id of a topic", id.shown);
+            let help = "write the number that the halted partition names in `alluvium status`";
+            reader.error(Code::Value, id.span.clone(), message, help);
+        }
+        if let (Some(topic), Some(number)) = (known, number) {
+            continued.insert(topic.clone(), TopicId::from_number(number));
+        }
+    }
+    continued
 }
 
 fn start(text: &Scalar, reader: &mut Reader<'_>) -> Option<Start> {

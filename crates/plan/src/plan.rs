@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use alluvium_types::Timestamp;
+use alluvium_types::{Timestamp, TopicId};
 use datafusion::{
     arrow::datatypes::{DataType, SchemaRef},
     physical_plan::PhysicalExpr,
@@ -58,6 +58,8 @@ pub struct KafkaSource {
     pub topics: Vec<Arc<str>>,
     /// Where tables begin on their very first run.
     pub start: Start,
+    /// By topic the id of one that was made anew and, as an operator says, goes on where the recorded one ended.
+    pub continued_by: BTreeMap<Arc<str>, TopicId>,
     /// The consumer group; `None`: `alluvium.<pipeline>`.
     pub group: Option<String>,
     /// Who brings the bytes.

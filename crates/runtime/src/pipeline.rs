@@ -381,7 +381,8 @@ impl Life {
     }
 
     /// Records starts, counts and ids in every table where they are absent. What a table before records of a topic
-    /// goes before what the broker says: all tables hold offsets of the same one (P18).
+    /// goes before what the broker says: all tables hold offsets of the same one (P18). Before both goes the operator's
+    /// word, if the broker has the very topic that it is about.
     fn record(
         &self,
         io: &tokio::runtime::Runtime,
@@ -390,6 +391,8 @@ impl Life {
         counts: &BTreeMap<Arc<str>, i32>,
         mut topics: BTreeMap<Arc<str>, TopicId>,
     ) -> Result<(), RuntimeError> {
+        let mut continued = self.config.plan.source.continued_by.clone();
+        continued.retain(|topic, id| topics.get(topic) == Some(id));
         for table in tables.iter().rev() {
             topics.extend(table.checkpoint().topics.clone());
         }
@@ -397,6 +400,10 @@ impl Life {
             io.block_on(table.record_start(starts, counts, &topics))
                 .map_err(|source| self.store(source))?;
             topics.extend(table.checkpoint().topics.clone());
+            for (topic, &id) in &continued {
+                io.block_on(table.continue_topic(topic, id))
+                    .map_err(|source| self.store(source))?;
+            }
         }
         Ok(())
     }

@@ -347,10 +347,9 @@ impl Fetcher {
             let Some(feed) = partition.feed() else {
                 continue;
             };
-            if !feed.is_of(id) {
-                let halt = Halt::Recreated {
-                    offset: feed.next(),
-                };
+            if let Some(found) = feed.another(id) {
+                let offset = feed.next();
+                let halt = Halt::Recreated { offset, found };
                 partition.halt(halt.clone());
                 state.notices.push(Notice::Halted {
                     partition: name,

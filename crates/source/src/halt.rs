@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use alluvium_types::TopicId;
+
 /// Why nothing is taken from a partition any more (P18). It lasts until the next assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Halt {
@@ -35,6 +37,8 @@ pub enum Halt {
     Recreated {
         /// The offset to read next, of the former topic.
         offset: i64,
+        /// The id that the topic has now.
+        found: TopicId,
     },
     /// The log was cut off before the offset to read next, and may have been written anew from there.
     Truncated {
@@ -80,10 +84,11 @@ impl fmt::Display for Halt {
                  truncated or the topic was created again; read a new topic by a new pipeline with \
                  tables of its own"
             ),
-            Self::Recreated { offset } => write!(
+            Self::Recreated { offset, found } => write!(
                 f,
                 "the topic was deleted and created again, so offset {offset} means another event \
-                 now; read it by a new pipeline with tables of its own"
+                 now; read it by a new pipeline with tables of its own or, if the same events are at the \
+                 same offsets again, write `continued_by: {{TOPIC: {found}}}` beside `topics` and restart"
             ),
             Self::Truncated { offset, end } => write!(
                 f,

@@ -156,6 +156,11 @@ impl Partition {
         }
     }
 
+    /// Whether nothing is taken until the id of its topic is known.
+    pub(crate) fn awaits_topic(&self) -> bool {
+        matches!(&self.inflow, Inflow::Queue(queue) if self.halted.is_none() && !queue.is_it)
+    }
+
     /// Takes in the id that the broker gives the topic that librdkafka reads. Returns why the partition halts if
     /// it is another one than the recorded (P18).
     pub(crate) fn learn_topic(&mut self, found: Option<TopicId>) -> Option<Halt> {
@@ -166,8 +171,8 @@ impl Partition {
         if self.halted.is_some() {
             return None;
         }
-        if TopicId::is_another(queue.recorded, found) {
-            let halt = Halt::Recreated { offset };
+        if let Some(found) = found.filter(|id| TopicId::is_another(queue.recorded, Some(*id))) {
+            let halt = Halt::Recreated { offset, found };
             self.halt(halt.clone());
             return Some(halt);
         }

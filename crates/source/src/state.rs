@@ -37,8 +37,10 @@ pub(crate) struct Watch {
 
 /// Topics are asked for again so often while they are read, ...
 const WATCH_EVERY: Duration = Duration::from_secs(30);
-/// ... and so soon where the last answer did not tell.
-const WATCH_AGAIN: Duration = Duration::from_millis(500);
+/// ... so soon where the last answer did not tell, ...
+const WATCH_LATER: Duration = Duration::from_secs(5);
+/// ... and sooner where partitions wait for it.
+const WATCH_SOON: Duration = Duration::from_millis(500);
 
 /// What the callbacks and the drain share. Both run on the thread that owns the drain.
 #[derive(Debug, Default)]
@@ -75,13 +77,13 @@ impl State {
     /// Takes in what ids topics have now: partitions of another topic than the recorded halt (P18). A topic that the
     /// answer leaves out is asked for again soon.
     pub(crate) fn watched(&mut self, ids: &TopicIds, now: Instant) {
-        let mut all = true;
+        let mut told = true;
         for partition in &mut self.partitions {
             if partition.unwatched().is_none() {
                 continue;
             }
             let Some(&found) = ids.get(&partition.name.topic) else {
-                all = false;
+                told = false;
                 continue;
             };
             if let Some(halt) = partition.learn_topic(found) {
@@ -91,23 +93,30 @@ impl State {
                 });
             }
         }
-        self.watch_again(now, all);
+        self.watch_after(if told { WATCH_EVERY } else { self.patience() }, now);
     }
 
-    /// The question was not answered: it is asked again, and said aloud.
+    /// The question was not answered: it is asked again.
     pub(crate) fn unwatchable(&mut self, cause: &KafkaError, now: Instant) {
         self.notices.push(Notice::Error {
             class: cause
                 .rdkafka_error_code()
                 .map_or(ErrorClass::Transient, classify),
-            text: format!("could not ask which topics these are: {cause}"),
+            text: format!("could not ask for the ids of the topics: {cause}"),
         });
-        self.watch_again(now, false);
+        self.watch_after(self.patience(), now);
     }
 
-    /// When to ask next.
-    fn watch_again(&mut self, now: Instant, all_known: bool) {
-        let wait = if all_known { WATCH_EVERY } else { WATCH_AGAIN };
+    /// How soon a question that was not answered is asked again.
+    fn patience(&self) -> Duration {
+        if self.partitions.iter().any(Partition::awaits_topic) {
+            WATCH_SOON
+        } else {
+            WATCH_LATER
+        }
+    }
+
+    fn watch_after(&mut self, wait: Duration, now: Instant) {
         self.watch = Watch {
             question: None,
             again_at: Some(now + wait),

@@ -235,6 +235,43 @@ impl TableWriter {
         outcome.map(drop)
     }
 
+    /// Records that a topic goes on where the recorded one of its name ended: an operator's word, never our own (P18).
+    ///
+    /// # Errors
+    /// A transient error when the ending is not known; calling again is safe.
+    pub async fn continue_topic(
+        &mut self,
+        topic: &Arc<str>,
+        id: TopicId,
+    ) -> Result<(), StoreError> {
+        let (names, spec, log) = (self.names.clone(), self.spec.clone(), self.log.clone());
+        let decide = |snapshot: &Snapshot| {
+            still_fits(&log, &spec, snapshot)?;
+            let recorded = Checkpoint::from_txns(&names, &snapshot.txns);
+            if recorded.topics.get(topic) == Some(&id) {
+                return Ok(Decision::Stop(()));
+            }
+            let mut info = our_info("start", &spec.pipeline);
+            info.insert("topics".into(), json!({ (topic.to_string()): id }));
+            Ok(Decision::Write(Box::new(Draft {
+                operation: STREAMING,
+                info,
+                txns: vec![names.topic(topic, id)],
+                ..Draft::default()
+            })))
+        };
+        let outcome = commit(
+            &self.log,
+            &mut self.snapshot,
+            &CommitName::new(),
+            self.store.patience(),
+            decide,
+        )
+        .await;
+        self.read_snapshot()?;
+        outcome.map(drop)
+    }
+
     /// Judges an epoch in the version in hand (P7).
     pub fn judge(&self, ranges: &BTreeMap<TopicPartition, OffsetRange>) -> Verdict {
         self.checkpoint.judge(ranges)

@@ -6,8 +6,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use crate::{
     reader::{
-        DrainText, FromNode, Json, Later, Named, PartitionByText, Property, Reader, Span, Sql,
-        StartText, StopIfText, Text, UnknownFieldsText, Version, written,
+        DrainText, FromNode, Json, Later, Named, Number, PartitionByText, Property, Reader, Span,
+        Sql, StartText, StopIfText, Text, UnknownFieldsText, Version, written,
     },
     tree::{Node, Scalar, Value},
 };
@@ -74,6 +74,8 @@ written! {
         /// Where the tables begin on their very first run: earliest, latest, an RFC 3339 time, or fail. There is no default on purpose.
         #[schemars(required)]
         start: StartText,
+        /// Topics that were deleted and created again with the same events at the same offsets: by topic the id that the halt names. Left out as a rule.
+        continued_by: Named<Number>,
         /// The consumer group (default: alluvium.PIPELINE).
         group: Text,
         /// Who fetches the records: direct (requests of our own, the faster way) or portable (librdkafka). Default: direct where it can serve the connection's TLS and SASL, else portable.

@@ -76,20 +76,17 @@ impl Feed {
         self.topic
     }
 
-    /// Takes in the id that the broker gives the topic. `false`: it is another topic than the one whose offset is
+    /// Takes in the id that the broker gives the topic. Returns it if it is another topic than the one whose offset is
     /// recorded, or than the one that was read (P18).
-    pub(super) fn is_of(&mut self, id: Uuid) -> bool {
-        if id.is_nil() {
-            return true;
-        }
+    pub(super) fn another(&mut self, id: Uuid) -> Option<TopicId> {
         let (most, least) = id.as_u64_pair();
-        if TopicId::is_another(self.recorded, TopicId::from_halves(most, least)) {
-            return false;
-        }
-        if self.topic.is_nil() {
+        // Without an id nothing shows.
+        let found = TopicId::from_halves(most, least)?;
+        let is_new = TopicId::is_another(self.recorded, Some(found));
+        if self.topic.is_nil() && !is_new {
             self.topic = id;
         }
-        self.topic == id
+        (is_new || self.topic != id).then_some(found)
     }
 
     /// Bytes that wait to be taken.
@@ -238,19 +235,19 @@ mod tests {
     fn only_the_recorded_topic_is_read_and_only_the_first_that_was_seen() {
         for recorded in [None, Some(id(8))] {
             let mut feed = feed(recorded);
-            assert!(
-                feed.is_of(Uuid::nil()),
-                "a broker without ids shows nothing"
-            );
+            assert_eq!(feed.another(Uuid::nil()), None, "a broker without ids");
             assert!(feed.topic().is_nil());
-            assert!(feed.is_of(id(8)));
-            assert_eq!(feed.topic(), id(8));
-            assert!(feed.is_of(id(8)) && feed.is_of(Uuid::nil()));
-            assert!(!feed.is_of(id(16)), "created again while it is read");
+            for again in [id(8), id(8), Uuid::nil()] {
+                assert_eq!(feed.another(again), None);
+                assert_eq!(feed.topic(), id(8));
+            }
+            let found = TopicId::from_halves(16, 16);
+            assert_eq!(feed.another(id(16)), found, "while it is read");
             assert_eq!(feed.topic(), id(8));
         }
         let mut feed = feed(Some(id(8)));
-        assert!(!feed.is_of(id(16)), "created again while nobody read");
+        let found = TopicId::from_halves(16, 16);
+        assert_eq!(feed.another(id(16)), found, "while nobody read");
         assert!(feed.topic().is_nil());
     }
 }

@@ -100,12 +100,12 @@ fn a_topic_of_another_id_than_the_recorded_one_halts_before_anything_is_taken() 
         halts.len() == 2
     });
     halts.sort_by_key(|(partition, _)| *partition);
-    let halt = |offset| Halt::Recreated { offset };
+    let own = topic_ids(&broker, &[TOPIC.into()], PATIENCE).unwrap()[TOPIC];
+    assert_ne!(own, former);
+    let halt = |offset| Halt::Recreated { offset, found: own };
     assert_eq!(halts, [(0, halt(10)), (1, halt(0))]);
 
     // With its own id it is read.
-    let own = topic_ids(&broker, &[TOPIC.into()], PATIENCE).unwrap()[TOPIC];
-    assert_ne!(own, former);
     *table.topic.lock().unwrap() = Some(own);
     drain.assign_afresh();
     let read = take_records(&mut drain, 30);

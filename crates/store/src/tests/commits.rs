@@ -383,14 +383,22 @@ async fn a_table_from_before_learns_its_topic_once_and_no_id_passes_for_an_offse
         assert_eq!(writer.checkpoint().topics, ids(i64::MAX));
         assert_eq!(writer.checkpoint().offsets, offsets);
     }
+    for _ in 0..2 {
+        let word = TopicId::from_number(12);
+        writer.continue_topic(&"clicks".into(), word).await.unwrap();
+        assert_eq!(writer.checkpoint().topics, ids(12));
+    }
     commit_ranges(&mut writer, &[(0, 5, 9)]).await;
     let history = store.history("clicks_per_minute").await.unwrap();
     let kinds: Vec<String> = history
         .iter()
         .map(|record| record.kind.to_string())
         .collect();
-    assert_eq!(kinds, ["create", "start", "commit", "start", "commit"]);
-    assert!(history[3].recorded.is_empty(), "{:?}", history[3].recorded);
+    assert_eq!(
+        kinds,
+        ["create", "start", "commit", "start", "start", "commit"]
+    );
+    assert!(history[3].recorded.is_empty() && history[4].recorded.is_empty());
     let report = audit(&history);
     assert!(report.is_proven(), "{:?}", report.faults);
 }
