@@ -9,6 +9,7 @@ import http.client
 import json
 import pathlib
 import random
+import re
 import time
 
 from confluent_kafka import Producer
@@ -31,7 +32,7 @@ class Site:
         self.name, self.kafka, self.topic = name, kafka, f"scenario-{name.replace(' ', '-')}"
         self.pool = events.pool(len(name), 500)
         self.rng = random.Random(name)
-        self.counts, self.places = [0] * len(self.pool), []
+        self.counts, self.places, self.sent = [0] * len(self.pool), [], []
         kafka.create(self.topic, PARTITIONS)
         folder = folder / self.topic
         folder.mkdir()
@@ -68,6 +69,15 @@ class Site:
             producer.produce(self.topic, self.pool[number].payload, partition=sent % PARTITIONS, on_delivery=call)
             if counted:
                 self.counts[number] += 1
+                self.sent.append((number, sent % PARTITIONS))
+            producer.poll(0)
+        assert producer.flush(60) == 0
+
+    def restore(self):
+        """The same events at the same offsets, in a topic that has been created again."""
+        producer = Producer({"bootstrap.servers": self.kafka.brokers, "enable.idempotence": True, "log_level": 0})
+        for number, partition in self.sent:
+            producer.produce(self.topic, self.pool[number].payload, partition=partition)
             producer.poll(0)
         assert producer.flush(60) == 0
 
@@ -155,6 +165,33 @@ def created_again_while_away(site: Site) -> list[str]:
     return site.halted("created again") + site.answers() + site.audited()
 
 
+def restored(site: Site) -> list[str]:
+    """The same events at the same offsets in a topic with another id: it halts, and goes on at the operator's word."""
+    site.server.start()
+    site.produce(1_500)
+    site.wait_until_counted()
+    site.server.drained(45)
+    site.created_again()
+    site.restore()
+    site.server.start()
+    found = site.halted("created again")
+    word = re.search(r"continued_by: {TOPIC: (\d+)}", next(iter((site.server.status() or NOTHING).halted.values()), ""))
+    if not word:
+        return found or [f"{site.name}: the halt does not say what to write"]
+    site.server.drained(45)
+    pipeline = next((site.fleet.folder / site.server.drain / "pipelines").iterdir())
+    topics = next(line for line in pipeline.read_text().splitlines(True) if "topics:" in line)
+    more = topics[: len(topics) - len(topics.lstrip())] + f"continued_by: {{{site.topic}: {word[1]}}}\n"
+    pipeline.write_text(pipeline.read_text().replace(topics, topics + more))
+    site.server.start()
+    site.produce(600)
+    try:
+        site.wait_until_counted()
+    except TimeoutError as error:
+        found.append(f"{error}; {site.server.status()}")
+    return found + site.audited()
+
+
 def created_again_with_less(site: Site) -> list[str]:
     site.server.start()
     site.produce(3_000)
@@ -229,6 +266,7 @@ SCENARIOS = [
     ("created again while it is read", created_again_while_read, "direct", {}),
     ("created again while away", created_again_while_away, "direct", {}),
     ("created again while away, portable", created_again_while_away, "portable", {}),
+    ("restored", restored, "direct", {}),
     ("created again with less", created_again_with_less, "direct", {}),
     ("created again with less, portable", created_again_with_less, "portable", {}),
     ("retention passes", retention_passes, "direct", {}),
