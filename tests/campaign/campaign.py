@@ -24,6 +24,8 @@ from .kafka import Embedded, Kafka
 from .processes import Process, end_all, wait_for
 
 PARTITIONS = 6
+# For so many seconds a request of before an outage can still come: librdkafka's own patience, and some more.
+CUT_OFF = 90.0
 
 
 @dataclasses.dataclass
@@ -209,6 +211,7 @@ class Campaign:
             self.rest(rng.expovariate(1 / mean))
 
     broken_actions = 0
+    outage_at = float("-inf")
 
     def run(self):
         threading.Thread(target=self.watch, daemon=True).start()
@@ -259,7 +262,11 @@ class Campaign:
         try:
             code = server.process.ended()
             if code is not None:
-                self.journal.surprise(f"{server.name} ended by itself with {code}", tail=server.process.tail(15))
+                tail = server.process.tail(15)
+                if code == 1 and "was fenced" in tail and self.was_cut_off(server):
+                    self.journal.effect("fenced by its own past", server=server.name)
+                else:
+                    self.journal.surprise(f"{server.name} ended by itself with {code}", tail=tail)
                 server.skew = 0
                 server.start()
                 return
@@ -274,6 +281,13 @@ class Campaign:
                 server.start()
         finally:
             server.lock.release()
+
+    def was_cut_off(self, server) -> bool:
+        """Whether the broker was away from this server lately, or it slept. An offset that librdkafka could not tell Kafka then is told once
+        more after the server has joined anew, under its former name, and the broker takes the two for two servers."""
+        links = self.kafka.proxies[server.link : server.link + 1]
+        hurt = [self.outage_at, server.slept_at, *(proxy.hurt_at for proxy in links)]
+        return time.monotonic() - max(hurt) < CUT_OFF
 
     # End -------------------------------------------------------------------------------------------------------------
 

@@ -88,6 +88,7 @@ class Server:
 
     def __init__(self, fleet: "Fleet", name: str, link: int, drain: str):
         self.fleet, self.name, self.link, self.drain = fleet, name, link, drain
+        self.slept_at = float("-inf")  # when it woke last
         self.lock = threading.Lock()  # held by whoever does something to the process
         self.port: int | None = None  # of its door, once it says so
         self.process: Process | None = None

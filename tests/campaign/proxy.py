@@ -26,6 +26,7 @@ class Proxy:
         self.rate = 0  # bytes a second and direction, 0: as fast as it goes
         self.silent = False
         self.refusing = False
+        self.hurt_at = float("-inf")  # when something was last done to it
         self.socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port = self.socket.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()

@@ -12,6 +12,7 @@ def hurt(campaign, proxy, rng, where: str):
     """One fault of one link."""
     kind = rng.choice(("delay", "cut", "half_close", "throttle", "silence", "refused"))
     seconds = rng.uniform(1, 9)
+    proxy.hurt_at = time.monotonic()
     campaign.journal.trying(f"{where} {kind}", port=proxy.port, seconds=round(seconds, 1))
     before = proxy.did[kind]
     match kind:
@@ -33,6 +34,7 @@ def hurt(campaign, proxy, rng, where: str):
             proxy.half_close()
     campaign.rest(seconds)
     proxy.heal()
+    proxy.hurt_at = time.monotonic()
     if kind in ("silence", "half_close"):
         # What was dropped is missing in the stream; nobody could go on with it.
         proxy.cut()
@@ -62,8 +64,10 @@ def outage(campaign, rng):
 
     timer = threading.Timer(seconds, look, ("late",))
     timer.start()
+    campaign.outage_at = time.monotonic()
     kind = campaign.kafka.outage(kind, seconds)
     timer.join()
+    campaign.outage_at = time.monotonic()
     until = time.monotonic() + 25
     while time.monotonic() < until:
         look("after")

@@ -107,6 +107,7 @@ def zombie(campaign, fleet, rng):
             server.start()
             return
         server.process.signal(signal.SIGCONT)
+        server.slept_at = time.monotonic()
         if moved:
             campaign.journal.effect("zombie", server=server.name, partitions=list(reached.partitions))
             campaign.journal.effect("rebalance", 2)
