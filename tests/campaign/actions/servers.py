@@ -154,7 +154,11 @@ def guest(campaign, fleet, rng):
 
 
 def leave(campaign, server):
-    """SIGTERM. It must end with 0; a store or broker that is hurt meanwhile may cost the last commit, and then it ends with 1."""
+    """SIGTERM. It must end with 0; a store or broker that is hurt meanwhile may cost the last commit, and then it ends with 1.
+    A process that has begun a moment ago has not asked for the signal yet, and is let come up first."""
+    until = time.monotonic() + PATIENCE
+    while server.runs() and server.status(0.5) is None and time.monotonic() < until:
+        time.sleep(0.1)
     began = time.monotonic()
     code = server.drained(45)
     took = round(time.monotonic() - began, 1)
