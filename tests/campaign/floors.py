@@ -40,11 +40,28 @@ HOUR = {
 # What needs a real Kafka.
 NEEDS_KAFKA = ("topic growth", "aborted transaction", "kafka link", "broker outage")
 # In a few minutes chance, and what else the machine does, decide more.
-SHORT, EASE = 10.0, 0.25
+FEW, EASE = 10.0, 0.25
+# Two minutes, in which everything comes sooner: less than half of what two busy cores reach.
+SHORT = {
+    "kill": 6,
+    "zombie": 1,
+    "rebalance": 6,
+    "broker outage": 1,
+    "ambiguous commit": 1,
+    "disk full": 1,
+    "join": 2,
+    "s3 after": 3,
+    "s3 late": 3,
+    "merging by hand": 3,
+    "vacuum": 3,
+    "aborted transaction": 30,
+    "dead letter": 50,
+}
 
 
 def floors(minutes: float, missing: list[str]) -> dict[str, int]:
     """For a campaign of this length; kinds that begin with one of `missing` are not asked for."""
-    share = minutes / 60 * (EASE if minutes < SHORT else 1)
-    asked = {kind: math.floor(count * share) for kind, count in HOUR.items()}
+    share = minutes / 60 * (EASE if minutes < FEW else 1)
+    least = {kind: count * min(1, minutes / 2) for kind, count in SHORT.items()}
+    asked = {kind: math.floor(max(count * share, least.get(kind, 0))) for kind, count in HOUR.items()}
     return {kind: count for kind, count in asked.items() if count and not kind.startswith(tuple(missing))}

@@ -214,4 +214,7 @@ def test_an_hour_has_the_floors_that_were_asked_for():
     asked = floors.floors(60, [])
     least = {"kill": 300, "zombie": 60, "rebalance": 200, "broker outage": 30, "ambiguous commit": 50, "disk full": 20}
     assert {kind: asked[kind] for kind in least} == least
+    for minutes in (2, 10, 60):
+        asked = floors.floors(minutes, [])
+        assert all(asked[kind] >= least for kind, least in floors.SHORT.items())
     assert not any(kind.startswith("kafka link") for kind in floors.floors(60, list(floors.NEEDS_KAFKA)))
