@@ -7,7 +7,7 @@
 //! *coupons* (up to 7 in a list, some hundreds in a set) or, from about 390 distinct values on,
 //! three doubles of estimator state, the number of zero registers and one byte a register.
 
-use std::sync::LazyLock;
+use std::{mem, sync::LazyLock};
 
 use datasketches::hll::{HllSketch, HllType, HllUnion};
 
@@ -197,6 +197,13 @@ fn checked_coupons(bytes: &[u8], places: usize, count: usize) -> Result<&[u8], F
             bytes.len()
         )));
     };
+    // In the order that this module writes, one look at each is enough: they rise, and the first has the least value.
+    let mut last = 0;
+    let rise = coupons(stored).all(|coupon| coupon > mem::replace(&mut last, coupon));
+    let first = coupons(stored).next();
+    if rise && places == count && first.is_none_or(has_value) {
+        return Ok(stored);
+    }
     let mut found: Vec<u32> = coupons(stored).filter(|&coupon| coupon != 0).collect();
     let all = found.len();
     found.sort_unstable();
@@ -207,11 +214,15 @@ fn checked_coupons(bytes: &[u8], places: usize, count: usize) -> Result<&[u8], F
             found.len()
         )));
     }
-    // The upper six bits are a register's value, which is never zero.
-    if found.iter().any(|coupon| coupon >> 26 == 0) {
+    if !found.iter().copied().all(has_value) {
         return Err(damaged("a coupon without a value".into()));
     }
     Ok(stored)
+}
+
+/// The upper six bits are a register's value, which is never zero.
+fn has_value(coupon: u32) -> bool {
+    coupon >> 26 != 0
 }
 
 fn checked_registers(bytes: &[u8]) -> Result<&[u8; REGISTERS], FunctionError> {

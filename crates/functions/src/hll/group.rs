@@ -59,6 +59,18 @@ impl Group {
                 *self = Self::Registers(registers);
                 REGISTERS as isize - before
             }
+            // More sketches are going to come, each of which is a few coupons to registers and an object to the crate.
+            (Stored::Coupons(other), Self::Grown(sketch)) => {
+                let before = sketch.estimated_size() as isize;
+                let mut registers = Box::new([0; REGISTERS]);
+                match codec::look(&codec::write(sketch))? {
+                    Stored::Registers(own) => *registers = *own,
+                    Stored::Coupons(own) => codec::raise(&mut registers, own),
+                }
+                codec::raise(&mut registers, other);
+                *self = Self::Registers(registers);
+                REGISTERS as isize - before
+            }
             (Stored::Coupons(other), Self::Registers(registers)) => {
                 codec::raise(registers, other);
                 0
