@@ -11,6 +11,7 @@ mod client;
 mod engine;
 mod error;
 mod estimate;
+mod fence;
 mod finals;
 mod guard;
 mod information;

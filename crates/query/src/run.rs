@@ -41,6 +41,7 @@ use crate::{
     catalog::PUBLIC,
     client::{Client, Dialect},
     error::{ErrorKind, QueryError, nearest},
+    fence::{self, Account},
     guard::{self, Request},
     measure, postgres, repeats,
     running::Listed,
@@ -543,6 +544,9 @@ async fn plan(
     let logical = bind(logical, params)?;
     let repeats = repeats::repeats(&logical)?;
     let logical = measure::lower(logical)?;
+    if let (LogicalPlan::Explain(_), Some(account)) = (&logical, Account::of_query(&state)) {
+        account.explains();
+    }
     let logical = state.optimize(&logical)?;
     let physical = state
         .query_planner()
@@ -555,8 +559,8 @@ async fn plan(
     })
 }
 
-/// Makes joins give way to other tasks: a join can make millions of batches of one batch of its input, and only
-/// reading input counts by itself.
+/// Makes joins give way to other tasks, and count what they make: a join can make millions of batches of one batch of its
+/// input, and only reading input counts by itself.
 fn yielding(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
     let plan = plan.transform_up(|node| {
         let multiplies = node.is::<CrossJoinExec>()
@@ -564,9 +568,11 @@ fn yielding(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionP
             || node.is::<HashJoinExec>()
             || node.is::<SortMergeJoinExec>()
             || node.is::<UnnestExec>();
+        let measured = fence::rows::measured(node.clone())?;
+        let is_other = !Arc::ptr_eq(&measured, &node);
         Ok(match multiplies {
-            true => Transformed::yes(Arc::new(CooperativeExec::new(node)) as _),
-            false => Transformed::no(node),
+            true => Transformed::yes(Arc::new(CooperativeExec::new(measured)) as _),
+            false => Transformed::new_transformed(measured, is_other),
         })
     })?;
     Ok(plan.data)

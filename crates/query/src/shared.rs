@@ -20,7 +20,7 @@ use datafusion::{
         SessionState, SessionStateBuilder,
         context::SessionConfig,
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
-        memory_pool::FairSpillPool,
+        memory_pool::{FairSpillPool, MemoryPool},
         object_store::ObjectStoreRegistry,
         runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
     },
@@ -34,6 +34,7 @@ use crate::{
     catalog::{CATALOG, Catalogs, PUBLIC},
     client::Client,
     error::{ErrorKind, QueryError},
+    fence::{self, Account},
     panes::STORE_URL,
     postgres::{self, Postgres},
     read_files::ReadFiles,
@@ -208,9 +209,11 @@ impl Shared {
             client.access.memory(&self.limits),
             client.taken.clone(),
         );
+        let share: Arc<dyn MemoryPool> = Arc::new(share);
+        let account = Account::of(&share);
         let spilled = self.disk.share(client.access.disk(&self.limits));
         let environment = RuntimeEnvBuilder::from_runtime_env(environment)
-            .with_memory_pool(Arc::new(share))
+            .with_memory_pool(share)
             .with_disk_manager_builder(
                 DiskManagerBuilder::default().with_temp_file_factory(Arc::new(spilled)),
             )
@@ -222,6 +225,8 @@ impl Shared {
             state.register_udf(postgres::session_user(user))?;
         }
         state.config_mut().set_extension(client.estimate.clone());
+        let options = state.config_mut().options_mut();
+        options.extensions.insert(account);
         // The moment that now() answers, the same in the whole query.
         state.mark_start_execution();
         Ok(state)
@@ -263,8 +268,10 @@ fn base_state(environment: Arc<RuntimeEnv>, threads: usize) -> SessionState {
         // Nothing can be created, so nothing needs to know how.
         .with_table_factories(HashMap::new())
         .with_file_formats(Vec::new())
+        .with_optimizer_rule(fence::fence_constants())
         .build();
     register(&mut state);
+    fence::fence(&mut state).expect("a session state takes every function");
     state
 }
 

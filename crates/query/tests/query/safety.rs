@@ -268,6 +268,180 @@ async fn memory_rows_and_places_are_limited() {
     assert_eq!(lines(&result.collect().await.unwrap()), ["1"]);
 }
 
+/// Ways to make much of little: with one value, with every row, by operators, and while a query is planned.
+const GROWING: [&str; 31] = [
+    "SELECT length(repeat('Alluvium', 500000000))",
+    "SELECT sum(length(repeat(md5(value::text), 100000))) FROM generate_series(1, 100000) AS t(value)",
+    "SELECT length(lpad('x', 1000000000)), length(rpad('x', 1000000000, 'ab'))",
+    "SELECT max(length(lpad(value::text, 100000))) FROM generate_series(1, 100000) AS t(value)",
+    "SELECT length(replace(repeat('a', 1000000), 'a', repeat('b', 1000000)))",
+    "SELECT max(length(replace(repeat(value::text, 1000), '1', repeat('b', 100000)))) FROM generate_series(1, 100000) AS t(value)",
+    "SELECT length(regexp_replace(repeat('a', 1000000), '.', repeat('b', 10000), 'g'))",
+    "SELECT cardinality(generate_series(1, 1000000000))",
+    "SELECT cardinality(range(DATE '0001-01-01', DATE '9999-12-31', INTERVAL '1 second'))",
+    "SELECT max(cardinality(range(0, 1000 * value))) FROM generate_series(1, 100000) AS t(value)",
+    "SELECT cardinality(array_repeat('x', 1000000000))",
+    "SELECT cardinality(array_repeat(array_repeat(1, 1000000), 1000000))",
+    "SELECT cardinality(array_resize([1], 1000000000, 1))",
+    "SELECT length(array_to_string(range(0, 1000000), repeat('x', 1000000)))",
+    "SELECT cardinality(array_replace_all(array_repeat('x', 100000), 'x', repeat('y', 100000)))",
+    // Doubled again and again, by the query or by a recursion.
+    "WITH a AS (SELECT repeat(value::text, 1000) AS t FROM generate_series(1, 10000) AS t(value)), b AS (SELECT t || t || t || t AS t FROM a), \
+     c AS (SELECT t || t || t || t AS t FROM b), d AS (SELECT concat(t, t, t, t) AS t FROM c) SELECT max(length(t)) FROM d",
+    "WITH RECURSIVE d(n, t) AS (SELECT 1, 'x' UNION ALL SELECT n + 1, t || t FROM d WHERE n < 34) SELECT max(length(t)) FROM d",
+    "WITH RECURSIVE d(n, t) AS (SELECT 1, [1] UNION ALL SELECT n + 1, array_concat(t, t) FROM d WHERE n < 34) SELECT max(cardinality(t)) FROM d",
+    // All alive at once before the outermost function sees them.
+    "SELECT max(length(concat(repeat(value::text, 800), repeat(value::text, 801), repeat(value::text, 802), repeat(value::text, 803), \
+     repeat(value::text, 804), repeat(value::text, 805), repeat(value::text, 806), repeat(value::text, 807)))) FROM generate_series(100000, 200000) AS t(value)",
+    // A constant for each row.
+    "SELECT max(length(repeat('x', 1000000) || value::text)) FROM generate_series(1, 100000) AS t(value)",
+    "SELECT repeat('x', 1000000) AS t FROM generate_series(1, 100000)",
+    "SELECT max(length(CASE WHEN value > 7 THEN repeat('x', 1000000) ELSE value::text END)) FROM generate_series(1, 100000) AS t(value)",
+    "SELECT repeat('a', 9000000), repeat('b', 9000000), repeat('c', 9000000)",
+    // Operators that repeat rows, and that keep them.
+    "SELECT max(length(t) + a.value) FROM (SELECT repeat(value::text, 100000) AS t FROM generate_series(1, 10) AS t(value)) AS b CROSS JOIN generate_series(1, 100000) AS a(value) WHERE length(t) > a.value",
+    "SELECT max(length(t || k::text)) FROM (SELECT value % 2 AS k, repeat(value::text, 100000) AS t FROM generate_series(1, 10) AS t(value)) AS b JOIN generate_series(1, 100000) AS a(value) ON b.k = a.value % 3",
+    "SELECT max(length(t)), max(u) FROM (SELECT repeat(value::text, 10000) AS t, unnest(range(0, 100000)) AS u FROM generate_series(1, 10) AS t(value))",
+    "SELECT max(length(t)), max(c) FROM (SELECT t, count(*) OVER () AS c FROM (SELECT repeat(value::text, 1000) AS t FROM generate_series(1, 100000) AS t(value)))",
+    "SELECT cardinality(array_agg(repeat(value::text, 1000))) FROM generate_series(1, 100000) AS t(value)",
+    "SELECT length(string_agg(repeat(value::text, 1000), ',')) FROM generate_series(1, 100000) AS t(value)",
+    // While it is planned.
+    "SELECT value FROM generate_series(1, 1000) AS t(value) WHERE length(repeat('x', 2000000000)) > value",
+    "SELECT value FROM generate_series(1, 1000) AS t(value) ORDER BY length(lpad(value::text, 2000000000))",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_much_of_little_is_refused() {
+    let narrow = engine(Limits {
+        memory: 64 << 20,
+        ..Limits::default()
+    })
+    .await;
+    for sql in GROWING {
+        let begun = Instant::now();
+        let error = refused(&narrow, sql).await;
+        assert_eq!(error.code(), "53200", "{sql}: {error:?}");
+        assert!(error.hint.is_some(), "{sql}: {error:?}");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{sql}");
+    }
+    // Before there is a plan, the arguments of such a table must be numbers.
+    let sql = "SELECT count(*) FROM generate_series(1, length(repeat('x', 2000000000)))";
+    assert_eq!(refused(&narrow, sql).await.kind, ErrorKind::Invalid);
+    // A plan that is to be read shows the call.
+    let sql = "EXPLAIN SELECT repeat('x', 10000000) || 'y'";
+    let result = narrow.session().query(sql, vec![]).await.unwrap();
+    let plan = lines(&result.collect().await.unwrap()).concat();
+    assert!(plan.len() < 10_000 && plan.contains("repeat"), "{plan}");
+    // What is large and has a use is answered.
+    let engine = engine(Limits::default()).await;
+    for (sql, answer) in [
+        ("SELECT length(repeat('Alluvium', 1000000))", "8000000"),
+        ("SELECT length(lpad('x', 10000000, 'ab'))", "10000000"),
+        ("SELECT cardinality(range(0, 1000000))", "1000000"),
+        (
+            "SELECT cardinality(generate_series(DATE '2020-01-01', DATE '2029-12-31', INTERVAL '1 day'))",
+            "3653",
+        ),
+        (
+            "SELECT sum(length(repeat(value::text, 100) || value::text)) FROM generate_series(10000, 29999) AS t(value)",
+            "10100000",
+        ),
+        (
+            "SELECT max(length(replace(repeat('ab', 100000), 'b', 'ccc')))",
+            "400000",
+        ),
+        (
+            "SELECT sum(length(regexp_replace(repeat(value::text, 100), '1', 'seven', 'g'))) FROM generate_series(1000, 1999) AS t(value)",
+            "920000",
+        ),
+        (
+            "SELECT length(string_agg(md5(value::text), ',')) FROM generate_series(1, 100000) AS t(value)",
+            "3299999",
+        ),
+        (
+            "SELECT count(*), max(length(t)) FROM (SELECT repeat('x', 3000) AS t FROM generate_series(1, 100000))",
+            "100000 3000",
+        ),
+        (
+            "SELECT count(*) FROM (SELECT repeat(value::text, 10000) AS t FROM generate_series(1, 5) AS t(value)) CROSS JOIN generate_series(1, 5) AS u(value) WHERE length(t) > u.value",
+            "25",
+        ),
+        (
+            "SELECT count(u), max(length(t)) FROM (SELECT repeat(value::text, 100) AS t, unnest(range(0, 1000)) AS u FROM generate_series(1, 9) AS t(value))",
+            "9000 100",
+        ),
+        (
+            "SELECT max(c) FROM (SELECT count(*) OVER () AS c FROM generate_series(1, 100000))",
+            "100000",
+        ),
+    ] {
+        for session in [
+            engine.session(),
+            engine.postgres_session_of(Access::unrestricted()),
+        ] {
+            let result = session.query(sql, vec![]).await;
+            let result = result.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            let rows = result.collect().await;
+            let rows = rows.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+            assert_eq!(lines(&rows), [answer], "{sql}");
+        }
+    }
+}
+
+/// Memory of a process that does nothing else.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_makes_much_of_little_is_never_there() {
+    const ALONE: &str = "ALLUVIUM_TEST_ALONE";
+    const BUDGET: u64 = 64;
+    /// Threads, pieces of outcomes that no reservation knows yet, and what the allocator keeps.
+    const BESIDE: u64 = 150;
+    if std::env::var_os(ALONE).is_none() {
+        let own = std::process::Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "safety::what_makes_much_of_little_is_never_there",
+            ])
+            .arg("--nocapture")
+            .env(ALONE, "1")
+            // What is freed goes back to the system, so that one query's peak is not the next one's beginning.
+            .env("MALLOC_ARENA_MAX", "1")
+            .env("MALLOC_MMAP_THRESHOLD_", "1048576")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&own.stdout) + String::from_utf8_lossy(&own.stderr);
+        assert!(own.status.success(), "{said}");
+        assert!(said.contains("1 passed"), "{said}");
+        return;
+    }
+    fn mebibytes(field: &str) -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            >> 10
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let engine = runtime.block_on(engine(Limits {
+        memory: (BUDGET as usize) << 20,
+        ..Limits::default()
+    }));
+    let ordinary = "SELECT country, count(*) FROM clicks_per_minute GROUP BY country";
+    runtime.block_on(async {
+        let result = engine.session().query(ordinary, vec![]).await.unwrap();
+        result.collect().await.unwrap();
+    });
+    let before = mebibytes("VmRSS");
+    for sql in GROWING {
+        runtime.block_on(refused_in(engine.session(), sql));
+        let most = mebibytes("VmHWM") - before;
+        assert!(most < BUDGET + BESIDE, "{most} MiB after {sql}");
+    }
+}
+
 /// Whoever waits for a place gets one when it is free, and not before.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_waits_for_a_place_and_is_let_in() {
