@@ -278,8 +278,6 @@ fn widest(column: &ArrayRef) -> Result<usize> {
         DataType::LargeBinary => longest(column.as_binary::<i64>().value_offsets()),
         other => match other.primitive_width() {
             Some(width) => width,
-            // All together are not wide.
-            None if column.get_array_memory_size() <= NARROW => NARROW.min(64),
             None => growth::sizes(column)?.into_iter().max().unwrap_or(0),
         },
     })

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use datafusion::{
     arrow::datatypes::{Field, IntervalMonthDayNano},
     config::ConfigOptions,
-    execution::session_state::SessionStateDefaults,
+    execution::SessionStateDefaults,
     logical_expr::ReturnFieldArgs,
 };
 
