@@ -3,7 +3,8 @@
 //! Events of one producer have the same bytes between their values. This tree remembers them: an edge is the bytes
 //! before a value and how that value is read, a path from the root to an end is a layout. Walking down is comparing bytes
 //! and reading values; keys are not looked at, white space is not looked for, and which columns are missing is known at
-//! the end. Producers with other orders, spellings or optional fields are other branches.
+//! the end. Producers with other orders, spellings or optional fields are other branches. Strings that no column wants and that
+//! are the same in event after event are compared with what they were, together with what stands around them.
 //!
 //! Owns the tree, and reading one event along it. A walk takes an event only if the general decoder takes it with the same
 //! values: values are read by the same functions or by stricter ones, and whatever is unforeseen ends the walk, so that
@@ -37,6 +38,14 @@ const PRICE: u32 = 16;
 /// Events in a row that followed no layout, from which on only every so many are tried.
 const PATIENCE: u32 = 32;
 const TRIED: u32 = 32;
+/// Every so many events one is decoded the general way although its layout may be known, to see which strings stay the same.
+const LOOKED_AT: u32 = if cfg!(test) { 3 } else { 1024 };
+/// A string is taken for one that stays when so many events in a row that were looked at had it as the one before, ...
+const STAYS: u32 = 4;
+/// ... and no longer when so many in a row had another.
+const CHANGED: u32 = 2;
+/// Bytes that are compared at once at most.
+const MOST_COMPARED: usize = 1024;
 /// No edge.
 const NONE: u32 = u32::MAX;
 
@@ -83,6 +92,31 @@ struct Edge {
     /// The next edge from the same place.
     beside: u32,
     length: Length,
+    /// What was seen of its value, if that is a string that no column wants.
+    seen: Seen,
+    /// It stands for other edges, one behind the other, whose values stay the same: how many events in a row that were looked at
+    /// had others.
+    shortcut: Option<u32>,
+}
+
+/// A string in the events that were looked at.
+#[derive(Debug, Default)]
+struct Seen {
+    text: Box<[u8]>,
+    /// How often in a row it came again.
+    times: u32,
+}
+
+impl Seen {
+    fn look(&mut self, text: &[u8]) {
+        if *self.text == *text {
+            self.times += 1;
+        } else {
+            self.times = 0;
+            // What is too long to be compared need not be kept.
+            self.text = text[..text.len().min(MOST_COMPARED)].into();
+        }
+    }
 }
 
 /// How long the values of an edge have been of late.
@@ -166,8 +200,11 @@ impl Raw {
 /// The tree of layouts.
 #[derive(Debug)]
 pub(crate) struct Layouts {
-    /// The first is the first edge from the root.
     edges: Vec<Edge>,
+    /// The first edge from the root.
+    root: u32,
+    /// Events so far, in order to look at one now and then.
+    events: u32,
     /// For each layout, the places that have no value.
     absent: Vec<Box<[u16]>>,
     /// The place of each column in a row.
@@ -189,6 +226,8 @@ impl Layouts {
         let narrow = |place: usize| u16::try_from(place).unwrap_or(u16::MAX);
         Self {
             edges: Vec::new(),
+            root: NONE,
+            events: 0,
             absent: Vec::new(),
             places: places
                 .iter()
@@ -212,6 +251,10 @@ impl Layouts {
         row: &mut [Raw],
         slots: &mut [Slot],
     ) -> Option<&[u16]> {
+        self.events = self.events.wrapping_add(1);
+        if self.events.is_multiple_of(LOOKED_AT) {
+            return None;
+        }
         self.misses = self.misses.wrapping_add(1);
         if self.misses > PATIENCE && !self.misses.is_multiple_of(TRIED) {
             return None;
@@ -219,7 +262,7 @@ impl Layouts {
         self.coins = (self.coins + 1).min(self.most_coins);
         let general = General { columns, bytes };
         let mut text = None;
-        let (mut next, mut at) = (0, 0);
+        let (mut next, mut at) = (self.root, 0);
         loop {
             let edge = self.edges.get(next as usize)?;
             if !edge.before.stands(bytes, at) {
@@ -317,9 +360,22 @@ impl Layouts {
     /// Knows no layout and learns none until coins come in.
     #[cfg(test)]
     pub(crate) fn forget(&mut self) {
+        self.clear();
+        (self.coins, self.misses) = (0, 0);
+    }
+
+    fn clear(&mut self) {
         self.edges.clear();
         self.absent.clear();
-        (self.coins, self.misses) = (0, 0);
+        self.root = NONE;
+    }
+
+    /// The first edge behind one, or behind the root.
+    fn first(&mut self, from: Option<u32>) -> &mut u32 {
+        match from {
+            None => &mut self.root,
+            Some(from) => &mut self.edges[from as usize].to,
+        }
     }
 
     /// Remembers the layout of an event that was taken, if that is paid for.
@@ -336,62 +392,133 @@ impl Layouts {
         let Some(steps) = steps(columns, &self.places, self.kept, text, find) else {
             return;
         };
-        if self.edges.len() + steps.len() > MOST_EDGES {
-            self.edges.clear();
-            self.absent.clear();
+        if self.edges.len() + 2 * steps.len() > MOST_EDGES {
+            self.clear();
         }
-        // The edge whose `to` is followed, or none at the root.
-        let mut from = None;
-        for (before, step) in steps {
-            let first = match from {
-                None if self.edges.is_empty() => NONE,
-                None => 0,
-                Some(from) => self.edges[from as usize].to,
-            };
+        // The edges that are followed.
+        let mut path: Vec<u32> = Vec::with_capacity(steps.len());
+        let mut texts = Vec::with_capacity(steps.len());
+        for Step {
+            before,
+            action,
+            text,
+        } in steps
+        {
+            let from = path.last().copied();
             let mut last = NONE;
-            let mut beside = first;
+            let mut beside = *self.first(from);
             let mut count = 0;
             while beside != NONE {
                 let edge = &self.edges[beside as usize];
-                let same = match step {
-                    Step::Value(value) => edge.value == value,
+                let same = match action {
+                    Action::Value(value) => edge.value == value,
                     // Along one path the same columns are absent.
-                    Step::End(_) => matches!(edge.value, Value::End(_)),
+                    Action::End(_) => matches!(edge.value, Value::End(_)),
                 };
-                if same && *edge.before.bytes == *before {
+                if same && edge.shortcut.is_none() && *edge.before.bytes == *before {
                     break;
                 }
                 (last, beside) = (beside, edge.beside);
                 count += 1;
             }
+            texts.push(text);
             if beside != NONE {
-                from = Some(beside);
+                path.push(beside);
                 continue;
             }
             if count == MOST_BESIDE {
                 return;
             }
-            let value = match step {
-                Step::Value(value) => value,
-                Step::End(absent) => {
+            let value = match action {
+                Action::Value(value) => value,
+                Action::End(absent) => {
                     self.absent.push(absent);
                     Value::End(self.absent.len() as u32 - 1)
                 }
             };
-            let new = self.edges.len() as u32;
-            self.edges.push(Edge {
-                before: Gap::new(before),
-                value,
-                to: NONE,
-                beside: NONE,
-                length: Length::default(),
-            });
-            if last != NONE {
-                self.edges[last as usize].beside = new;
-            } else if let Some(from) = from {
-                self.edges[from as usize].to = new;
+            let new = self.add(Gap::new(before), value, NONE);
+            match last {
+                NONE => *self.first(from) = new,
+                last => self.edges[last as usize].beside = new,
             }
-            from = Some(new);
+            path.push(new);
+        }
+        self.look(&path, &texts);
+    }
+
+    fn add(&mut self, before: Gap, value: Value, to: u32) -> u32 {
+        let new = self.edges.len() as u32;
+        self.edges.push(Edge {
+            before,
+            value,
+            to,
+            beside: NONE,
+            length: Length::default(),
+            seen: Seen::default(),
+            shortcut: None,
+        });
+        new
+    }
+
+    /// Looks at the strings of an event that no column wants, `texts` along the edges of `path`, and goes past those that stay the
+    /// same by one edge.
+    fn look(&mut self, path: &[u32], texts: &[&[u8]]) {
+        for (edge, text) in path.iter().zip(texts) {
+            let edge = &mut self.edges[*edge as usize];
+            if edge.value == Value::Passed {
+                edge.seen.look(text);
+            }
+        }
+        let stays = |edges: &[Edge], at: usize| {
+            let edge = &edges[path[at] as usize];
+            edge.value == Value::Passed && edge.seen.times >= STAYS
+        };
+        // From the back, so that a way past some leads to the way past those behind them.
+        let mut to = path.len();
+        while to > 0 {
+            to -= 1;
+            let mut at = to;
+            while at > 0 && stays(&self.edges, at - 1) {
+                at -= 1;
+            }
+            self.go_past(path, at, to);
+            // What lies between is gone past already, by whoever comes that way.
+            to = at;
+        }
+    }
+
+    /// Sees to it that an edge leads from place `at` of a path to the value at place `to` if there are some between, whose strings
+    /// stay the same, and that no other does for long.
+    fn go_past(&mut self, path: &[u32], at: usize, to: usize) {
+        let from = at.checked_sub(1).map(|before| path[before]);
+        let mut bytes = Vec::new();
+        for passed in &path[at..to] {
+            let edge = &self.edges[*passed as usize];
+            bytes.extend_from_slice(&edge.before.bytes);
+            bytes.extend_from_slice(&edge.seen.text);
+            bytes.push(b'"');
+        }
+        let target = &self.edges[path[to] as usize];
+        bytes.extend_from_slice(&target.before.bytes);
+        let (value, behind) = (target.value, target.to);
+        let wanted = at < to && bytes.len() <= MOST_COMPARED;
+        let first = *self.first(from);
+        if let Some(edge) = self.edges.get_mut(first as usize)
+            && let Some(changed) = &mut edge.shortcut
+        {
+            if wanted && *edge.before.bytes == *bytes {
+                *changed = 0;
+                edge.to = behind;
+            } else if *changed + 1 < CHANGED {
+                *changed += 1;
+            } else {
+                *self.first(from) = edge.beside;
+            }
+        } else if wanted {
+            let new = self.add(Gap::new(bytes.into()), value, behind);
+            let edge = &mut self.edges[new as usize];
+            (edge.shortcut, edge.beside) = (Some(0), first);
+            *self.first(from) = new;
         }
     }
 }
@@ -492,21 +619,28 @@ impl<'a> General<'a> {
     }
 }
 
-enum Step {
+struct Step<'t> {
+    /// The bytes before a value.
+    before: Box<[u8]>,
+    action: Action,
+    /// The rest of a string behind its opening quote, up to the closing one; of other values nothing.
+    text: &'t [u8],
+}
+
+enum Action {
     Value(Value),
     /// The places that have no value.
     End(Box<[u16]>),
 }
 
-/// The bytes before each value of a valid event and how the value is read. `None` for an event that names a column twice,
-/// or has too many values.
-fn steps(
+/// The way through a valid event, value by value. `None` for an event that names a column twice, or has too many values.
+fn steps<'t>(
     columns: &[Column],
     places: &[u16],
     kept: u16,
-    text: &str,
+    text: &'t str,
     find: impl Fn(&str) -> Option<usize>,
-) -> Option<Vec<(Box<[u8]>, Step)>> {
+) -> Option<Vec<Step<'t>>> {
     let bytes = text.as_bytes();
     let mut cursor = Cursor::new(bytes);
     let mut seen = vec![false; columns.len()];
@@ -560,7 +694,16 @@ fn steps(
                 (b'-' | b'0'..=b'9', None) => (Value::Number, start),
                 (_, None) => (Value::Skipped, start),
             };
-            steps.push((bytes[from..end].into(), Step::Value(value)));
+            let is_text = end == start + 1;
+            steps.push(Step {
+                before: bytes[from..end].into(),
+                action: Action::Value(value),
+                text: if is_text {
+                    &bytes[end..cursor.at - 1]
+                } else {
+                    &[]
+                },
+            });
             if steps.len() > MOST_VALUES {
                 return None;
             }
@@ -578,7 +721,11 @@ fn steps(
         .filter(|(place, present)| **place < kept && !**present)
         .map(|(place, _)| *place)
         .collect();
-    steps.push((bytes[from..].into(), Step::End(absent)));
+    steps.push(Step {
+        before: bytes[from..].into(),
+        action: Action::End(absent),
+        text: &[],
+    });
     Some(steps)
 }
 
@@ -604,7 +751,7 @@ impl Gap {
             Some(lane) => {
                 let equal = u8x16::new(*lane).simd_eq(self.first).to_bitmask();
                 equal | self.ignored == 0xFFFF
-                    && (self.bytes.len() <= 16 || rest[16..].starts_with(&self.bytes[16..]))
+                    && (self.bytes.len() <= 16 || begins(rest, &self.bytes))
             }
             // A call would take longer than the few bytes that there are.
             None => {
@@ -618,15 +765,93 @@ impl Gap {
     }
 }
 
+/// Whether `rest` begins with `bytes`, more than 16 of which the first 16 are known to be there. In place, since calling
+/// `memcmp` takes as long as comparing.
+#[inline(always)]
+fn begins(rest: &[u8], bytes: &[u8]) -> bool {
+    const LANE: usize = 32;
+    let Some(rest) = rest.get(..bytes.len()) else {
+        return false;
+    };
+    let (Some(last), Some(wanted)) = (rest.last_chunk::<LANE>(), bytes.last_chunk::<LANE>()) else {
+        return rest.last_chunk::<16>() == bytes.last_chunk::<16>();
+    };
+    let (rest, bytes) = (rest.as_chunks::<LANE>().0, bytes.as_chunks::<LANE>().0);
+    last == wanted && rest.iter().zip(bytes).all(|(lane, wanted)| lane == wanted)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::processor::Any;
+
+    /// Decodes an event as a decoder without columns does; whether its layout was known.
+    fn decode(layouts: &mut Layouts, text: &str) -> bool {
+        let walked = layouts.walk::<Any>(&[], text.as_bytes(), &mut [Raw::default()], &mut []);
+        let known = walked.is_some();
+        if !known {
+            layouts.learn(&[], text, |_| None);
+        }
+        known
+    }
+
+    fn shortcuts(layouts: &Layouts) -> Vec<&str> {
+        let edges = layouts.edges.iter();
+        let shortcuts = edges.filter(|edge| edge.shortcut.is_some());
+        let bytes = shortcuts.map(|edge| std::str::from_utf8(&edge.before.bytes).unwrap());
+        bytes.collect()
+    }
+
+    #[test]
+    fn strings_that_stay_the_same_are_gone_past() {
+        let mut layouts = Layouts::new(&[]);
+        let event = |number: u32, agent: &str| {
+            format!(
+                r#"{{"host":"a\"ü","n":{number},"id":"x{number}","agent":"{agent}","zone":""}}"#
+            )
+        };
+        for number in 0..40 {
+            decode(&mut layouts, &event(number, "curl"));
+        }
+        let one = r#","agent":"curl","zone":""}"#;
+        let found = shortcuts(&layouts);
+        assert!(found.contains(&one), "{found:?}");
+        assert!(found.contains(&r#"{"host":"a\"ü","n":"#), "{found:?}");
+        // Whatever is not the same to the last byte goes the other way, or is not known.
+        for at in 0..=event(7, "curl").len() {
+            let event = event(7, "curl");
+            let Some((before, behind)) = event.split_at_checked(at) else {
+                continue;
+            };
+            for changed in [before.to_owned(), format!("{before}!{behind}")] {
+                let walk = |layouts: &mut Layouts| {
+                    layouts.events = 0;
+                    let row = &mut [Raw::default()];
+                    layouts
+                        .walk::<Any>(&[], changed.as_bytes(), row, &mut [])
+                        .is_some()
+                };
+                let mut fresh = Layouts::new(&[]);
+                fresh.learn(&[], &event, |_| None);
+                assert_eq!(walk(&mut layouts), walk(&mut fresh), "{changed}");
+            }
+        }
+        layouts.misses = 0;
+        for number in 0..40 {
+            decode(&mut layouts, &event(number, &format!("agent {number}")));
+        }
+        assert_eq!(layouts.edges[layouts.root as usize].shortcut, Some(0));
+        let passed = layouts.edges.iter().any(|edge| {
+            edge.to != NONE && *layouts.edges[edge.to as usize].before.bytes == *one.as_bytes()
+        });
+        assert!(!passed, "nobody comes by the former one any more");
+    }
 
     #[test]
     fn beginnings_are_compared_to_the_last_byte() {
-        let text: Vec<u8> = (0..60).collect();
+        let text: Vec<u8> = (0..130).collect();
         for at in 0..20 {
-            for length in 0..40 {
+            for length in 0..110 {
                 let gap = Gap::new(text[at..at + length].into());
                 assert!(gap.stands(&text, at));
                 assert!(gap.stands(&text[..at + length], at));

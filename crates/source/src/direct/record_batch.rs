@@ -121,7 +121,7 @@ fn take_batch(bytes: &mut Bytes) -> Result<Option<(Header, Bytes)>, NotABatch> {
     }
     let batch = bytes.split_to(size);
     let sum = u32::from_be_bytes(array(&batch, 17));
-    if crc32c::crc32c(&batch[SUMMED_FROM..]) != sum {
+    if crc_fast::crc32_iscsi(&batch[SUMMED_FROM..]) != sum {
         return Err(NotABatch("its checksum does not hold".to_owned()));
     }
     Ok(Some((header(&batch)?, batch)))

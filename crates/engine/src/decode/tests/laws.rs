@@ -213,6 +213,35 @@ fn oracle(text: &str) -> Option<bool> {
     }
 }
 
+/// An event of a few producers, most of whose strings are the same as those of others, and which may be broken at one byte.
+fn staying() -> impl Strategy<Value = Vec<u8>> {
+    let text = || {
+        prop::sample::select(vec![
+            "",
+            "a",
+            "b",
+            "\u{fc}",
+            "a\\\"b",
+            "a rather long text, as agents have",
+        ])
+    };
+    let fields = prop::collection::vec(text(), 3);
+    let broken = prop::option::weighted(0.2, (any::<prop::sample::Index>(), any::<u8>()));
+    (fields, any::<bool>(), 0..3_u32, broken).prop_map(|(texts, first, number, broken)| {
+        let [a, b, c] = [0, 1, 2].map(|at| texts[at]);
+        let event = match first {
+            true => format!(r#"{{"x":"{a}","y":"{b}","must":"{number}","z":"{c}"}}"#),
+            false => format!(r#"{{"must":"{c}","x":"{a}","y":"{b}", "n":{number},"z":"{c}"}}"#),
+        };
+        let mut event = event.into_bytes();
+        if let Some((at, byte)) = broken {
+            let at = at.index(event.len());
+            event[at] = byte;
+        }
+        event
+    })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(128))]
 
@@ -301,6 +330,23 @@ proptest! {
             general.layouts.forget();
             let answer = general.decode(Some(event));
             prop_assert_eq!(predicting.decode(Some(event)), answer, "{}", String::from_utf8_lossy(event));
+        }
+        prop_assert_eq!(predicting.finish().unwrap(), general.finish().unwrap());
+    }
+
+    #[test]
+    fn strings_that_stay_the_same_change_no_answer(
+        events in prop::collection::vec((staying(), 1..30_usize), 1..30),
+        used in prop::sample::subsequence(ALL, 1..9),
+    ) {
+        let mut predicting = decoder(&all_types(), &used, UnknownFields::Ignore);
+        let mut general = decoder(&all_types(), &used, UnknownFields::Ignore);
+        for (event, times) in &events {
+            for _ in 0..*times {
+                general.layouts.forget();
+                let answer = general.decode(Some(event));
+                prop_assert_eq!(predicting.decode(Some(event)), answer, "{}", String::from_utf8_lossy(event));
+            }
         }
         prop_assert_eq!(predicting.finish().unwrap(), general.finish().unwrap());
     }

@@ -67,7 +67,7 @@ fn sealed(base: i64, summed: &[u8]) -> Vec<u8> {
     out.extend((summed.len() as i32 + 9).to_be_bytes());
     out.extend(3_i32.to_be_bytes());
     out.push(2);
-    out.extend(crc32c::crc32c(summed).to_be_bytes());
+    out.extend(crc_fast::crc32_iscsi(summed).to_be_bytes());
     out.extend(summed);
     out
 }
