@@ -81,7 +81,7 @@ impl Batch {
         let batch = &mut to[start..];
         batch[FIRST_TIME..FIRST_TIME + 8].copy_from_slice(&now.to_be_bytes());
         batch[LAST_TIME..LAST_TIME + 8].copy_from_slice(&now.to_be_bytes());
-        let checksum = crc32c::crc32c(&batch[ATTRIBUTES..]);
+        let checksum = crc_fast::crc32_iscsi(&batch[ATTRIBUTES..]);
         batch[CHECKSUM..CHECKSUM + 4].copy_from_slice(&checksum.to_be_bytes());
     }
 }

@@ -219,7 +219,7 @@ impl Bounds {
             });
         }
         let times = if is_copied { COPIES } else { 1 };
-        if rows == 1 || all.saturating_mul(times) <= PIECE {
+        if are_constant || !is_copied && all <= PIECE {
             return Ok(Self::Small);
         }
         let mut pieces = Vec::new();
@@ -233,10 +233,8 @@ impl Bounds {
             sum = sum.saturating_add(bound);
         }
         pieces.push(begin..rows);
-        Ok(match pieces.len() {
-            1 => Self::Small,
-            _ => Self::Pieces(pieces),
-        })
+        // One piece is worth it too: its columns are parts of larger ones.
+        Ok(Self::Pieces(pieces))
     }
 }
 

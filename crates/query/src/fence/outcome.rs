@@ -8,9 +8,9 @@ use std::{ops::Range, sync::atomic::Ordering};
 use bytes::Bytes;
 use datafusion::{
     arrow::{
-        array::{Array, ArrayData, ArrayRef, make_array},
+        array::{Array, ArrayData, ArrayRef, UInt64Array, make_array},
         buffer::Buffer,
-        compute::concat,
+        compute,
     },
     common::{Result, ScalarValue},
     execution::memory_pool::{MemoryReservation, human_readable_size},
@@ -166,17 +166,18 @@ pub(super) fn in_pieces(
 ) -> Result<ColumnarValue> {
     let mut made: Vec<ArrayRef> = Vec::with_capacity(pieces.len());
     for piece in pieces {
+        let rows = UInt64Array::from_iter_values(piece.start as u64..piece.end as u64);
+        let arguments = args.args.iter().map(|argument| -> Result<ColumnarValue> {
+            Ok(match argument {
+                // A copy: of a slice, functions take the whole buffer for what they have to make room for.
+                ColumnarValue::Array(array) => {
+                    ColumnarValue::Array(compute::take(array, &rows, None)?)
+                }
+                scalar => scalar.clone(),
+            })
+        });
         let outcome = call(ScalarFunctionArgs {
-            args: args
-                .args
-                .iter()
-                .map(|argument| match argument {
-                    ColumnarValue::Array(array) => {
-                        ColumnarValue::Array(array.slice(piece.start, piece.len()))
-                    }
-                    scalar => scalar.clone(),
-                })
-                .collect(),
+            args: arguments.collect::<Result<_>>()?,
             arg_fields: args.arg_fields.clone(),
             number_rows: piece.len(),
             return_field: args.return_field.clone(),
@@ -198,7 +199,7 @@ pub(super) fn in_pieces(
     let made: Vec<&dyn Array> = made.iter().map(AsRef::as_ref).collect();
     counted(
         function,
-        ColumnarValue::Array(concat(&made)?),
+        ColumnarValue::Array(compute::concat(&made)?),
         args.number_rows,
         account,
         taken,

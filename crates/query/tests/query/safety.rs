@@ -269,7 +269,7 @@ async fn memory_rows_and_places_are_limited() {
 }
 
 /// Ways to make much of little: with one value, with every row, by operators, and while a query is planned.
-const GROWING: [&str; 31] = [
+const GROWING: [&str; 32] = [
     "SELECT length(repeat('Alluvium', 500000000))",
     "SELECT sum(length(repeat(md5(value::text), 100000))) FROM generate_series(1, 100000) AS t(value)",
     "SELECT length(lpad('x', 1000000000)), length(rpad('x', 1000000000, 'ab'))",
@@ -293,6 +293,9 @@ const GROWING: [&str; 31] = [
     // All alive at once before the outermost function sees them.
     "SELECT max(length(concat(repeat(value::text, 800), repeat(value::text, 801), repeat(value::text, 802), repeat(value::text, 803), \
      repeat(value::text, 804), repeat(value::text, 805), repeat(value::text, 806), repeat(value::text, 807)))) FROM generate_series(100000, 200000) AS t(value)",
+    // Many times the same column, of which room is made for as many whole ones.
+    "SELECT max(length(concat(t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t, t))) \
+     FROM (SELECT repeat(value::text, 500) AS t FROM generate_series(100000, 200000) AS t(value))",
     // A constant for each row.
     "SELECT max(length(repeat('x', 1000000) || value::text)) FROM generate_series(1, 100000) AS t(value)",
     "SELECT repeat('x', 1000000) AS t FROM generate_series(1, 100000)",
