@@ -321,11 +321,10 @@ async fn what_makes_much_of_little_is_refused() {
     })
     .await;
     for sql in GROWING {
-        let begun = Instant::now();
+        // Not by the end of its time, which has another code.
         let error = refused(&narrow, sql).await;
         assert_eq!(error.code(), "53200", "{sql}: {error:?}");
         assert!(error.hint.is_some(), "{sql}: {error:?}");
-        assert!(begun.elapsed() < Duration::from_secs(20), "{sql}");
     }
     // Before there is a plan, the arguments of such a table must be numbers.
     let sql = "SELECT count(*) FROM generate_series(1, length(repeat('x', 2000000000)))";
