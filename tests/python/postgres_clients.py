@@ -5,6 +5,7 @@
 The server has the table `every_type` that tests/it/clients.rs fills. Ends with 0 when everything was as it must be.
 """
 
+import contextlib
 import datetime
 import decimal
 import sys
@@ -284,12 +285,13 @@ def cancels(host, port):
 def streams(host, port):
     """A result larger than memory would allow arrives; most of it is never asked for."""
     with connect(host, port) as connection, connection.cursor() as cursor:
-        rows = cursor.stream("SELECT value, repeat('x', 1000) FROM generate_series(1, 9000000) AS t(value)")
-        for number, row in enumerate(rows, 1):
-            assert row[0] == number
-            if number == 50_000:
-                break
-        rows.close()
+        many = "SELECT value, repeat('x', 1000) FROM generate_series(1, 9000000) AS t(value)"
+        # Whatever ends the loop, an open stream would keep the connection from being closed.
+        with contextlib.closing(cursor.stream(many)) as rows:
+            for number, row in enumerate(rows, 1):
+                assert row[0] == number, (row[0], number)
+                if number == 50_000:
+                    break
 
 
 def reflection(host, port):

@@ -632,6 +632,11 @@ impl ScalarUDFImpl for Repeated {
         }
     }
 
+    /// As cheap as what it keeps: rows are not dealt out to several threads for its sake, which would change their order.
+    fn placement(&self, _: &[ExpressionPlacement]) -> ExpressionPlacement {
+        ExpressionPlacement::Literal
+    }
+
     fn invoke_with_args(&self, mut args: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let account = args.config_options.extensions.get::<Account>();
         match args.args.pop() {

@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use alluvium_query::{Access, ErrorKind, Limits, Position, QueryEngine, Session};
-use datafusion::scalar::ScalarValue;
+use datafusion::{
+    arrow::{array::AsArray, datatypes::Int64Type},
+    scalar::ScalarValue,
+};
 use futures::StreamExt;
 
 use crate::support::*;
@@ -336,6 +339,15 @@ async fn what_makes_much_of_little_is_refused() {
     assert!(plan.len() < 10_000 && plan.contains("repeat"), "{plan}");
     // What is large and has a use is answered.
     let engine = engine(Limits::default()).await;
+    // And in order, as without a constant that long.
+    let sql = "SELECT value, repeat('x', 1000) FROM generate_series(1, 50000) AS t(value)";
+    let result = engine.session().query(sql, vec![]).await.unwrap();
+    let batches = result.collect().await.unwrap();
+    let values = batches.iter().flat_map(|batch| {
+        let column = batch.column(0).as_primitive::<Int64Type>();
+        column.values().iter().copied()
+    });
+    assert!(values.eq(1..=50_000));
     for (sql, answer) in [
         ("SELECT length(repeat('Alluvium', 1000000))", "8000000"),
         ("SELECT length(lpad('x', 10000000, 'ab'))", "10000000"),
