@@ -81,6 +81,12 @@ class Site:
             producer.poll(0)
         assert producer.flush(60) == 0
 
+    def begin(self, events: int):
+        """Until so many events are counted."""
+        self.server.start()
+        self.produce(events)
+        self.wait_until_counted()
+
     def wait_until_counted(self):
         def caught_up():
             self.fleet.advance()
@@ -145,9 +151,7 @@ class Site:
 
 
 def created_again_while_read(site: Site) -> list[str]:
-    site.server.start()
-    site.produce(1_500)
-    site.wait_until_counted()
+    site.begin(1_500)
     site.created_again()
     site.produce(3_000, counted=False)
     return site.halted("created again") + site.answers() + site.audited()
@@ -155,9 +159,7 @@ def created_again_while_read(site: Site) -> list[str]:
 
 def created_again_while_away(site: Site) -> list[str]:
     """With more events than before, so that no offset gives it away."""
-    site.server.start()
-    site.produce(1_500)
-    site.wait_until_counted()
+    site.begin(1_500)
     site.server.drained(45)
     site.created_again()
     site.produce(3_000, counted=False)
@@ -167,9 +169,7 @@ def created_again_while_away(site: Site) -> list[str]:
 
 def restored(site: Site) -> list[str]:
     """The same events at the same offsets in a topic with another id: it halts, and goes on at the operator's word."""
-    site.server.start()
-    site.produce(1_500)
-    site.wait_until_counted()
+    site.begin(1_500)
     site.server.drained(45)
     site.created_again()
     site.restore()
@@ -193,9 +193,7 @@ def restored(site: Site) -> list[str]:
 
 
 def created_again_with_less(site: Site) -> list[str]:
-    site.server.start()
-    site.produce(3_000)
-    site.wait_until_counted()
+    site.begin(3_000)
     site.server.drained(45)
     site.created_again()
     site.produce(300, counted=False)
@@ -205,9 +203,7 @@ def created_again_with_less(site: Site) -> list[str]:
 
 
 def retention_passes(site: Site) -> list[str]:
-    site.server.start()
-    site.produce(1_500)
-    site.wait_until_counted()
+    site.begin(1_500)
     site.server.drained(45)
     reached = site.fleet.reached()
     site.produce(1_500, counted=False)
@@ -218,9 +214,7 @@ def retention_passes(site: Site) -> list[str]:
 
 def schema_breaks(site: Site) -> list[str]:
     """Everything is broken: `stop_if` stops it; with a rule that lets them pass, each becomes a dead letter once."""
-    site.server.start()
-    site.produce(1_500)
-    site.wait_until_counted()
+    site.begin(1_500)
     site.produce(6_000, (events.BROKEN,))
     found = site.stopped("rejected")
     if site.server.runs():

@@ -403,6 +403,15 @@ fn written_out(expr: Expr) -> Expr {
     }
 }
 
+/// The names of arguments, for functions that must not show in the name of a column.
+fn names(args: &[Expr], between: &str) -> String {
+    let names: Vec<String> = args
+        .iter()
+        .map(|value| value.schema_name().to_string())
+        .collect();
+    names.join(between)
+}
+
 /// `CAST(list AS VARCHAR)` as a function, so that it can be fenced as one. Every list can be written out, so `TRY_CAST` is the same.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct WrittenOut {
@@ -416,10 +425,7 @@ impl ScalarUDFImpl for WrittenOut {
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(args
-            .iter()
-            .map(|value| value.schema_name().to_string())
-            .collect())
+        Ok(names(args, ""))
     }
 
     fn signature(&self) -> &Signature {
@@ -454,11 +460,7 @@ impl ScalarUDFImpl for Joined {
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        let sides: Vec<String> = args
-            .iter()
-            .map(|side| side.schema_name().to_string())
-            .collect();
-        Ok(sides.join(" || "))
+        Ok(names(args, " || "))
     }
 
     fn signature(&self) -> &Signature {
@@ -608,10 +610,7 @@ impl ScalarUDFImpl for Repeated {
     }
 
     fn schema_name(&self, args: &[Expr]) -> Result<String> {
-        Ok(args
-            .iter()
-            .map(|value| value.schema_name().to_string())
-            .collect())
+        Ok(names(args, ""))
     }
 
     fn signature(&self) -> &Signature {

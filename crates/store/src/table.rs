@@ -223,16 +223,7 @@ impl TableWriter {
                 ..Draft::default()
             })))
         };
-        let outcome = commit(
-            &self.log,
-            &mut self.snapshot,
-            &CommitName::new(),
-            self.store.patience(),
-            decide,
-        )
-        .await;
-        self.read_snapshot()?;
-        outcome.map(drop)
+        self.write(decide).await.map(drop)
     }
 
     /// Records that a topic goes on where the recorded one of its name ended: an operator's word, never our own (P18).
@@ -260,6 +251,15 @@ impl TableWriter {
                 ..Draft::default()
             })))
         };
+        self.write(decide).await.map(drop)
+    }
+
+    /// Commits what `decide` makes of the newest version. The version in hand afterwards is the last one that was read, also when
+    /// it failed.
+    async fn write<T: Send>(
+        &mut self,
+        decide: impl FnMut(&Snapshot) -> Result<Decision<T>, StoreError> + Send,
+    ) -> Result<Outcome<T>, StoreError> {
         let outcome = commit(
             &self.log,
             &mut self.snapshot,
@@ -269,7 +269,7 @@ impl TableWriter {
         )
         .await;
         self.read_snapshot()?;
-        outcome.map(drop)
+        outcome
     }
 
     /// Judges an epoch in the version in hand (P7).
@@ -428,16 +428,7 @@ impl TableWriter {
                 ..Draft::default()
             })))
         };
-        let outcome = commit(
-            &self.log,
-            &mut self.snapshot,
-            &CommitName::new(),
-            self.store.patience(),
-            decide,
-        )
-        .await;
-        self.read_snapshot()?;
-        Ok(match outcome? {
+        Ok(match self.write(decide).await? {
             Outcome::Landed(version) => Ending::Committed { version },
             Outcome::Stopped(ending) => ending,
         })
