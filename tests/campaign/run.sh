@@ -2,7 +2,7 @@
 # A campaign of faults, in a Python environment that has what it needs (README.md beside this file).
 #
 #   tests/campaign/run.sh --minutes 60 --seed 7
-#   tests/campaign/run.sh --short                  about three minutes with start and end; what CI runs
+#   tests/campaign/run.sh --short                  about three minutes with start and end; what `.ci/run campaign` runs
 #
 # Environment: ALLUVIUM_PYTHON (a Python with tests/python/requirements.txt; default: one is made in the cache folder).
 set -euo pipefail
