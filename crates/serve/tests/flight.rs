@@ -553,8 +553,8 @@ async fn the_door_closes_while_a_client_reads() {
     let mut stream = client.do_get(ticket).await.unwrap();
     stream.next().await.unwrap().unwrap();
     house.stop.send(()).unwrap();
-    let rest = stream.try_collect::<Vec<_>>().await;
-    assert!(said(rest).contains("cancelled"));
+    let rest = said(stream.try_collect::<Vec<_>>().await);
+    assert!(rest.contains("cancelled"), "{rest}");
     drop(client);
     let ended = tokio::time::timeout(Duration::from_secs(6), house.server).await;
     ended.unwrap().unwrap().unwrap();
