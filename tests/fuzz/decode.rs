@@ -1,11 +1,17 @@
 //! The decoder along layouts against the general one: the same events taken, with the same values, and the same refused,
 //! with the same words.
 
-use std::sync::{Arc, LazyLock};
+use std::{
+    iter,
+    sync::{Arc, LazyLock},
+};
 
 use alluvium_engine::JsonDecoder;
 use alluvium_plan::{EpochUnit, EventColumn, UnknownFields};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+
+/// So often has an event to come until the decoder takes for granted that strings nobody wants stay as they are in it.
+const UNTIL_IT_STAYS: usize = 18;
 
 /// Columns of every type; the letters of the first byte's bits choose which are required.
 static COLUMNS: LazyLock<Vec<EventColumn>> = LazyLock::new(|| {
@@ -66,11 +72,13 @@ fn compare(columns: &[EventColumn], schema: &SchemaRef, unknown: UnknownFields, 
     let decoder =
         || JsonDecoder::with_schema(columns, schema, unknown).expect("columns of the schema");
     let (mut predicting, mut general) = (decoder(), decoder().without_layouts());
+    let split = || events.split(|byte| *byte == 0);
     // What is learned from an event shows when it, and others, come again.
-    for event in events
-        .split(|byte| *byte == 0)
-        .flat_map(|event| [event, event])
-        .chain(events.split(|byte| *byte == 0))
+    for event in split()
+        .take(1)
+        .flat_map(|event| iter::repeat_n(event, UNTIL_IT_STAYS))
+        .chain(split().flat_map(|event| [event, event]))
+        .chain(split())
     {
         let (one, other) = (predicting.decode(Some(event)), general.decode(Some(event)));
         assert_eq!(

@@ -39,7 +39,8 @@ const PRICE: u32 = 16;
 const PATIENCE: u32 = 32;
 const TRIED: u32 = 32;
 /// Every so many events one is decoded the general way although its layout may be known, to see which strings stay the same.
-const LOOKED_AT: u32 = if cfg!(test) { 3 } else { 1024 };
+/// Tests and fuzzers have few events.
+const LOOKED_AT: u32 = if cfg!(any(test, fuzzing)) { 3 } else { 1024 };
 /// A string is taken for one that stays when so many events in a row that were looked at had it as the one before, ...
 const STAYS: u32 = 4;
 /// ... and no longer when so many in a row had another.
