@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alluvium_runtime::{Compaction, TableCompaction};
+use alluvium_runtime::TableCompaction;
 use alluvium_store::Effort;
 use alluvium_types::MemoryBudget;
 use serde_json::json;
@@ -36,22 +36,21 @@ pub(crate) fn run(args: &CompactArgs) -> Result<(), Failure> {
         let table: Arc<str> = name.as_str().into();
         let mut merging =
             TableCompaction::open(&store, &table, runtime.handle(), &budget).map_err(failed)?;
-        let files_before = merging.files();
-        let mut all = Compaction::default();
-        while let Some(done) = merging
+        let before = merging.extent();
+        while merging
             .merge_next(Effort::Everything, &|| false)
             .map_err(failed)?
-        {
-            all.add(&done);
-        }
+            .is_some()
+        {}
+        let after = merging.extent();
         sheet.push(vec![
             json!(name),
-            json!(files_before),
-            json!(merging.files()),
-            json!(all.rows_before),
-            json!(all.rows_after),
-            json!(all.bytes_before),
-            json!(all.bytes_after),
+            json!(before.files),
+            json!(after.files),
+            json!(before.rows),
+            json!(after.rows),
+            json!(before.bytes),
+            json!(after.bytes),
         ]);
     }
     Ok(to_stdout(|out| sheet.write(args.format, out))?)

@@ -20,6 +20,7 @@ mod panes;
 mod postgres;
 mod read_files;
 mod repeats;
+mod reuse;
 mod run;
 mod running;
 mod session;

@@ -38,6 +38,7 @@ use crate::{
     panes::STORE_URL,
     postgres::{self, Postgres},
     read_files::ReadFiles,
+    reuse::{KeptPartials, ReusePartials},
     spill::Disk,
     storage::Storage,
     threads::{Threads, threads_for_queries},
@@ -148,13 +149,14 @@ impl Shared {
         };
         let environment = environment(storage.object_store(), limits.memory)?;
         let files = ReadFiles::new(&environment.memory_pool, limits.memory);
+        let partials = KeptPartials::new(&environment.memory_pool, limits.memory);
         Ok(Self {
             limits,
             permits: Arc::new(Semaphore::new(limits.concurrent)),
             shelf: Arc::new(Shelf::new(storage, publisher, files)),
             status,
             disk: Disk::new(limits.disk)?,
-            base: base_state(environment, threads_for_queries()),
+            base: base_state(environment, threads_for_queries(), partials),
             postgres: OnceLock::new(),
             workers: Threads::workers().map_err(no_threads)?,
             watch: Threads::watch().map_err(no_threads)?,
@@ -247,7 +249,11 @@ fn environment(store: Arc<dyn ObjectStore>, memory: usize) -> Result<Arc<Runtime
     Ok(environment)
 }
 
-fn base_state(environment: Arc<RuntimeEnv>, threads: usize) -> SessionState {
+fn base_state(
+    environment: Arc<RuntimeEnv>,
+    threads: usize,
+    partials: KeptPartials,
+) -> SessionState {
     let mut config = SessionConfig::new()
         .with_default_catalog_and_schema(CATALOG, PUBLIC)
         .with_create_default_catalog_and_schema(false)
@@ -269,6 +275,7 @@ fn base_state(environment: Arc<RuntimeEnv>, threads: usize) -> SessionState {
         .with_table_factories(HashMap::new())
         .with_file_formats(Vec::new())
         .with_optimizer_rule(fence::fence_constants())
+        .with_physical_optimizer_rule(Arc::new(ReusePartials::new(Arc::new(partials))))
         .build();
     register(&mut state);
     fence::fence(&mut state).expect("a session state takes every function");

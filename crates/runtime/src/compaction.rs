@@ -92,16 +92,15 @@ pub struct Compaction {
     pub rows_after: u64,
 }
 
-impl Compaction {
-    /// Adds what another merge did.
-    pub fn add(&mut self, other: &Self) {
-        self.files_before += other.files_before;
-        self.bytes_before += other.bytes_before;
-        self.rows_before += other.rows_before;
-        self.files_after += other.files_after;
-        self.bytes_after += other.bytes_after;
-        self.rows_after += other.rows_after;
-    }
+/// What a table consists of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableExtent {
+    /// Its files.
+    pub files: u64,
+    /// Bytes of these.
+    pub bytes: u64,
+    /// Rows in these; `None` when the log does not say it of every file.
+    pub rows: Option<u64>,
 }
 
 /// Merges files of one table by hand.
@@ -111,6 +110,8 @@ pub struct TableCompaction {
     compactor: Compactor,
     io: Handle,
     budget: MemoryBudget,
+    /// Everything was merged that can be; what is left is to put files in order.
+    is_joined: bool,
 }
 
 impl TableCompaction {
@@ -136,12 +137,18 @@ impl TableCompaction {
             compactor,
             io: io.clone(),
             budget: budget.clone(),
+            is_joined: false,
         })
     }
 
-    /// Files of the table as it was last seen.
-    pub fn files(&self) -> usize {
-        self.compactor.files().len()
+    /// The table as it was last seen.
+    pub fn extent(&self) -> TableExtent {
+        let files = self.compactor.files();
+        TableExtent {
+            files: files.len() as u64,
+            bytes: files.iter().map(|file| file.size).sum(),
+            rows: files.iter().map(|file| file.rows).sum(),
+        }
     }
 
     fn refresh(&mut self) -> Result<(), CompactionError> {
@@ -170,12 +177,21 @@ impl TableCompaction {
         should_stop: &dyn Fn() -> bool,
     ) -> Result<Option<Compaction>, CompactionError> {
         self.refresh()?;
-        while let Some(choice) = self.choose(effort, &BTreeSet::new()) {
-            if let Some(done) = self.merge(&choice, should_stop)? {
-                return Ok(Some(done));
+        loop {
+            let effort = match effort {
+                Effort::Everything if self.is_joined => Effort::InOrder,
+                effort => effort,
+            };
+            match self.choose(effort, &BTreeSet::new()) {
+                Some(choice) => {
+                    if let Some(done) = self.merge(&choice, should_stop)? {
+                        return Ok(Some(done));
+                    }
+                }
+                None if effort == Effort::Everything => self.is_joined = true,
+                None => return Ok(None),
             }
         }
-        Ok(None)
     }
 
     /// Merges these files; `None` when another server was faster.

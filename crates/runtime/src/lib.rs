@@ -30,7 +30,7 @@ mod upkeep;
 mod watermarks;
 mod worker;
 
-pub use compaction::{Compaction, CompactionError, TableCompaction};
+pub use compaction::{Compaction, CompactionError, TableCompaction, TableExtent};
 pub use error::RuntimeError;
 pub use instance::{Instance, InstanceError};
 pub use pipeline::PipelineConfig;

@@ -96,7 +96,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
 impl<S: AsyncRead + Unpin> Patient<S> {
     /// Waits until the client has closed its side too, for a moment. What it still says concerns nobody.
     fn take_leave(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let leaving = self.leaving.get_or_insert_with(|| Box::pin(sleep(FAREWELL)));
+        let leaving = self
+            .leaving
+            .get_or_insert_with(|| Box::pin(sleep(FAREWELL)));
         if leaving.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }

@@ -177,23 +177,27 @@ impl Compactor {
             rows,
             batch_rows,
             filtered,
+            file_bytes: choice.bytes_of_a_file(),
         })
     }
 
-    /// Begins the file that takes the place of others. Nobody sees it until [`Self::commit`] names it (P8).
+    /// Begins the file, or the files one after the other, that take the place of others. Nobody sees it until [`Self::commit`] names it (P8).
     pub fn begin(&self, inputs: &Inputs, budget: &MemoryBudget) -> CompactedFile {
-        CompactedFile(
-            Stager::new(
-                self.store.object_store(),
-                self.log.table.clone(),
-                self.log.folder.clone(),
-                inputs.shape.pane_schema(),
-                self.partition_by,
-                Some(budget),
-            )
+        let stager = Stager::new(
+            self.store.object_store(),
+            self.log.table.clone(),
+            self.log.folder.clone(),
+            inputs.shape.pane_schema(),
+            self.partition_by,
+            Some(budget),
+        );
+        let stager = stager
             .with_unique_keys()
-            .with_filters_of(inputs.filtered.clone()),
-        )
+            .with_filters_of(inputs.filtered.clone());
+        CompactedFile(match inputs.file_bytes {
+            Some(bytes) => stager.with_file_bytes(bytes),
+            None => stager,
+        })
     }
 
     /// Puts what was written in the place of the files it was made from, in one version, once: only if all of these are
@@ -272,6 +276,8 @@ pub struct Inputs {
     batch_rows: usize,
     /// Columns of which the result has bloom filters.
     filtered: Vec<Arc<str>>,
+    /// Bytes of a file of the result, when it is more than one.
+    file_bytes: Option<u64>,
 }
 
 impl Inputs {

@@ -5,12 +5,12 @@
 
 use std::{collections::HashMap, ops::Range, sync::Arc};
 
-use alluvium_plan::PartitionBy;
+use alluvium_plan::{PartitionBy, TableShape};
 use alluvium_types::{MemoryBudget, Reservation};
 use datafusion::arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch, StructArray},
+    array::{Array, ArrayRef, AsArray, RecordBatch, StructArray, TimestampMicrosecondArray},
     compute::cast,
-    datatypes::{DataType, Fields, SchemaRef, TimestampMicrosecondType},
+    datatypes::{DataType, Fields, SchemaRef},
 };
 use object_store::{ObjectStore, ObjectStoreExt as _, buffered::BufWriter, path::Path};
 use parquet::{
@@ -45,7 +45,7 @@ const FALSE_POSITIVES: f64 = 0.05;
 const SLICE_ROWS: usize = 8 << 10;
 /// A larger file goes up in parts of this size.
 const PART_BYTES: usize = 8 << 20;
-/// A file that has grown so far is ended and another one begun.
+/// A file that has grown so far is ended with its window, and another one begun.
 const FILE_BYTES: usize = 256 << 20;
 
 const MICROS_OF_A_DAY: i64 = 86_400_000_000;
@@ -148,6 +148,7 @@ pub(crate) struct Stager {
     rows: u64,
     keys: Keys,
     filtered: Vec<Arc<str>>,
+    file_bytes: usize,
 }
 
 /// What is known of the rows that are staged.
@@ -164,6 +165,20 @@ struct OpenFile {
     partition_value: Option<String>,
     writer: AsyncArrowWriter<BufWriter>,
     stats: FileStats,
+    /// The window of the last row, in microseconds.
+    last_window: Option<i64>,
+}
+
+fn window_starts(batch: &RecordBatch) -> Option<&TimestampMicrosecondArray> {
+    batch
+        .column_by_name(TableShape::WINDOW_START)?
+        .as_primitive_opt()
+}
+
+/// How many rows, from the first, are of this window.
+fn rows_of(window: i64, rows: &RecordBatch) -> usize {
+    let starts = window_starts(rows).map_or([].as_slice(), |starts| starts.values());
+    starts.iter().take_while(|start| **start == window).count()
 }
 
 impl Stager {
@@ -188,7 +203,14 @@ impl Stager {
             rows: 0,
             keys: Keys::Any,
             filtered: Vec::new(),
+            file_bytes: FILE_BYTES,
         }
+    }
+
+    /// With files of about so many bytes.
+    pub(crate) fn with_file_bytes(mut self, bytes: u64) -> Self {
+        self.file_bytes = usize::try_from(bytes).unwrap_or(FILE_BYTES);
+        self
     }
 
     /// With a bloom filter of these columns in each row group.
@@ -266,10 +288,7 @@ impl Stager {
         if self.partition_by == PartitionBy::None {
             return whole();
         }
-        let Some(starts) = batch
-            .column_by_name(alluvium_plan::TableShape::WINDOW_START)
-            .and_then(|column| column.as_primitive_opt::<TimestampMicrosecondType>())
-        else {
+        let Some(starts) = window_starts(batch) else {
             return whole();
         };
         let mut runs: Vec<(Option<String>, Range<usize>)> = Vec::new();
@@ -300,15 +319,37 @@ impl Stager {
         value: Option<&str>,
         rows: &RecordBatch,
     ) -> Result<(), StoreError> {
-        let fits = self.open.as_ref().is_some_and(|file| {
-            file.partition_value.as_deref() == value && file.writer.bytes_written() < FILE_BYTES
-        });
-        if !fits {
+        let fitting = self.fitting(value, rows);
+        if fitting > 0 {
+            self.write_here(&rows.slice(0, fitting)).await?;
+        }
+        if fitting < rows.num_rows() {
             self.end_file().await?;
             self.open = Some(self.begin_file(value)?);
+            let others = rows.slice(fitting, rows.num_rows() - fitting);
+            self.write_here(&others).await?;
         }
-        let file = self.open.as_mut().expect("a file was just begun");
+        Ok(())
+    }
+
+    /// How many of these rows, from the first, belong into the file that is open. A file ends with its window: then it shares
+    /// none with the next one, and readers need not merge them.
+    fn fitting(&self, value: Option<&str>, rows: &RecordBatch) -> usize {
+        let here = self
+            .open
+            .as_ref()
+            .filter(|file| file.partition_value.as_deref() == value);
+        match here {
+            None => 0,
+            Some(file) if file.writer.bytes_written() < self.file_bytes => rows.num_rows(),
+            Some(file) => file.last_window.map_or(0, |last| rows_of(last, rows)),
+        }
+    }
+
+    async fn write_here(&mut self, rows: &RecordBatch) -> Result<(), StoreError> {
+        let file = self.open.as_mut().expect("a file was begun");
         file.stats.add(rows);
+        file.last_window = window_starts(rows).and_then(|starts| starts.values().last().copied());
         let written = file.writer.write(rows).await;
         let held = file.writer.memory_size() + PART_BYTES;
         self.hold(held);
@@ -333,6 +374,7 @@ impl Stager {
             partition_value: value.map(str::to_owned),
             writer,
             stats: FileStats::default(),
+            last_window: None,
         })
     }
 

@@ -55,11 +55,6 @@ async fn engine(unique: bool) -> QueryEngine {
     QueryEngine::new(shed, Some(publisher), None, Limits::default()).unwrap()
 }
 
-async fn answer(engine: &QueryEngine, sql: &str) -> Vec<String> {
-    let result = engine.session().query(sql, vec![]).await.unwrap();
-    lines(&result.collect().await.unwrap())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_are_those_of_the_merge() {
     let (apart, merged) = (engine(true).await, engine(false).await);

@@ -24,11 +24,6 @@ fn clicks() -> Vec<Click> {
         .collect()
 }
 
-async fn answer(engine: &QueryEngine, sql: &str) -> Vec<String> {
-    let result = engine.session().query(sql, vec![]).await.unwrap();
-    lines(&result.collect().await.unwrap())
-}
-
 /// An engine over files and memory epochs, each made of the clicks with its number.
 async fn split(clicks: &[Click], homes: &[usize], files: usize) -> QueryEngine {
     let shed = Shed::new();

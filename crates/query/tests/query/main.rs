@@ -9,6 +9,7 @@ mod functions;
 mod measures;
 mod pruning;
 mod repeats;
+mod reuse;
 mod safety;
 mod slt;
 mod store;

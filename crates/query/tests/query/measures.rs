@@ -33,12 +33,6 @@ async fn engine() -> QueryEngine {
     QueryEngine::new(shed, None, None, Limits::default()).unwrap()
 }
 
-async fn answer(engine: &QueryEngine, sql: &str) -> Vec<String> {
-    let result = engine.session().query(sql, vec![]).await;
-    let result = result.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    lines(&result.collect().await.unwrap())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn any_way_of_writing_it_equals_folding_at_that_grain() {
     let engine = engine().await;

@@ -23,12 +23,6 @@ use proptest::{prelude::*, sample::select};
 
 use crate::support::*;
 
-async fn answer(engine: &QueryEngine, sql: &str) -> Vec<String> {
-    let result = engine.session().query(sql, vec![]).await;
-    let result = result.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
-    lines(&result.collect().await.unwrap())
-}
-
 const COUNTRIES: [&str; 12] = [
     "AT", "CH", "CL", "DE", "DK", "FR", "IT", "JP", "NO", "SE", "UK", "US",
 ];

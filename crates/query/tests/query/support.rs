@@ -11,7 +11,7 @@ use alluvium_plan::{
     ColumnBounds, CommittedFile, CommittedTable, Finish, MeasureShape, MemoryEpoch, PublishedTable,
     StateKind, StateShape, TableShape,
 };
-use alluvium_query::{Commit, DeadLetters, QueryError, RecordedPartition, Storage};
+use alluvium_query::{Commit, DeadLetters, QueryEngine, QueryError, RecordedPartition, Storage};
 use alluvium_types::{Epoch, OffsetRange, Timestamp, TopicPartition};
 use async_trait::async_trait;
 use datafusion::{
@@ -358,6 +358,13 @@ pub(crate) fn published(
     memory: Vec<Arc<MemoryEpoch>>,
 ) -> PublishedTable {
     PublishedTable { committed, memory }
+}
+
+/// What an engine answers, as lines of text.
+pub(crate) async fn answer(engine: &QueryEngine, sql: &str) -> Vec<String> {
+    let result = engine.session().query(sql, vec![]).await;
+    let result = result.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    lines(&result.collect().await.unwrap())
 }
 
 /// Rows as lines of text, columns separated by blanks, NULL as `NULL`.

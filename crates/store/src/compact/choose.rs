@@ -2,8 +2,11 @@
 //!
 //! Owns the rule, as a function of what the log says of the files. A file is rewritten only together with at least as
 //! many bytes of smaller ones, so however a table grows, a byte is rewritten no more often than a file can double, and
-//! what is left beside full files are fewer than [`FAN`] small ones and one file a doubling. Does not own what a merge
-//! does.
+//! what is left beside full files are fewer than [`FAN`] small ones and one file a doubling.
+//!
+//! Files that are full are rewritten only where many of them hold the same windows, as they do after partitions of a topic
+//! were read at different speeds: a reader of such a window opens all of them. Side by side they become files that follow
+//! each other. Does not own what a merge does.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,6 +14,8 @@ use std::{
 };
 
 use alluvium_plan::CommittedFile;
+
+use crate::stage::ROW_GROUP_ROWS;
 
 /// Files of a stretch that is still written to are merged once there are so many.
 const FAN: usize = 8;
@@ -26,14 +31,20 @@ const SMALL: u64 = 256 << 10;
 const MOST_FILES: usize = 256;
 /// What is held of one file at most while it is read: a row group.
 const MOST_HELD: u64 = 16 << 20;
+/// So many full files that hold the same windows are worth being rewritten while a table grows.
+const DEEP: usize = 4;
+/// Bytes that are read to put files that hold the same windows one after the other.
+const MOST_TANGLED: u64 = 1 << 30;
 
 /// How much is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effort {
     /// What pays for itself while the table grows.
     AsItGrows,
-    /// Whatever can be merged, because somebody asked for it.
+    /// Whatever can be merged, because somebody asked for it, ...
     Everything,
+    /// ... and, once that is done, whatever holds the same windows as another file.
+    InOrder,
 }
 
 /// Files of one table that are merged into one.
@@ -55,7 +66,14 @@ impl Choice {
 
     /// Bytes that are held of them at most while they are read side by side.
     pub fn held(&self) -> u64 {
-        self.files.iter().map(|file| file.size.min(MOST_HELD)).sum()
+        self.files.iter().map(held).sum()
+    }
+
+    /// Bytes of a file of the result, when it is more than one: as few as may be, of equal size.
+    pub(super) fn bytes_of_a_file(&self) -> Option<u64> {
+        let bytes = self.bytes();
+        let files = bytes.div_ceil(MOST_BYTES);
+        (files > 1).then(|| bytes / files)
     }
 
     /// Their bytes.
@@ -78,41 +96,94 @@ pub fn choose(
 ) -> Option<Choice> {
     let mut kin: BTreeMap<Kin<'_>, Vec<&CommittedFile>> = BTreeMap::new();
     for file in files {
-        if file.size < FULL && is_ours(&file.path) && !passed_over.contains(&file.path) {
+        if is_ours(&file.path) && !passed_over.contains(&file.path) {
             let lacked = file.missing_states.iter().collect();
             kin.entry((&file.partition_values, lacked))
                 .or_default()
                 .push(file);
         }
     }
+    let tangled = || {
+        let tangled = kin.values().map(|files| tangled(files, effort, memory));
+        tangled.flatten().max_by_key(Vec::len)
+    };
+    let chosen = match effort {
+        // Files that follow each other are not joined any more: that could go on for ever.
+        Effort::InOrder => tangled(),
+        Effort::AsItGrows => by_size(files, &kin, effort, memory).or_else(tangled),
+        Effort::Everything => by_size(files, &kin, effort, memory),
+    }?;
+    let mut files: Vec<CommittedFile> = chosen.into_iter().cloned().collect();
+    files.sort_by(|left, right| {
+        (left.window_start, &left.path).cmp(&(right.window_start, &right.path))
+    });
+    Some(Choice { files })
+}
+
+fn by_size<'f>(
+    files: &[CommittedFile],
+    kin: &BTreeMap<Kin<'_>, Vec<&'f CommittedFile>>,
+    effort: Effort,
+    memory: u64,
+) -> Option<Vec<&'f CommittedFile>> {
     let newest = files.iter().map(|file| &file.partition_values).max();
-    kin.into_iter()
-        .filter_map(|((partition, _), mut files)| {
+    kin.iter()
+        .filter_map(|((partition, _), files)| {
+            let mut files = files.clone();
+            files.retain(|file| file.size < FULL);
             let fan = match effort {
-                Effort::Everything => 2,
-                Effort::AsItGrows if Some(partition) == newest => FAN,
+                Effort::Everything | Effort::InOrder => 2,
+                Effort::AsItGrows if Some(*partition) == newest => FAN,
                 Effort::AsItGrows => FAN_OF_THE_PAST,
             };
             files.sort_by(|left, right| (left.size, &left.path).cmp(&(right.size, &right.path)));
             let worth = match effort {
-                Effort::Everything => files.len(),
+                Effort::Everything | Effort::InOrder => files.len(),
                 Effort::AsItGrows => worth_merging(&files),
             };
             if worth < fan {
                 return None;
             }
             files.truncate(worth);
-            files.truncate(readable_at_once(&files, memory));
+            files.truncate(readable_at_once(&files, memory, MOST_BYTES));
             (files.len() >= 2).then_some(files)
         })
         .max_by_key(Vec::len)
-        .map(|chosen| {
-            let mut files: Vec<CommittedFile> = chosen.into_iter().cloned().collect();
-            files.sort_by(|left, right| {
-                (left.window_start, &left.path).cmp(&(right.window_start, &right.path))
-            });
-            Choice { files }
+}
+
+/// Of these, the files that hold the window which most of them hold, when that are too many.
+fn tangled<'f>(
+    files: &[&'f CommittedFile],
+    effort: Effort,
+    memory: u64,
+) -> Option<Vec<&'f CommittedFile>> {
+    let (least, deep) = match effort {
+        Effort::Everything | Effort::InOrder => (0, 2),
+        Effort::AsItGrows => (FULL, DEEP),
+    };
+    let mut spans: Vec<(i64, i64, &CommittedFile)> = files
+        .iter()
+        .filter(|file| file.size >= least)
+        .filter_map(|file| {
+            let (first, last) = file.window_start?;
+            // Bounds in the log are of milliseconds. Neighbours may share the window between them.
+            let [first, last] = [first, last].map(|moment| moment.micros().div_euclid(1000));
+            (first < last).then_some((first, last, *file))
         })
+        .collect();
+    spans.sort_by_key(|(first, _, _)| *first);
+    let mut deepest: Vec<&CommittedFile> = Vec::new();
+    let mut open: Vec<(i64, &CommittedFile)> = Vec::new();
+    for (first, last, file) in spans {
+        open.retain(|(last, _)| *last > first);
+        open.push((last, file));
+        if open.len() > deepest.len() {
+            deepest = open.iter().map(|(_, file)| *file).collect();
+        }
+    }
+    deepest.sort_by(|left, right| (left.size, &left.path).cmp(&(right.size, &right.path)));
+    deepest.truncate(readable_at_once(&deepest, memory, MOST_TANGLED));
+    (deepest.len() >= deep).then_some(deepest)
 }
 
 /// Whether the log spells a path as it is. Another writer's may be URL-encoded in ways that we would not spell again when
@@ -135,18 +206,28 @@ fn worth_merging(by_size: &[&CommittedFile]) -> usize {
     worth
 }
 
-/// How many of these, from the smallest, can be read side by side and make one file.
-fn readable_at_once(by_size: &[&CommittedFile], memory: u64) -> usize {
-    let (mut held, mut bytes) = (0, 0);
+/// How many of these, from the smallest, can be read side by side and are `most` bytes at most.
+fn readable_at_once(by_size: &[&CommittedFile], memory: u64, most: u64) -> usize {
+    let (mut all_held, mut bytes) = (0, 0);
     by_size
         .iter()
         .take(MOST_FILES)
         .take_while(|file| {
-            held += file.size.min(MOST_HELD);
+            all_held += held(file);
             bytes += file.size;
-            held <= memory && bytes <= MOST_BYTES
+            all_held <= memory && bytes <= most
         })
         .count()
+}
+
+/// What is held of a file while it is read: a row group, which has few bytes where it has as many rows as it may have.
+fn held(file: &CommittedFile) -> u64 {
+    let most = file.size.min(MOST_HELD);
+    match file.rows {
+        // Row groups are not all of one size.
+        Some(rows) if rows > 0 => most.min(file.size * 3 / 2 * ROW_GROUP_ROWS as u64 / rows),
+        _ => most,
+    }
 }
 
 #[cfg(test)]

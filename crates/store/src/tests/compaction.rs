@@ -388,3 +388,73 @@ async fn no_event_is_lost_or_doubled_whatever_the_store_does() {
     // A campaign in which nobody met proved nothing.
     assert!(won > 50 && lost > 5, "{won} won, {lost} lost");
 }
+
+#[tokio::test]
+async fn a_file_ends_with_its_window() {
+    const WINDOWS: i64 = 40;
+    const ROWS: i64 = 10_000;
+    let schema = Arc::new(datafusion::arrow::datatypes::Schema::new(vec![
+        Field::new(
+            TableShape::WINDOW_START,
+            DataType::Timestamp(
+                datafusion::arrow::datatypes::TimeUnit::Microsecond,
+                Some("UTC".into()),
+            ),
+            false,
+        ),
+        Field::new("clicks", DataType::Int64, false),
+    ]));
+    let rows = |range: std::ops::Range<i64>| {
+        let starts = range.clone().map(|row| Some(row / ROWS * 60_000_000));
+        let starts: TimestampMicrosecondArray = starts.collect();
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(starts.with_timezone("UTC")),
+            Arc::new(range.map(Some).collect::<Int64Array>()),
+        ];
+        RecordBatch::try_new(schema.clone(), columns).unwrap()
+    };
+    let objects = Arc::new(InMemory::new());
+    let mut stager = crate::stage::Stager::new(
+        objects.clone(),
+        TABLE.into(),
+        "t".into(),
+        schema.clone(),
+        PartitionBy::None,
+        None,
+    )
+    // A file is full as soon as it has a row group.
+    .with_file_bytes(1);
+    // Batches that end within windows.
+    let mut at = 0;
+    while at < WINDOWS * ROWS {
+        let end = (at + 7_777).min(WINDOWS * ROWS);
+        stager.write(&rows(at..end)).await.unwrap();
+        at = end;
+    }
+    let staged = stager.finish().await.unwrap();
+    assert_eq!(staged.rows(), (WINDOWS * ROWS) as u64);
+    assert!(staged.files() > 2, "{} files", staged.files());
+    let mut whole = 0;
+    let mut last = None;
+    for file in &staged.files {
+        let path = format!("t/{}", file.path);
+        let size = u64::try_from(file.size).unwrap();
+        let builder = crate::parquet_reader::open_file(objects.clone(), &path, size);
+        let mut stream = builder.await.unwrap().build().unwrap();
+        let mut starts = Vec::new();
+        while let Some(batch) = futures::StreamExt::next(&mut stream).await {
+            let batch = batch.unwrap();
+            let column = batch.column(0);
+            let column =
+                column.as_primitive::<datafusion::arrow::datatypes::TimestampMicrosecondType>();
+            starts.extend(column.values().iter().copied());
+        }
+        assert!(
+            last.is_none_or(|last| last < starts[0]),
+            "a window in two files"
+        );
+        last = starts.last().copied();
+        whole += starts.len();
+    }
+    assert_eq!(whole as i64, WINDOWS * ROWS);
+}

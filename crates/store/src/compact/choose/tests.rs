@@ -143,7 +143,12 @@ fn only_files_of_one_day_that_lack_the_same_states_meet() {
 
 #[test]
 fn memory_and_size_bound_what_is_read_at_once() {
-    let large: Vec<CommittedFile> = (0..20).map(|number| file(number, 20 << 20)).collect();
+    // Rows so wide that a row group of them is as large as it may be.
+    let wide = |number| CommittedFile {
+        rows: Some(20_000),
+        ..file(number, 20 << 20)
+    };
+    let large: Vec<CommittedFile> = (0..20).map(wide).collect();
     let choice = choose(&large, Effort::Everything, MEMORY, &BTreeSet::new()).unwrap();
     assert_eq!(choice.files().len(), 4, "a row group of each, 16 MiB");
     let choice = choose(&large, Effort::Everything, 1 << 30, &BTreeSet::new()).unwrap();
@@ -173,4 +178,135 @@ fn full_files_foreign_names_and_those_passed_over_are_left_alone() {
         choose(&files, Effort::Everything, MEMORY, &passed_over),
         None
     );
+}
+
+/// A file of windows from `first` to `last`, in milliseconds.
+fn spanning(number: u64, size: u64, first: i64, last: i64) -> CommittedFile {
+    let [first, last] = [first, last].map(|millis| Timestamp::from_micros(millis * 1000));
+    CommittedFile {
+        window_start: Some((first, last)),
+        ..file(number, size)
+    }
+}
+
+fn names(choice: &Choice) -> Vec<&str> {
+    let paths = choice.files().iter().map(|file| file.path.as_str());
+    paths
+        .map(|path| {
+            path["tables/t/".len()..]
+                .trim_start_matches('0')
+                .trim_end_matches(".zstd.parquet")
+        })
+        .collect()
+}
+
+#[test]
+fn full_files_that_hold_the_same_windows_are_put_one_after_the_other() {
+    let mut files = vec![
+        spanning(1, FULL, 0, 100),
+        spanning(2, FULL, 20, 60),
+        spanning(3, FULL, 40, 90),
+        spanning(4, FULL, 90, 200),
+        spanning(5, FULL, 100, 101),
+    ];
+    // At no moment are there four; neighbours that share a window are none too many.
+    assert_eq!(
+        choose(&files, Effort::AsItGrows, MEMORY, &BTreeSet::new()),
+        None
+    );
+    files.push(spanning(6, FULL, 50, 55));
+    let choice = choose(&files, Effort::AsItGrows, MEMORY, &BTreeSet::new()).unwrap();
+    assert_eq!(names(&choice), ["1", "2", "3", "6"]);
+    assert_eq!(choice.bytes_of_a_file(), Some(2 * FULL));
+    // Small ones meet by size; they make no full file be rewritten.
+    files.pop();
+    files.push(spanning(7, FULL - 1, 50, 55));
+    assert_eq!(
+        choose(&files, Effort::AsItGrows, MEMORY, &BTreeSet::new()),
+        None
+    );
+    // By hand two are enough, ...
+    let choice = choose(&files, Effort::InOrder, MEMORY, &BTreeSet::new()).unwrap();
+    assert_eq!(names(&choice), ["1", "2", "3", "7"]);
+    // ... as many as can be held.
+    let one = held(&files[0]);
+    let choice = choose(&files, Effort::InOrder, 3 * one, &BTreeSet::new()).unwrap();
+    assert_eq!(choice.files().len(), 3);
+    assert_eq!(choose(&files, Effort::InOrder, one, &BTreeSet::new()), None);
+    // Bounds from the log end a millisecond late at most.
+    let (mut ends_late, next) = (spanning(8, FULL, 0, 10), spanning(9, FULL, 10, 20));
+    ends_late.window_start = ends_late
+        .window_start
+        .map(|(first, last)| (first, Timestamp::from_micros(last.micros() + 999)));
+    let neighbours = [ends_late, next];
+    assert_eq!(
+        choose(&neighbours, Effort::InOrder, MEMORY, &BTreeSet::new()),
+        None
+    );
+}
+
+#[test]
+fn of_a_file_with_few_bytes_a_row_little_is_held() {
+    let rows = ROW_GROUP_ROWS as u64 * 40;
+    let mut of_many_rows = file(1, 40 << 20);
+    of_many_rows.rows = Some(rows);
+    assert_eq!(held(&of_many_rows), 3 << 19);
+    of_many_rows.rows = None;
+    assert_eq!(held(&of_many_rows), MOST_HELD);
+    assert_eq!(held(&file(1, 1000)), 1000);
+}
+
+proptest::proptest! {
+    /// By hand a table is first joined, then put in order; both come to an end, and then no two files hold the same windows.
+    #[test]
+    fn a_table_comes_in_order(
+        spans in proptest::collection::vec((0_i64..1000, 1_i64..400, 1_u64..200), 2..40),
+    ) {
+        let mut number = 0;
+        let mut next = || {
+            number += 1;
+            number
+        };
+        let mut files: Vec<CommittedFile> = spans
+            .iter()
+            .map(|(first, length, mebibytes)| spanning(next(), mebibytes << 20, *first, first + length))
+            .collect();
+        let mut effort = Effort::Everything;
+        let mut merges = 0;
+        loop {
+            let Some(choice) = choose(&files, effort, 1 << 40, &BTreeSet::new()) else {
+                if effort == Effort::InOrder {
+                    break;
+                }
+                effort = Effort::InOrder;
+                continue;
+            };
+            merges += 1;
+            proptest::prop_assert!(merges < 500, "it does not end");
+            let gone: BTreeSet<&str> = choice.files().iter().map(|file| file.path.as_str()).collect();
+            files.retain(|file| !gone.contains(file.path.as_str()));
+            // What becomes of them: files one after the other, here each with as many windows.
+            let millis = |moment: Timestamp| moment.micros() / 1000;
+            let bounds = choice.files().iter().filter_map(|file| file.window_start);
+            let first = bounds.clone().map(|(first, _)| millis(first)).min().unwrap();
+            let last = bounds.map(|(_, last)| millis(last)).max().unwrap();
+            let parts = choice.bytes_of_a_file().map_or(1, |bytes| choice.bytes().div_ceil(bytes));
+            let at = |part: u64| first + (last - first) * part as i64 / parts as i64;
+            for part in 0..parts {
+                let size = choice.bytes() / parts;
+                files.push(spanning(next(), size, at(part), at(part + 1)));
+            }
+        }
+        let mut bounds: Vec<(i64, i64)> = files
+            .iter()
+            .filter_map(|file| file.window_start)
+            .map(|(first, last)| (first.micros(), last.micros()))
+            .collect();
+        bounds.sort_unstable();
+        let mut reached = i64::MIN;
+        for (first, last) in bounds {
+            proptest::prop_assert!(first >= reached || first == last);
+            reached = reached.max(last);
+        }
+    }
 }
