@@ -486,17 +486,24 @@ fn pages_show_what_runs() {
         .arg(&demo)
         .args(&ports)
         .args(&pages);
+    let jars = java_clients();
+    if let Some(jars) = &jars {
+        script.env("ALLUVIUM_JARS", jars);
+    }
     let Some(printed) = run("pages.py", &mut script) else {
         return;
     };
-    for page in [
-        "alluvium-sql.md: 2",
-        "delta-readers.md: 3",
-        "flight-sql.md: 1",
-        "psql.md: 3",
-        "python.md: 2",
+    let by_java = usize::from(jars.is_some());
+    for (page, blocks) in [
+        ("alluvium-sql", 2),
+        ("delta-readers", 3),
+        ("flight-sql", 1 + by_java),
+        ("jdbc", by_java),
+        ("psql", 3),
+        ("python", 2),
     ] {
-        assert!(printed.contains(page), "no {page} in\n{printed}");
+        let said = format!("{page}.md: {blocks} blocks");
+        assert!(printed.contains(&said), "not {said} in\n{printed}");
     }
 }
 

@@ -9,6 +9,7 @@ who runs it:
     sql, psql   psql
     sql duckdb  DuckDB
     python      this Python, each block by itself
+    java        Java with the jars that ALLUVIUM_JARS names; without it nobody
     text        nobody: it is no statement. One that shows the prompt is compared with what `alluvium sql` says.
     … not-run   nobody; the page says so.
 
@@ -43,6 +44,15 @@ def blocks(page):
             info = None
     assert info is None, f"{page}: a block is not closed"
     return found
+
+
+JAVA = """import java.sql.*;
+public class Page {{
+    public static void main(String[] arguments) throws Exception {{
+{}
+    }}
+}}
+"""
 
 
 class Runner:
@@ -95,6 +105,13 @@ class Runner:
         for name in ("frame", "final", "measures", "offsets"):
             assert name not in names or len(names[name]) > 0, (name, names[name])
 
+    def java(self, text):
+        page = pathlib.Path(self.programs.name) / "Page.java"
+        page.write_text(JAVA.format(text))
+        # What Arrow's memory asks for.
+        options = ["--add-opens=java.base/java.nio=ALL-UNNAMED", "-cp", os.environ["ALLUVIUM_JARS"]]
+        assert self.command(["java", *options, page]).strip(), "nothing was printed"
+
     def prompt(self, text):
         """`alluvium=> STATEMENT`, and what is said to that."""
         first, expected = text.split("\n", 1)
@@ -116,6 +133,10 @@ class Runner:
                 self.duckdb(text)
             case ["python"]:
                 self.python(text)
+            case ["java"]:
+                if "ALLUVIUM_JARS" not in os.environ:
+                    return False
+                self.java(text)
             case ["text"] if text.startswith("alluvium=> "):
                 self.prompt(text)
             case ["text"] | [_, "not-run"]:
