@@ -95,6 +95,8 @@ pub(crate) enum Wanted {
     Status(StatusArgs),
     /// Proves, or disproves, from a table's history that no event is missing or counted twice
     Audit(AuditArgs),
+    /// Sends a pipeline's dead letters through it again, after it was mended
+    Replay(ReplayArgs),
     /// Merges the files of tables, as the server does by itself
     Compact(CompactArgs),
     /// Deletes files that no version of a table needs any more, as the server does by itself
@@ -305,6 +307,23 @@ pub(crate) struct StatusArgs {
 pub(crate) struct AuditArgs {
     /// The table [default: every table].
     pub(crate) table: Option<String>,
+    /// Where the server file is.
+    #[command(flatten)]
+    pub(crate) server: ServerFile,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+}
+
+/// `alluvium replay`.
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// The pipeline.
+    #[arg(value_name = "PIPELINE")]
+    pub(crate) pipeline: String,
+    /// Letters that are refused again are passed over for good; without it nothing that comes with them is replayed.
+    #[arg(long)]
+    pub(crate) skip_refused: bool,
     /// Where the server file is.
     #[command(flatten)]
     pub(crate) server: ServerFile,

@@ -7,6 +7,7 @@ pub(crate) mod compact;
 pub(crate) mod demo;
 pub(crate) mod generate;
 pub(crate) mod produce;
+pub(crate) mod replay;
 pub(crate) mod run;
 pub(crate) mod sql;
 pub(crate) mod status;

@@ -13,7 +13,7 @@ struct Planned {
     meanwhile: &'static str,
 }
 
-const PLANNED: [Planned; 7] = [
+const PLANNED: [Planned; 6] = [
     Planned {
         name: "plan",
         about: "what would change if a pipeline file were deployed",
@@ -23,11 +23,6 @@ const PLANNED: [Planned; 7] = [
         name: "verify",
         about: "computes windows again from Kafka and compares",
         meanwhile: "`alluvium audit` proves that offset ranges and balances of a table are whole",
-    },
-    Planned {
-        name: "replay",
-        about: "sends dead letters through the pipeline again",
-        meanwhile: "read them with `alluvium sql \"SELECT * FROM dead_letters.<pipeline>\"`; they are kept whole",
     },
     Planned {
         name: "seek",

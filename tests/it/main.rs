@@ -10,6 +10,7 @@ mod process;
 mod promises;
 mod reading;
 mod real_kafka;
+mod replay;
 mod s3;
 mod site;
 mod sql;

@@ -8,6 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
+
 /// The binary under test.
 pub(crate) fn alluvium() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_alluvium"));
@@ -45,6 +47,22 @@ pub(crate) fn results(arguments: &[&str]) -> String {
         String::from_utf8_lossy(&output.stderr)
     );
     String::from_utf8(output.stdout).expect("results are text")
+}
+
+/// What `alluvium sql` reads in storage.
+pub(crate) fn sql(server_file: &Path, query: &str) -> Vec<Value> {
+    let file = server_file.to_str().expect("a path in UTF-8");
+    let text = results(&["sql", "-c", file, "--format", "json", query]);
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// A number of a result, which may be written as text.
+pub(crate) fn number(value: &Value) -> i64 {
+    value
+        .to_string()
+        .trim_matches('"')
+        .parse()
+        .unwrap_or_else(|error| panic!("{value}: {error}"))
 }
 
 /// A child that is killed when its test ends.

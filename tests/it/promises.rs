@@ -6,23 +6,9 @@ use std::{fs, path::Path, time::Duration};
 use serde_json::Value;
 
 use crate::{
-    process::{Process, alluvium, oracle_required, python, results, wait_for},
+    process::{Process, alluvium, number, oracle_required, python, results, sql, wait_for},
     site::{Site, TOPIC, broker, broker_with},
 };
-
-fn sql(server_file: &Path, query: &str) -> Vec<Value> {
-    let file = server_file.to_str().expect("a path in UTF-8");
-    let text = results(&["sql", "-c", file, "--format", "json", query]);
-    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
-}
-
-fn number(value: &Value) -> i64 {
-    value
-        .to_string()
-        .trim_matches('"')
-        .parse()
-        .unwrap_or_else(|error| panic!("{value}: {error}"))
-}
 
 /// What DuckDB reads in a table; `None`, said aloud, where DuckDB is not installed and need not be.
 fn duckdb(root: &Path, table: &str, query: &str) -> Option<Vec<Value>> {

@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium_plan::{Drain, PipelineState, Plan, Publisher, Start, StatusBoard};
+use alluvium_plan::{Drain, PipelineState, Plan, Publisher, Start, StatusBoard, TablePlan};
 use alluvium_source::{
     Broker, DrainKind, KafkaDrain, Subscription, log_bounds, offsets_at, partition_counts,
     topic_ids,
@@ -290,13 +290,7 @@ impl Life {
         plan.tables
             .iter()
             .map(|table| {
-                let spec = TableSpec {
-                    name: table.name.clone(),
-                    pipeline: plan.name.clone(),
-                    shape: Arc::new(table.shape.clone()),
-                    partition_by: table.partition_by,
-                    definition: table.definition.clone(),
-                };
+                let spec = table_spec(plan, table);
                 io.block_on(self.shared.store.table(&spec))
                     .map_err(|source| self.store(source))
             })
@@ -484,6 +478,17 @@ impl Life {
             pipeline: self.config.plan.name.clone(),
             source,
         }
+    }
+}
+
+/// What `plan` wants one of its tables to be.
+pub(crate) fn table_spec(plan: &Plan, table: &TablePlan) -> TableSpec {
+    TableSpec {
+        name: table.name.clone(),
+        pipeline: plan.name.clone(),
+        shape: Arc::new(table.shape.clone()),
+        partition_by: table.partition_by,
+        definition: table.definition.clone(),
     }
 }
 

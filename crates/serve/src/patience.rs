@@ -20,8 +20,10 @@ use tokio::{
 
 /// How long a client may take no byte while there is one for it.
 const LONGEST: Duration = Duration::from_secs(60);
-/// How long a client may go on speaking after it has been told everything.
+/// How long a client may go on speaking after it has been told everything, ...
 const FAREWELL: Duration = Duration::from_secs(1);
+/// ... and how many bytes that may be: far more than what was on its way to us when we stopped.
+const MOST_UNHEARD: usize = 1 << 20;
 
 /// A stream whose other end has to go on reading.
 pub(crate) struct Patient<S> {
@@ -31,6 +33,8 @@ pub(crate) struct Patient<S> {
     waiting: Option<Pin<Box<Sleep>>>,
     /// Since everything was sent, and the end of it too.
     leaving: Option<Pin<Box<Sleep>>>,
+    /// Bytes that were read since.
+    unheard: usize,
 }
 
 impl<S> Patient<S> {
@@ -40,6 +44,7 @@ impl<S> Patient<S> {
             longest: LONGEST,
             waiting: None,
             leaving: None,
+            unheard: 0,
         }
     }
 
@@ -106,7 +111,9 @@ impl<S: AsyncRead + Unpin> Patient<S> {
         loop {
             let mut buffer = ReadBuf::new(&mut unheard);
             let read = ready!(Pin::new(&mut self.inner).poll_read(context, &mut buffer));
-            if read.is_err() || buffer.filled().is_empty() {
+            let bytes = buffer.filled().len();
+            self.unheard += bytes;
+            if read.is_err() || bytes == 0 || self.unheard > MOST_UNHEARD {
                 return Poll::Ready(());
             }
         }
@@ -162,11 +169,17 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_never_stops_is_left_in_the_end() {
-        let (near, mut far) = duplex(10);
+        let (near, mut far) = duplex(4 << 10);
         let mut patient = Patient::new(near);
-        let speaking = tokio::spawn(async move { while far.write_all(&[0; 10]).await.is_ok() {} });
+        let speaking = tokio::spawn(async move {
+            let mut said = 0;
+            while far.write_all(&[0; 1 << 10]).await.is_ok() {
+                said += 1 << 10;
+            }
+            said
+        });
         patient.shutdown().await.unwrap();
         drop(patient);
-        speaking.await.unwrap();
+        assert!(speaking.await.unwrap() <= MOST_UNHEARD + (16 << 10));
     }
 }

@@ -19,6 +19,8 @@ pub struct AuditReport {
     pub commits: u64,
     /// The sum of all balances.
     pub balance: Balance,
+    /// Dead letters of these that were counted since (P23).
+    pub replayed: u64,
     /// What does not hold. Empty: proven.
     pub faults: Vec<AuditFault>,
 }
@@ -86,6 +88,8 @@ struct Walk {
     next_version: i64,
     /// The last commit that moved a partition, for messages.
     last: BTreeMap<TopicPartition, i64>,
+    /// Up to which version of the dead letters all were replayed.
+    replayed: Option<i64>,
 }
 
 impl Walk {
@@ -137,6 +141,7 @@ impl Walk {
                     self.fault(record, "the commit adds panes but covers no offsets".into());
                 }
             }
+            CommitKind::Replay => self.check_replay(record),
             kind if record.changes_rows && record.ranges.is_empty() => {
                 let what =
                     format!("`{kind}` changed rows without saying which offsets they came from");
@@ -144,6 +149,29 @@ impl Walk {
             }
             _ => {}
         }
+    }
+
+    /// Replays go on where the one before ended, or letters were counted twice or passed over (P23).
+    fn check_replay(&mut self, record: &CommitRecord) {
+        let Some(replayed) = record.replayed else {
+            let what = "unproven: the replay does not say which letters it took";
+            return self.fault(record, what.into());
+        };
+        if replayed.after != self.replayed || Some(replayed.up_to) <= replayed.after {
+            let shown = |version: Option<i64>| match version {
+                Some(version) => format!("version {version}"),
+                None => "the first".into(),
+            };
+            let what = format!(
+                "dead letters were replayed up to {}; this replay takes those after {} up to version {}",
+                shown(self.replayed),
+                shown(replayed.after),
+                replayed.up_to
+            );
+            self.fault(record, what);
+        }
+        self.replayed = self.replayed.max(Some(replayed.up_to));
+        self.report.replayed += replayed.counted;
     }
 
     fn check_start(&mut self, record: &CommitRecord, partition: &TopicPartition, start: i64) {

@@ -19,6 +19,8 @@ pub struct Checkpoint {
     pub partition_counts: BTreeMap<Arc<str>, i32>,
     /// Which topic of its name the offsets belong to, where that could be known (P18).
     pub topics: BTreeMap<Arc<str>, TopicId>,
+    /// The version of the dead letters up to which all were replayed into this table; `None`: none ever was (P23).
+    pub replayed: Option<i64>,
 }
 
 /// What an epoch means to a snapshot (P7).
@@ -83,6 +85,7 @@ impl Checkpoint {
                     let id = TopicId::from_number(value);
                     checkpoint.topics.insert(topic, id);
                 }
+                Some(Recorded::Replayed) => checkpoint.replayed = Some(value),
                 None => {}
             }
         }
@@ -141,6 +144,7 @@ enum Recorded {
     Watermark(TopicPartition),
     Partitions(Arc<str>),
     Topic(Arc<str>),
+    Replayed,
 }
 
 impl Names {
@@ -184,9 +188,17 @@ impl Names {
         }
     }
 
+    pub(crate) fn replayed(&self, version: i64) -> Txn {
+        Txn {
+            app_id: format!("{}replay", self.prefix),
+            version,
+        }
+    }
+
     fn parse(&self, id: &str) -> Option<Recorded> {
         let words: Vec<&str> = id.strip_prefix(&self.prefix)?.split('/').collect();
         match words[..] {
+            ["replay"] => Some(Recorded::Replayed),
             [topic, "partitions"] => Some(Recorded::Partitions(topic.into())),
             [topic, "id"] => Some(Recorded::Topic(topic.into())),
             [topic, number] => partition(topic, number).map(Recorded::Offset),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    Replayed,
     action::{Entry, Stats},
     checkpoint::{Checkpoint, Names, parse_partition},
 };
@@ -33,6 +34,8 @@ pub enum CommitKind {
     Expiry,
     /// Files were merged; the same events lie in fewer rows (P36).
     Compact,
+    /// Dead letters were sent through the pipeline again (P23).
+    Replay,
     /// Not by this product, or by a version of it that does more; with Delta's name of the operation.
     Other(String),
 }
@@ -48,6 +51,7 @@ impl CommitKind {
             "dead_letters" => Self::DeadLetters,
             "expiry" => Self::Expiry,
             "compact" => Self::Compact,
+            "replay" => Self::Replay,
             other => Self::Other(other.to_owned()),
         }
     }
@@ -64,6 +68,7 @@ impl fmt::Display for CommitKind {
             Self::DeadLetters => "dead_letters",
             Self::Expiry => "expiry",
             Self::Compact => "compact",
+            Self::Replay => "replay",
             Self::Other(operation) => operation,
         })
     }
@@ -104,6 +109,8 @@ pub struct CommitRecord {
     pub files_removed: u64,
     /// Whether it added or removed rows, rather than only laying them out anew.
     pub changes_rows: bool,
+    /// What it did with dead letters.
+    pub replayed: Option<Replayed>,
 }
 
 /// The same with keys that JSON can have.
@@ -125,6 +132,8 @@ struct Written {
     files_added: u64,
     files_removed: u64,
     changes_rows: bool,
+    #[serde(default)]
+    replayed: Option<Replayed>,
 }
 
 impl CommitRecord {
@@ -177,6 +186,8 @@ impl CommitRecord {
             files_removed: removes.clone().count() as u64,
             changes_rows: adds.any(|add| add.data_change)
                 || removes.any(|remove| remove.data_change),
+            replayed: ours
+                .and_then(|ours| serde_json::from_value(ours.get("replayed")?.clone()).ok()),
         }
     }
 
@@ -203,6 +214,7 @@ impl CommitRecord {
             files_added: self.files_added,
             files_removed: self.files_removed,
             changes_rows: self.changes_rows,
+            replayed: self.replayed,
         };
         serde_json::to_string(&written).expect("plain values with text keys become JSON")
     }
@@ -231,6 +243,7 @@ impl CommitRecord {
             files_added: written.files_added,
             files_removed: written.files_removed,
             changes_rows: written.changes_rows,
+            replayed: written.replayed,
         })
     }
 }

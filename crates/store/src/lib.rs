@@ -38,10 +38,10 @@ pub use compact::{
     Choice, CompactedFile, CompactionEnding, Compactor, Effort, Inputs, PaneFile, choose,
 };
 pub use config::StorageConfig;
-pub use dead_letters::{DeadLetters, LettersWritten};
+pub use dead_letters::{DeadLetters, Letter, Letters, LettersWritten};
 pub use error::StoreError;
 pub use history::{CommitKind, CommitRecord};
 pub use maintain::{Maintenance, Orphan, Upkeep, Vacuum};
 pub use stage::Staged;
 pub use store::{Store, StoreRules};
-pub use table::{CommitFacts, Ending, TableSpec, TableWriter};
+pub use table::{CommitFacts, Ending, ReplayEnding, Replayed, TableSpec, TableWriter};

@@ -8,7 +8,7 @@ use alluvium_plan::{CommittedFile, CommittedTable};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, path::Path};
 
 use crate::{
-    Checkpoint, CommitRecord, DeadLetters, Orphan, StorageConfig, StoreError, TableSpec,
+    Checkpoint, CommitRecord, DeadLetters, Letters, Orphan, StorageConfig, StoreError, TableSpec,
     TableWriter, Vacuum,
     checkpoint::Names,
     commit::Patience,
@@ -231,6 +231,14 @@ impl Store {
     /// When storage fails or an entry cannot be read.
     pub async fn history(&self, table: &str) -> Result<Vec<CommitRecord>, StoreError> {
         maintain::history(self, &self.table_log(table)).await
+    }
+
+    /// The dead letters of a pipeline, for sending them through it again (P23); none when there never were any.
+    ///
+    /// # Errors
+    /// When storage fails, or the history of the letters is not whole.
+    pub async fn letters(&self, pipeline: &str) -> Result<Letters, StoreError> {
+        Letters::open(self, pipeline).await
     }
 
     /// Files in a table's folder that no version needs any more, after looking or deleting (P37).

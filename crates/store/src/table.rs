@@ -10,6 +10,7 @@ use alluvium_types::{
     Balance, Epoch, MemoryBudget, OffsetRange, Timestamp, TopicId, TopicPartition,
 };
 use datafusion::arrow::array::RecordBatch;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
@@ -51,6 +52,35 @@ pub struct CommitFacts {
     pub pipeline_version: Arc<str>,
     /// The last epoch in it, as this process counts.
     pub epoch: Epoch,
+}
+
+/// What was made of dead letters that were sent through the pipeline again (P23).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replayed {
+    /// The version of the dead letters after which it begins; `None`: with the first.
+    pub after: Option<i64>,
+    /// The last version of theirs that is part of it.
+    pub up_to: i64,
+    /// Letters that were sent.
+    pub letters: u64,
+    /// Of these, how many are part of the table now, ...
+    pub counted: u64,
+    /// ... how many the pipeline does not want, ...
+    pub filtered: u64,
+    /// ... and how many are refused again and stay letters.
+    pub refused: u64,
+}
+
+/// How the commit of a replay ended (P10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplayEnding {
+    /// It is this version.
+    Committed {
+        /// The Delta version.
+        version: i64,
+    },
+    /// Others have replayed some of these letters meanwhile.
+    Overtaken,
 }
 
 /// How a commit ended (P10). That the ending is not known is a transient error instead.
@@ -357,6 +387,56 @@ impl TableWriter {
             Outcome::Stopped(ending) => {
                 self.discard(staged).await;
                 Ok(ending)
+            }
+        }
+    }
+
+    /// Commits staged panes together with the letters they came from, in one version, once (P23).
+    ///
+    /// # Errors
+    /// As of [`Self::commit`].
+    pub async fn commit_replay(
+        &mut self,
+        staged: &Staged,
+        replayed: &Replayed,
+        pipeline_version: &str,
+    ) -> Result<ReplayEnding, StoreError> {
+        let (names, spec, log) = (self.names.clone(), self.spec.clone(), self.log.clone());
+        let rules = *self.store.rules();
+        let decide = |snapshot: &Snapshot| {
+            still_fits(&log, &spec, snapshot)?;
+            let recorded = Checkpoint::from_txns(&names, &snapshot.txns);
+            if recorded.replayed != replayed.after {
+                return Ok(Decision::Stop(()));
+            }
+            let mut info = our_info("replay", &spec.pipeline);
+            info.insert("pipeline_version".into(), json!(pipeline_version));
+            info.insert("replayed".into(), json!(replayed));
+            info.insert("rows".into(), json!(staged.rows()));
+            Ok(Decision::Write(Box::new(Draft {
+                operation: STREAMING,
+                info,
+                adds: staged.adds(&log.table, &rules)?,
+                txns: vec![names.replayed(replayed.up_to)],
+                ..Draft::default()
+            })))
+        };
+        let outcome = commit(
+            &self.log,
+            &mut self.snapshot,
+            &staged.name,
+            self.store.patience(),
+            decide,
+        )
+        .await;
+        self.read_snapshot()?;
+        match outcome? {
+            Outcome::Landed(version) => Ok(ReplayEnding::Committed { version }),
+            Outcome::Stopped(()) => {
+                staged
+                    .remove_stopped(&self.log, self.snapshot.version)
+                    .await;
+                Ok(ReplayEnding::Overtaken)
             }
         }
     }

@@ -20,6 +20,8 @@ const SHARE: usize = 8;
 pub(super) const MOST_OF_ONE: usize = 1 << 20;
 /// Questions that are told apart; of one that was not asked for so many others nothing is found again.
 const MOST_QUESTIONS: NonZeroUsize = NonZeroUsize::new(256).expect("256 is not zero");
+/// Answers that are kept at most.
+const MOST_ANSWERS: NonZeroUsize = NonZeroUsize::new(64 << 10).expect("65,536 is not zero");
 /// What an entry takes beside its rows.
 const ENTRY: usize = 512;
 
@@ -58,7 +60,7 @@ impl KeptPartials {
             kept: Mutex::new(Kept {
                 questions: LruCache::new(MOST_QUESTIONS),
                 next: 0,
-                answers: LruCache::unbounded(),
+                answers: LruCache::new(MOST_ANSWERS),
                 memory: MemoryConsumer::new("partial aggregates of row groups").register(pool),
             }),
         }
@@ -98,8 +100,10 @@ impl KeptPartials {
         if let Some(before) = kept.answers.pop(&(question, rows.clone())) {
             kept.memory.shrink(size(&before));
         }
-        if kept.make_room(bytes, self.most) {
-            kept.answers.put((question, rows), answer);
+        if kept.make_room(bytes, self.most)
+            && let Some((_, oldest)) = kept.answers.push((question, rows), answer)
+        {
+            kept.memory.shrink(size(&oldest));
         }
     }
 

@@ -1,0 +1,92 @@
+//! `alluvium replay`: sends dead letters through their pipeline again, beside servers that run it.
+
+use alluvium_runtime::{Halt, Refused, Replay, replay};
+use alluvium_types::MemoryBudget;
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use crate::{
+    cli::ReplayArgs,
+    commands::run::plans,
+    failure::Failure,
+    files,
+    output::{Sheet, grouped, to_stdout},
+};
+
+/// Replays into every table of the pipeline. Exit code 1 when letters are refused again.
+pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
+    let found = files::load(&args.server)?;
+    let plans = plans(&found)?;
+    let Some(plan) = plans.iter().find(|plan| *plan.name == *args.pipeline) else {
+        let known: Vec<&str> = plans.iter().map(|plan| &*plan.name).collect();
+        return Err(
+            Failure::input(format!("there is no pipeline `{}`", args.pipeline))
+                .help(format!("there are: {}", known.join(", "))),
+        );
+    };
+    let runtime = Runtime::new()?;
+    let store = runtime.block_on(found.store())?;
+    let budget = MemoryBudget::new(found.server.memory.ingest);
+    let refused = match args.skip_refused {
+        true => Refused::PassOver,
+        false => Refused::Stop,
+    };
+    let mut sheet = Sheet::new([
+        "table",
+        "letters",
+        "counted",
+        "filtered",
+        "refused",
+        "not_this_tables",
+    ]);
+    let mut halts = Vec::new();
+    for (position, table) in plan.tables.iter().enumerate() {
+        let done = replay(&store, plan, position, refused, runtime.handle(), &budget);
+        let done: Replay = done.map_err(|error| {
+            Failure::work(format!("{} is not replayed any further", table.name)).because(&error)
+        })?;
+        sheet.push(vec![
+            json!(table.name),
+            json!(done.letters),
+            json!(done.counted),
+            json!(done.filtered),
+            json!(done.refused),
+            json!(done.elsewhere),
+        ]);
+        halts.extend(done.halt.map(|halt| (table.name.clone(), halt)));
+    }
+    to_stdout(|out| sheet.write(args.format, out))?;
+    let mut failure = None;
+    for (table, halt) in &halts {
+        match halt {
+            Halt::RefusedAgain { .. } => failure = failure.or(Some(refused_again(table, halt))),
+            Halt::NotYetRead {
+                partition,
+                offset,
+                recorded,
+            } => tracing::warn!(
+                "{table}: letters from {partition} at {offset} on wait, since the table has read up to {recorded} only; \
+                 run this again when its server has gone on"
+            ),
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+fn refused_again(table: &str, halt: &Halt) -> Failure {
+    let Halt::RefusedAgain {
+        letters,
+        partition,
+        offset,
+        error,
+    } = halt
+    else {
+        unreachable!("only letters that are refused again are a failure");
+    };
+    Failure::work(format!(
+        "{table} refuses {} of these letters again, so none that came with them was replayed; the first is {partition} at \
+         {offset}: {error}",
+        grouped(*letters)
+    ))
+    .help("mend the pipeline or its schema further, or pass over such letters for good with `--skip-refused`")
+}

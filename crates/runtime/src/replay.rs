@@ -1,0 +1,351 @@
+//! Dead letters sent through their pipeline again, after it was mended (P23).
+//!
+//! Owns which letters a table may take: those that it has read and refused. Letters come in the order of the versions that
+//! they were committed in, and a table's cursor, the last of these versions, is committed with what they came to; so each is
+//! part of it once, however often and by however many this is done. Does not own what becomes of an event: it is folded
+//! like any other.
+//!
+//! Why the definition is compared: a letter says that the table refused the event under the definition of that time, since what
+//! decides about an event is deterministic (P5). A table that read the same offset under another definition, because it is
+//! newer than the letter, may have taken it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    mem,
+    sync::Arc,
+};
+
+use alluvium_engine::{EngineError, EpochFold, TablePart, merge_panes};
+use alluvium_plan::Plan;
+use alluvium_store::{
+    CommitKind, CommitRecord, Letter, Letters, ReplayEnding, Replayed, Store, StoreError,
+    TableWriter,
+};
+use alluvium_types::{
+    Generation, MemoryBudget, OffsetRange, RawBatchBuilder, TableSet, Timestamp, TopicPartition,
+};
+use tokio::runtime::Handle;
+
+use crate::pipeline::table_spec;
+
+/// Bytes of letters that are folded as one batch.
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Why letters were not replayed. What was committed before stays.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// The store failed or refused.
+    #[error("letters cannot be replayed into {table}: {source}")]
+    Store {
+        /// The table.
+        table: Arc<str>,
+        /// What the store says.
+        source: StoreError,
+    },
+    /// Events cannot be folded.
+    #[error("letters cannot be replayed into {table}: {source}")]
+    Engine {
+        /// The table.
+        table: Arc<str>,
+        /// What the engine says.
+        source: EngineError,
+    },
+}
+
+/// What is done with letters that are refused again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Nothing that comes with them is replayed.
+    Stop,
+    /// They are passed over for good.
+    PassOver,
+}
+
+/// What a replay came to for one table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Replay {
+    /// Letters that were sent.
+    pub letters: u64,
+    /// Of these, how many are part of the table now, ...
+    pub counted: u64,
+    /// ... how many the pipeline does not want, ...
+    pub filtered: u64,
+    /// ... and how many were passed over, because they are refused again.
+    pub refused: u64,
+    /// Letters that are no business of this table: it has not read them, or under another definition than that of the letter.
+    pub elsewhere: u64,
+    /// Why it ended before the last letter.
+    pub halt: Option<Halt>,
+}
+
+/// Why a replay ended early.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Halt {
+    /// Letters are refused again; none of those that came with them was replayed.
+    RefusedAgain {
+        /// How many.
+        letters: u64,
+        /// The first of them.
+        partition: TopicPartition,
+        /// Its offset.
+        offset: i64,
+        /// What is wrong with it.
+        error: String,
+    },
+    /// The table has not read as far as its letters go.
+    NotYetRead {
+        /// The partition.
+        partition: TopicPartition,
+        /// The letter's offset.
+        offset: i64,
+        /// The next offset that the table reads.
+        recorded: i64,
+    },
+}
+
+/// Replays the letters of `plan`'s pipeline into its table at `position`. May be done beside servers and beside others who do
+/// the same.
+///
+/// # Errors
+/// [`ReplayError`].
+pub fn replay(
+    store: &Store,
+    plan: &Arc<Plan>,
+    position: usize,
+    refused: Refused,
+    io: &Handle,
+    budget: &MemoryBudget,
+) -> Result<Replay, ReplayError> {
+    let table = plan.tables[position].name.clone();
+    let failed = |source| ReplayError::Store {
+        table: table.clone(),
+        source,
+    };
+    let letters = io.block_on(store.letters(&plan.name)).map_err(failed)?;
+    let spec = table_spec(plan, &plan.tables[position]);
+    let mut work = Work {
+        writer: io.block_on(store.table(&spec)).map_err(failed)?,
+        read: Read::default(),
+        letters,
+        plan: plan.clone(),
+        position,
+        refused,
+        io: io.clone(),
+        budget: budget.clone(),
+        done: Replay::default(),
+    };
+    loop {
+        // What the table had read by then; letters beyond are not judged.
+        io.block_on(work.writer.refresh()).map_err(failed)?;
+        let history = io.block_on(store.history(&table)).map_err(failed)?;
+        work.read = Read::of(&history);
+        if work.replay_some()? == Progress::Ended {
+            return Ok(work.done);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Committed,
+    Ended,
+}
+
+/// What a table has read, and under which definition.
+#[derive(Debug, Default)]
+struct Read(HashMap<TopicPartition, BTreeMap<i64, (i64, Option<String>)>>);
+
+impl Read {
+    fn of(history: &[CommitRecord]) -> Self {
+        let mut read = Self::default();
+        let commits = history
+            .iter()
+            .filter(|record| record.kind == CommitKind::Commit);
+        for record in commits {
+            for (partition, range) in &record.ranges {
+                let definition = record.pipeline_version.clone();
+                let of_partition = read.0.entry(partition.clone()).or_default();
+                of_partition.insert(range.start(), (range.end(), definition));
+            }
+        }
+        read
+    }
+
+    /// Whether the table read this letter's offset under the definition that refused it.
+    fn was_refused(&self, letter: &Letter) -> bool {
+        let ranges = self.0.get(&letter.partition);
+        let before = ranges.and_then(|ranges| ranges.range(..=letter.offset).next_back());
+        before.is_some_and(|(_, (end, definition))| {
+            letter.offset < *end && definition.as_deref() == Some(&letter.pipeline_version)
+        })
+    }
+}
+
+struct Work {
+    writer: TableWriter,
+    read: Read,
+    letters: Letters,
+    plan: Arc<Plan>,
+    position: usize,
+    refused: Refused,
+    io: Handle,
+    budget: MemoryBudget,
+    done: Replay,
+}
+
+impl Work {
+    fn table(&self) -> Arc<str> {
+        self.plan.tables[self.position].name.clone()
+    }
+
+    fn store_error(&self, source: StoreError) -> ReplayError {
+        ReplayError::Store {
+            table: self.table(),
+            source,
+        }
+    }
+
+    fn engine_error(&self, source: EngineError) -> ReplayError {
+        ReplayError::Engine {
+            table: self.table(),
+            source,
+        }
+    }
+
+    /// Commits the letters of as many versions as memory holds the panes of.
+    fn replay_some(&mut self) -> Result<Progress, ReplayError> {
+        let after = self.writer.checkpoint().replayed;
+        let mut fold = EpochFold::new(self.plan.clone(), self.budget.clone())
+            .map_err(|source| self.engine_error(source))?;
+        let (mut sent, mut elsewhere, mut up_to) = (0, 0, None);
+        for version in self.letters.versions_after(after).collect::<Vec<_>>() {
+            if self.budget.is_half_used() {
+                break;
+            }
+            let letters = self.io.block_on(self.letters.read(version));
+            let letters = letters.map_err(|source| self.store_error(source))?;
+            if let Some(beyond) = self.not_yet_read(&letters) {
+                self.done.halt = Some(beyond);
+                break;
+            }
+            let table = self.table();
+            let mut letters: Vec<Letter> = letters
+                .into_iter()
+                .filter(|letter| letter.table.as_ref().is_none_or(|named| *named == table))
+                .collect();
+            let place = |letter: &Letter| (letter.partition.clone(), letter.offset);
+            letters.sort_by_cached_key(place);
+            letters.dedup_by_key(|letter| place(letter));
+            let (ours, others): (Vec<_>, Vec<_>) = letters
+                .into_iter()
+                .partition(|letter| self.read.was_refused(letter));
+            elsewhere += others.len() as u64;
+            sent += ours.len() as u64;
+            self.push(&mut fold, &ours)
+                .map_err(|source| self.engine_error(source))?;
+            up_to = Some(version);
+        }
+        let Some(up_to) = up_to.filter(|_| sent > 0) else {
+            self.done.elsewhere += elsewhere;
+            return Ok(Progress::Ended);
+        };
+        let mut part = fold.finish().map_err(|source| self.engine_error(source))?;
+        let first = part
+            .rejects
+            .iter()
+            .min_by_key(|reject| (&reject.partition, reject.offset));
+        if let (Some(first), Refused::Stop) = (first, self.refused) {
+            self.done.halt = Some(Halt::RefusedAgain {
+                letters: part.rejects.len() as u64,
+                partition: first.partition.clone(),
+                offset: first.offset,
+                error: first.error.clone(),
+            });
+            return Ok(Progress::Ended);
+        }
+        let TablePart { panes, balance } = mem::take(&mut part.tables[self.position]);
+        let replayed = Replayed {
+            after,
+            up_to,
+            letters: sent,
+            counted: balance.counted,
+            filtered: balance.filtered,
+            refused: balance.rejected,
+        };
+        let shape = &self.plan.tables[self.position].shape;
+        let merged = merge_panes(shape, vec![panes], &self.budget)
+            .map_err(|source| self.engine_error(source))?;
+        let ending = self.io.block_on(async {
+            let staged = self.writer.stage(merged, Some(&self.budget)).await?;
+            let version = &self.plan.version;
+            self.writer.commit_replay(&staged, &replayed, version).await
+        });
+        match ending.map_err(|source| self.store_error(source))? {
+            ReplayEnding::Committed { version } => {
+                tracing::debug!(table = %self.table(), version, ?replayed, "replayed dead letters");
+                self.done.letters += sent;
+                self.done.counted += replayed.counted;
+                self.done.filtered += replayed.filtered;
+                self.done.refused += replayed.refused;
+                self.done.elsewhere += elsewhere;
+            }
+            // Somebody else did; what is left is begun from his cursor.
+            ReplayEnding::Overtaken => {}
+        }
+        match self.done.halt {
+            None => Ok(Progress::Committed),
+            Some(_) => Ok(Progress::Ended),
+        }
+    }
+
+    fn not_yet_read(&self, letters: &[Letter]) -> Option<Halt> {
+        let offsets = &self.writer.checkpoint().offsets;
+        letters.iter().find_map(|letter| {
+            let recorded = *offsets.get(&letter.partition)?;
+            (letter.offset >= recorded).then(|| Halt::NotYetRead {
+                partition: letter.partition.clone(),
+                offset: letter.offset,
+                recorded,
+            })
+        })
+    }
+
+    /// Folds letters that come by partition and offset.
+    fn push(&self, fold: &mut EpochFold, letters: &[Letter]) -> Result<(), EngineError> {
+        let tables = TableSet::default().with(self.position);
+        for of_partition in letters.chunk_by(|one, other| one.partition == other.partition) {
+            let mut rest = of_partition;
+            while let Some(first) = rest.first() {
+                let mut builder = RawBatchBuilder::default();
+                let mut end = first.offset;
+                while let Some(letter) = rest.first()
+                    && builder.size() < BATCH_BYTES
+                {
+                    let headers = letter.headers.iter();
+                    let headers = headers.map(|header| (&*header.name, header.value.as_deref()));
+                    builder.push(
+                        letter.offset,
+                        letter.timestamp,
+                        letter.key.as_deref(),
+                        letter.payload.as_deref(),
+                        headers,
+                    );
+                    end = letter.offset + 1;
+                    rest = &rest[1..];
+                }
+                let range = OffsetRange::new(first.offset, end).expect("offsets grow");
+                // Where a watermark stands is no business of a replay.
+                let received = Timestamp::default();
+                let batch = builder.finish(
+                    first.partition.clone(),
+                    range,
+                    Generation::default(),
+                    received,
+                    None,
+                );
+                fold.push(&batch, tables)?;
+            }
+        }
+        fold.settle()
+    }
+}
