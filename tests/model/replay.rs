@@ -1,7 +1,7 @@
 //! The replay of dead letters into a table, beside letters that come and appends (P23).
 //!
 //! Owns the cursor and which letters' panes are in the table. Does not own how letters come to be there
-//! ([`crate::letters`]). No code does this yet: the model says what it will have to do.
+//! ([`crate::letters`]).
 //!
 //! Where it abstracts:
 //! * A letter's place is its number in the order of (version, row). Its offset is any that no other letter has: letters of

@@ -4,6 +4,7 @@ mod commits;
 mod compaction;
 mod faulty;
 mod letters;
+mod replays;
 mod storage;
 mod upkeep;
 

@@ -247,3 +247,43 @@ async fn letters_that_slept_for_days_name_no_swept_file() {
     assert_eq!(write(&mut letters, &batch).await.unwrap().letters, 1);
     assert_eq!(stored(&store).await, [(0, 2, None)]);
 }
+
+#[tokio::test]
+async fn letters_are_read_back_whole_by_the_version_they_came_in() {
+    let store = in_memory();
+    assert_eq!(
+        store
+            .letters("clicks")
+            .await
+            .unwrap()
+            .versions_after(None)
+            .count(),
+        0
+    );
+    let mut letters = store.dead_letters("clicks").await.unwrap();
+    let first: Vec<Reject> = (0..7).map(|offset| letter(0, offset, None)).collect();
+    let second = [letter(1, 2, Some("a")), letter(0, 9, Some("b"))];
+    write(&mut letters, &first).await.unwrap();
+    write(&mut letters, &second).await.unwrap();
+    let found = store.letters("clicks").await.unwrap();
+    let versions: Vec<i64> = found.versions_after(None).collect();
+    assert_eq!(versions, [1, 2]);
+    assert_eq!(found.versions_after(Some(1)).collect::<Vec<_>>(), [2]);
+    for (version, rejects) in [(1, &first[..]), (2, &second[..])] {
+        let read = found.read(version).await.unwrap();
+        let wanted: Vec<crate::Letter> = rejects
+            .iter()
+            .map(|reject| crate::Letter {
+                partition: reject.partition.clone(),
+                offset: reject.offset,
+                timestamp: reject.timestamp,
+                key: reject.key.clone(),
+                headers: reject.headers.clone(),
+                payload: reject.payload.clone(),
+                table: reject.table.clone(),
+                pipeline_version: "v1".into(),
+            })
+            .collect();
+        assert_eq!(read, wanted);
+    }
+}
