@@ -8,15 +8,19 @@ what it needs is not installed.
 """
 
 import argparse
+import faulthandler
 import os
 import pathlib
 import shutil
 import signal
 import sys
 import tempfile
+import threading
 import time
 
 SKIPPED = 77
+# Beyond the faults themselves: start, catching up, draining, audit, scenarios, and what they may wait for each other.
+AROUND = 15 * 60
 
 
 def arguments():
@@ -77,6 +81,7 @@ def main() -> int:
         disk_mib=asked.disk_mib,
     )
     print(f"seed {settings.seed}, evidence in {settings.folder}", flush=True)
+    end_in_time(asked.minutes * 60 + AROUND)
     text, findings = "", []
     if asked.only in ("all", "faults"):
         text, findings = faults(settings)
@@ -93,6 +98,23 @@ def main() -> int:
     if asked.folder is None:
         shutil.rmtree(settings.folder)
     return 0
+
+
+def end_in_time(seconds: float):
+    """A campaign that does not end tells where each thread stands, ends what it started, and fails."""
+
+    def watch():
+        time.sleep(seconds)
+        print(f"FAILED: the campaign did not end within {seconds:.0f} s; its threads stand here:", file=sys.stderr, flush=True)
+        faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        from .kafka import clean_all
+        from .processes import end_all
+
+        end_all()
+        clean_all()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def faults(settings) -> tuple[str, list[str]]:

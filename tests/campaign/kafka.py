@@ -58,6 +58,7 @@ class Kafka:
         )
         self.home = pathlib.Path(os.environ.get("KAFKA_HOME", shared))
         self.script("clean")
+        _real.append(self)
         self.script("start")
         self.admin = AdminClient({"bootstrap.servers": self.brokers, "log_level": 0})
         self.generations: dict[tuple[str, int], float] = {}
@@ -151,6 +152,15 @@ class Kafka:
 
     def close(self):
         self.script("clean")
+
+
+_real: list[Kafka] = []
+
+
+def clean_all():
+    """Whatever real broker still runs is ended."""
+    for kafka in _real:
+        kafka.close()
 
 
 _held: list[socket.socket] = []

@@ -50,6 +50,9 @@ use super::{
 /// What takes less time is read again. While developing everything is kept, so that tests see it.
 const WORTH_IT: Duration = Duration::from_micros(if cfg!(debug_assertions) { 0 } else { 500 });
 
+/// How many footers are read side by side.
+const FOOTERS_AT_ONCE: usize = 16;
+
 /// Files below an aggregation.
 #[derive(Debug)]
 pub(super) struct Scan {
@@ -217,8 +220,13 @@ impl Work {
         let mut units = Vec::new();
         for (scan, of) in self.scans.iter().enumerate() {
             let mut numbers = HashMap::new();
-            for file in files(&of.config) {
-                let footer = self.footer(of, file).await?;
+            let files: Vec<PartitionedFile> = files(&of.config).cloned().collect();
+            let footers = files.into_iter().map(|file| async move {
+                let footer = self.footer(of, &file).await?;
+                Ok::<_, DataFusionError>((file, footer))
+            });
+            let mut footers = stream::iter(footers).buffered(FOOTERS_AT_ONCE);
+            while let Some((file, footer)) = footers.try_next().await? {
                 for (group, rows) in footer.row_groups().iter().enumerate() {
                     let Some(remaining) = of.asked.remaining(&Bounds::of(rows)) else {
                         continue;
