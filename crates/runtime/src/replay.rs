@@ -5,12 +5,13 @@
 //! part of it once, however often and by however many this is done. Does not own what becomes of an event: it is folded
 //! like any other.
 //!
-//! Why the definition is compared: a letter says that the table refused the event under the definition of that time, since what
-//! decides about an event is deterministic (P5). A table that read the same offset under another definition, because it is
-//! newer than the letter, may have taken it.
+//! That a table refused an event is not believed because there is a letter: a table that read the offset later, under another
+//! definition or with a newer program, may have taken it. The commit that covers the offset says how many events it refused,
+//! and there is a letter for each of these (P21). So where there are no more letters than that, the table refused them all;
+//! where there are more, it cannot be told which ones, and they are left alone.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     mem,
     sync::Arc,
 };
@@ -18,8 +19,8 @@ use std::{
 use alluvium_engine::{EngineError, EpochFold, TablePart, merge_panes};
 use alluvium_plan::Plan;
 use alluvium_store::{
-    CommitKind, CommitRecord, Letter, Letters, ReplayEnding, Replayed, Store, StoreError,
-    TableWriter,
+    AuditFault, CommitKind, CommitRecord, Letter, Letters, ReplayEnding, Replayed, Store,
+    StoreError, TableWriter, audit,
 };
 use alluvium_types::{
     Generation, MemoryBudget, OffsetRange, RawBatchBuilder, TableSet, Timestamp, TopicPartition,
@@ -41,6 +42,14 @@ pub enum ReplayError {
         table: Arc<str>,
         /// What the store says.
         source: StoreError,
+    },
+    /// The table's history does not tell what it has read.
+    #[error("letters cannot be replayed into {table}: its history is not proven: {fault}")]
+    Unproven {
+        /// The table.
+        table: Arc<str>,
+        /// The first thing that is wrong with it.
+        fault: AuditFault,
     },
     /// Events cannot be folded.
     #[error("letters cannot be replayed into {table}: {source}")]
@@ -72,7 +81,7 @@ pub struct Replay {
     pub filtered: u64,
     /// ... and how many were passed over, because they are refused again.
     pub refused: u64,
-    /// Letters that are no business of this table: it has not read them, or under another definition than that of the letter.
+    /// Letters of events that this table has not read, or may have taken when it did.
     pub elsewhere: u64,
     /// Why it ended before the last letter.
     pub halt: Option<Halt>,
@@ -138,7 +147,16 @@ pub fn replay(
         // What the table had read by then; letters beyond are not judged.
         io.block_on(work.writer.refresh()).map_err(failed)?;
         let history = io.block_on(store.history(&table)).map_err(failed)?;
+        if let Some(fault) = audit(&history).faults.first() {
+            return Err(ReplayError::Unproven {
+                table,
+                fault: fault.clone(),
+            });
+        }
         work.read = Read::of(&history);
+        let keys = io.block_on(work.letters.keys(&table)).map_err(failed)?;
+        work.read.count(keys.into_iter());
+        work.read.has_expired = work.letters.have_expired();
         if work.replay_some()? == Progress::Ended {
             return Ok(work.done);
         }
@@ -151,33 +169,77 @@ enum Progress {
     Ended,
 }
 
-/// What a table has read, and under which definition.
+/// What a table has read.
 #[derive(Debug, Default)]
-struct Read(HashMap<TopicPartition, BTreeMap<i64, (i64, Option<String>)>>);
+struct Read {
+    commits: Vec<Commit>,
+    /// Where ranges begin, where they end, and which commit each is part of.
+    ranges: HashMap<TopicPartition, BTreeMap<i64, (i64, usize)>>,
+    /// Letters were taken out of their table when they were old.
+    has_expired: bool,
+}
+
+/// One commit of a table.
+#[derive(Debug, Default)]
+struct Commit {
+    definition: Option<String>,
+    /// Events that it refused.
+    refused: u64,
+    /// Letters of its offsets that may be of this table, each event once.
+    letters: u64,
+}
 
 impl Read {
     fn of(history: &[CommitRecord]) -> Self {
         let mut read = Self::default();
-        let commits = history
+        for record in history
             .iter()
-            .filter(|record| record.kind == CommitKind::Commit);
-        for record in commits {
+            .filter(|record| record.kind == CommitKind::Commit)
+        {
             for (partition, range) in &record.ranges {
-                let definition = record.pipeline_version.clone();
-                let of_partition = read.0.entry(partition.clone()).or_default();
-                of_partition.insert(range.start(), (range.end(), definition));
+                let of_partition = read.ranges.entry(partition.clone()).or_default();
+                of_partition.insert(range.start(), (range.end(), read.commits.len()));
             }
+            read.commits.push(Commit {
+                definition: record.pipeline_version.clone(),
+                refused: record.balance.map_or(0, |balance| balance.rejected),
+                letters: 0,
+            });
         }
         read
     }
 
-    /// Whether the table read this letter's offset under the definition that refused it.
+    /// The commit that has this offset.
+    fn commit(&self, partition: &TopicPartition, offset: i64) -> Option<usize> {
+        let before = self.ranges.get(partition)?.range(..=offset).next_back();
+        before
+            .filter(|(_, (end, _))| offset < *end)
+            .map(|(_, (_, commit))| *commit)
+    }
+
+    /// Counts the letters of each commit.
+    fn count(&mut self, letters: impl Iterator<Item = (TopicPartition, i64)>) {
+        let mut seen = HashSet::new();
+        for (partition, offset) in letters {
+            if let Some(commit) = self.commit(&partition, offset)
+                && seen.insert((partition, offset))
+            {
+                self.commits[commit].letters += 1;
+            }
+        }
+    }
+
+    /// Whether it is certain that the table read this letter's event and refused it.
     fn was_refused(&self, letter: &Letter) -> bool {
-        let ranges = self.0.get(&letter.partition);
-        let before = ranges.and_then(|ranges| ranges.range(..=letter.offset).next_back());
-        before.is_some_and(|(_, (end, definition))| {
-            letter.offset < *end && definition.as_deref() == Some(&letter.pipeline_version)
-        })
+        let commit = self.commit(&letter.partition, letter.offset);
+        let Some(commit) = commit.map(|commit| &self.commits[commit]) else {
+            return false;
+        };
+        match commit.definition.as_deref() == Some(&letter.pipeline_version) {
+            true => commit.refused >= commit.letters,
+            // Of letters that are gone it is not known whether they were refused.
+            false => commit.refused == commit.letters && !self.has_expired,
+        }
     }
 }
 
@@ -218,21 +280,20 @@ impl Work {
         let mut fold = EpochFold::new(self.plan.clone(), self.budget.clone())
             .map_err(|source| self.engine_error(source))?;
         let (mut sent, mut elsewhere, mut up_to) = (0, 0, None);
+        let mut held = self.budget.reserve(0);
         for version in self.letters.versions_after(after).collect::<Vec<_>>() {
-            if self.budget.is_half_used() {
+            if up_to.is_some() && self.budget.is_half_used() {
                 break;
             }
             let letters = self.io.block_on(self.letters.read(version));
-            let letters = letters.map_err(|source| self.store_error(source))?;
+            let mut letters = letters.map_err(|source| self.store_error(source))?;
+            let table = self.table();
+            letters.retain(|letter| letter.table.as_ref().is_none_or(|named| *named == table));
             if let Some(beyond) = self.not_yet_read(&letters) {
                 self.done.halt = Some(beyond);
                 break;
             }
-            let table = self.table();
-            let mut letters: Vec<Letter> = letters
-                .into_iter()
-                .filter(|letter| letter.table.as_ref().is_none_or(|named| *named == table))
-                .collect();
+            held.resize(letters.iter().map(Letter::size).sum());
             let place = |letter: &Letter| (letter.partition.clone(), letter.offset);
             letters.sort_by_cached_key(place);
             letters.dedup_by_key(|letter| place(letter));
@@ -290,7 +351,10 @@ impl Work {
                 self.done.elsewhere += elsewhere;
             }
             // Somebody else did; what is left is begun from his cursor.
-            ReplayEnding::Overtaken => {}
+            ReplayEnding::Overtaken => {
+                self.done.halt = None;
+                return Ok(Progress::Committed);
+            }
         }
         match self.done.halt {
             None => Ok(Progress::Committed),
@@ -300,7 +364,12 @@ impl Work {
 
     fn not_yet_read(&self, letters: &[Letter]) -> Option<Halt> {
         let offsets = &self.writer.checkpoint().offsets;
-        letters.iter().find_map(|letter| {
+        // What the pipeline does not read any more is not waited for.
+        let topics = &self.plan.source.topics;
+        let waited_for = letters
+            .iter()
+            .filter(|letter| topics.contains(&letter.partition.topic));
+        waited_for.into_iter().find_map(|letter| {
             let recorded = *offsets.get(&letter.partition)?;
             (letter.offset >= recorded).then(|| Halt::NotYetRead {
                 partition: letter.partition.clone(),

@@ -29,7 +29,7 @@ use datafusion::arrow::{
 use serde_json::json;
 
 use crate::{
-    Checkpoint, Store, StoreError,
+    Checkpoint, CommitKind, Store, StoreError,
     action::{Draft, our_info},
     checkpoint::Names,
     commit::{CommitName, Decision, Outcome, commit},
@@ -326,12 +326,23 @@ pub struct Letter {
     pub pipeline_version: String,
 }
 
+impl Letter {
+    /// Bytes this value holds, for the memory budget.
+    pub fn size(&self) -> usize {
+        let bytes = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+        let headers = self.headers.iter();
+        let headers = headers.map(|header| header.name.len() + bytes(&header.value));
+        size_of::<Self>() + headers.sum::<usize>() + bytes(&self.key) + bytes(&self.payload)
+    }
+}
+
 /// The dead letters of a pipeline at one moment, by the version in which they came.
 #[derive(Debug)]
 pub struct Letters {
     store: Store,
     table: Arc<str>,
     versions: BTreeMap<i64, Vec<CommittedFile>>,
+    have_expired: bool,
 }
 
 impl Letters {
@@ -339,9 +350,13 @@ impl Letters {
         let log = store.dead_letters_log(pipeline);
         let table = log.table.clone();
         let mut versions: BTreeMap<i64, Vec<CommittedFile>> = BTreeMap::new();
+        let mut have_expired = false;
         if let Some(snapshot) = log.load().await? {
             refuse_foreign(&table, &snapshot, pipeline)?;
             let history = history(store, &log).await?;
+            have_expired = history
+                .iter()
+                .any(|record| record.kind == CommitKind::Expiry);
             let by_id: HashMap<&str, i64> = history
                 .iter()
                 .filter_map(|record| Some((record.commit_id.as_deref()?, record.version)))
@@ -363,6 +378,7 @@ impl Letters {
             store: store.clone(),
             table,
             versions,
+            have_expired,
         })
     }
 
@@ -370,6 +386,37 @@ impl Letters {
     pub fn versions_after(&self, version: Option<i64>) -> impl Iterator<Item = i64> {
         let from = version.map_or(i64::MIN, |version| version + 1);
         self.versions.range(from..).map(|(version, _)| *version)
+    }
+
+    /// Whether letters of it were taken out when they were old.
+    pub fn have_expired(&self) -> bool {
+        self.have_expired
+    }
+
+    /// Where the letters stand that may be of this table: those that it refused, and those that all did.
+    ///
+    /// # Errors
+    /// As of [`Self::read`].
+    pub async fn keys(&self, table: &str) -> Result<Vec<(TopicPartition, i64)>, StoreError> {
+        let mut all = Vec::new();
+        for file in self.versions.values().flatten() {
+            let objects = self.store.object_store();
+            for batch in read_columns(objects, &file.path, file.size, &KEY).await? {
+                let keys = keys_of(&batch).ok_or_else(|| self.foreign(file))?;
+                let ours = keys
+                    .into_iter()
+                    .filter(|(_, _, named)| named.as_deref().is_none_or(|named| named == table));
+                all.extend(ours.map(|(partition, offset, _)| (partition, offset)));
+            }
+        }
+        Ok(all)
+    }
+
+    fn foreign(&self, file: &CommittedFile) -> StoreError {
+        StoreError::Unsupported {
+            table: self.table.clone(),
+            what: format!("{} has other columns than dead letters", file.path),
+        }
     }
 
     /// The letters of one version.
@@ -388,10 +435,7 @@ impl Letters {
             let batches =
                 read_columns(self.store.object_store(), &file.path, file.size, &names).await?;
             for batch in batches {
-                let read = letters_of(&batch).ok_or_else(|| StoreError::Unsupported {
-                    table: self.table.clone(),
-                    what: format!("{} has other columns than dead letters", file.path),
-                })?;
+                let read = letters_of(&batch).ok_or_else(|| self.foreign(file))?;
                 letters.extend(read);
             }
         }

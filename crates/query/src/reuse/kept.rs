@@ -92,18 +92,18 @@ impl KeptPartials {
 
     /// Keeps an answer, where memory allows. Those that were used longest ago make room.
     pub(super) fn keep(&self, question: Number, rows: Rows, answer: RecordBatch) {
-        let bytes = size(&answer);
+        let bytes = size(&answer) + ENTRY;
         if bytes > MOST_OF_ONE {
             return;
         }
         let mut kept = self.kept();
         if let Some(before) = kept.answers.pop(&(question, rows.clone())) {
-            kept.memory.shrink(size(&before));
+            kept.memory.shrink(size(&before) + ENTRY);
         }
         if kept.make_room(bytes, self.most)
             && let Some((_, oldest)) = kept.answers.push((question, rows), answer)
         {
-            kept.memory.shrink(size(&oldest));
+            kept.memory.shrink(size(&oldest) + ENTRY);
         }
     }
 
@@ -114,18 +114,93 @@ impl KeptPartials {
 }
 
 impl Kept {
-    /// Takes `bytes` more, where that comes to no more than `most`. A pool without room says that a query needs it more.
+    /// Takes `bytes` more, where that comes to no more than `most`: answers make room first, then questions. A pool without
+    /// room says that a query needs it more.
     fn make_room(&mut self, bytes: usize, most: usize) -> bool {
         while self.memory.size() + bytes > most {
-            let Some((_, oldest)) = self.answers.pop_lru() else {
-                return false;
+            let freed = match self.answers.pop_lru() {
+                Some((_, oldest)) => size(&oldest) + ENTRY,
+                None => match self.questions.pop_lru() {
+                    Some((_, (_, forgotten))) => forgotten,
+                    None => return false,
+                },
             };
-            self.memory.shrink(size(&oldest));
+            self.memory.shrink(freed);
         }
         self.memory.try_grow(bytes).is_ok()
     }
 }
 
-fn size(answer: &RecordBatch) -> usize {
-    answer.get_array_memory_size() + ENTRY
+/// Bytes of the rows themselves: several batches may be slices of one buffer.
+pub(super) fn size(batch: &RecordBatch) -> usize {
+    let columns = batch.columns().iter();
+    let sizes = columns.map(|column| {
+        let data = column.to_data();
+        data.get_slice_memory_size()
+            .unwrap_or_else(|_| column.get_array_memory_size())
+    });
+    sizes.sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::{
+        arrow::{
+            array::Int64Array,
+            datatypes::{DataType, Field, Schema},
+        },
+        execution::memory_pool::GreedyMemoryPool,
+        physical_plan::expressions::{Column, in_list, lit},
+    };
+
+    use super::*;
+
+    fn answer(rows: i64) -> RecordBatch {
+        let column = Arc::new(Int64Array::from_iter_values(0..rows));
+        RecordBatch::try_from_iter([("n", column as _)]).unwrap()
+    }
+
+    fn rows(group: usize) -> Rows {
+        Rows {
+            file: "a.parquet".into(),
+            group,
+        }
+    }
+
+    /// A question with a list of so many numbers.
+    fn question(list: i64) -> Question {
+        let schema = Schema::new(vec![Field::new("n", DataType::Int64, true)]);
+        let numbers = (0..list).map(lit).collect();
+        let condition = in_list(Arc::new(Column::new("n", 0)), numbers, &false, &schema);
+        Question::of(Arc::new(schema), vec![condition.unwrap()])
+    }
+
+    #[test]
+    fn what_was_asked_last_is_kept_within_the_share() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(32 << 20));
+        let kept = KeptPartials::new(&pool, 16 << 20);
+        let number = kept.number(question(3)).unwrap();
+        assert_eq!(kept.number(question(3)), Some(number));
+        for group in 0..100 {
+            kept.keep(number, rows(group), answer(10_000));
+            assert!(pool.reserved() <= 2 << 20);
+        }
+        assert!(kept.get(number, &rows(0)).is_none());
+        assert_eq!(kept.get(number, &rows(99)), Some(answer(10_000)));
+        // More than is worth keeping.
+        kept.keep(number, rows(100), answer(200_000));
+        assert!(kept.get(number, &rows(100)).is_none());
+    }
+
+    #[test]
+    fn many_large_questions_leave_room_for_answers() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(32 << 20));
+        let kept = KeptPartials::new(&pool, 16 << 20);
+        for list in 800..1_100 {
+            let number = kept.number(question(list)).expect("older ones make room");
+            kept.keep(number, rows(0), answer(10));
+            assert_eq!(kept.get(number, &rows(0)), Some(answer(10)));
+            assert!(pool.reserved() <= 2 << 20);
+        }
+    }
 }

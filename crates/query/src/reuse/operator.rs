@@ -9,7 +9,9 @@ use std::{
 
 use datafusion::{
     arrow::{
-        array::RecordBatchOptions, compute::concat_batches, datatypes::SchemaRef,
+        array::{RecordBatchOptions, UInt32Array},
+        compute::{concat_batches, take_record_batch},
+        datatypes::SchemaRef,
         record_batch::RecordBatch,
     },
     common::{Result, internal_err, tree_node::TreeNodeRecursion},
@@ -42,7 +44,7 @@ use tokio::sync::OnceCell;
 
 use super::{
     bounds::Bounds,
-    kept::{KeptPartials, MOST_OF_ONE, Number, Rows},
+    kept::{KeptPartials, MOST_OF_ONE, Number, Rows, size},
     question::Asked,
     with_scan,
 };
@@ -139,11 +141,21 @@ impl ExecutionPlan for ReusedPartialsExec {
         children: Vec<Arc<dyn ExecutionPlan>>,
         _: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let mut were = self.scans.iter().zip(&children);
-        if self.scans.len() == children.len() && were.all(|(was, is)| Arc::ptr_eq(&was.plan, is)) {
-            return Ok(self);
+        if self.scans.len() != children.len() {
+            return internal_err!("each scan has one aggregation over it");
         }
-        internal_err!("what is reused was made by these plans and no others")
+        let scans = self.scans.iter().zip(children);
+        let scans = scans.map(|(scan, plan)| Scan {
+            asked: scan.asked.clone(),
+            config: scan.config.clone(),
+            plan,
+        });
+        Ok(Arc::new(Self::new(
+            scans.collect(),
+            self.schema(),
+            self.properties.output_partitioning().partition_count(),
+            self.kept.clone(),
+        )))
     }
 
     fn with_new_children(
@@ -280,7 +292,7 @@ impl Work {
         let mut gathered = Vec::new();
         let mut bytes = 0;
         while let Some(batch) = rows.try_next().await? {
-            bytes += batch.get_array_memory_size();
+            bytes += size(&batch);
             gathered.push(self.named(&batch)?);
             if bytes > MOST_OF_ONE || unit.question.is_none() {
                 // Too much to be kept, so nothing waits for the rest.
@@ -288,7 +300,14 @@ impl Work {
                 return Ok(stream::iter(gathered).map(Ok).chain(rest).boxed());
             }
         }
-        let answer = concat_batches(&self.schema, &gathered)?;
+        let answer = match gathered.as_slice() {
+            // It may be a slice of more.
+            [one] => take_record_batch(
+                one,
+                &UInt32Array::from_iter_values(0..one.num_rows() as u32),
+            )?,
+            several => concat_batches(&self.schema, several)?,
+        };
         if let Some(question) = unit.question
             && begun.elapsed() >= WORTH_IT
         {

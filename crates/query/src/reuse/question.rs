@@ -49,6 +49,16 @@ struct Aggregate {
 }
 
 impl Question {
+    #[cfg(test)]
+    pub(super) fn of(columns: SchemaRef, conditions: Vec<Arc<dyn PhysicalExpr>>) -> Self {
+        Self {
+            columns,
+            conditions,
+            groups: Vec::new(),
+            aggregates: Vec::new(),
+        }
+    }
+
     /// Bytes that it takes, roughly.
     pub(super) fn size(&self) -> usize {
         let aggregates = self.aggregates.iter();
@@ -72,7 +82,7 @@ impl Question {
 }
 
 /// A question with all its conditions, before it is asked of rows of which some are known to hold.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Asked {
     question: Question,
 }

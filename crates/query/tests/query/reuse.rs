@@ -136,3 +136,18 @@ async fn what_is_not_the_same_each_time_is_not_kept() {
         assert_eq!(reused(&engine, sql).await, None, "{sql}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_done_again_and_again_within_one_query_is_the_same_each_time() {
+    let (_, engine) = compacted().await;
+    let all: i64 = answer(&engine, "SELECT measure(visits) AS n FROM visits").await[0]
+        .parse()
+        .unwrap();
+    let recursive = "WITH RECURSIVE steps(step, n) AS (SELECT 0 AS step, CAST(0 AS BIGINT) AS n UNION ALL \
+                     SELECT steps.step + 1, all_of_them.n FROM steps, (SELECT sum(visits) AS n FROM visits) AS all_of_them \
+                     WHERE steps.step < 3) SELECT step, n FROM steps ORDER BY step";
+    let wanted: Vec<String> = (0..4)
+        .map(|step| format!("{step} {}", if step == 0 { 0 } else { all }))
+        .collect();
+    assert_eq!(answer(&engine, recursive).await, wanted);
+}

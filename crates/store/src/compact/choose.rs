@@ -178,11 +178,15 @@ fn tangled<'f>(
         open.retain(|(last, _)| *last > first);
         open.push((last, file));
         if open.len() > deepest.len() {
-            deepest = open.iter().map(|(_, file)| *file).collect();
+            let mut together: Vec<&CommittedFile> = open.iter().map(|(_, file)| *file).collect();
+            together.sort_by_key(|file| (file.size, &file.path));
+            together.truncate(readable_at_once(&together, memory, MOST_TANGLED));
+            // As many of them as can be read.
+            if together.len() > deepest.len() {
+                deepest = together;
+            }
         }
     }
-    deepest.sort_by(|left, right| (left.size, &left.path).cmp(&(right.size, &right.path)));
-    deepest.truncate(readable_at_once(&deepest, memory, MOST_TANGLED));
     (deepest.len() >= deep).then_some(deepest)
 }
 
