@@ -11,6 +11,15 @@ version: 1
 columns: {ts: timestamp, country: string, latency_ms: double, bytes: bigint, is_bot: boolean}
 ";
 
+/// What sketches need beside it.
+const USERS: &str = "columns: {user_id: string, ";
+
+/// Measures that are sketches.
+const SKETCHES: &str = "      users: approx_distinct(user_id)
+      median_ms: approx_percentile_cont(latency_ms, 0.5)
+      p99_ms: approx_percentile_cont(latency_ms, 0.99)
+";
+
 /// The job: without bots, per minute and country: how many, how many bytes, how long on average.
 const PIPELINE: &str = "\
 version: 1
@@ -33,11 +42,28 @@ tables:
 
 /// The job of the race, from the start of the process to the version of the table that covers every event.
 pub(crate) fn run(brokers: &str, topic: &str, events: usize, drain: &str) -> Outcome {
+    race(
+        brokers,
+        topic,
+        events,
+        SCHEMA,
+        &PIPELINE.replace("DRAIN", drain),
+    )
+}
+
+/// The same with a distinct count and two percentiles among the measures.
+pub(crate) fn run_with_sketches(brokers: &str, topic: &str, events: usize) -> Outcome {
+    let schema = SCHEMA.replace("columns: {", USERS);
+    let pipeline = PIPELINE.replace("DRAIN", "direct") + SKETCHES;
+    race(brokers, topic, events, &schema, &pipeline)
+}
+
+fn race(brokers: &str, topic: &str, events: usize, schema: &str, pipeline: &str) -> Outcome {
     let mut server = Server::start(&Job {
         brokers,
         topic,
-        schema: SCHEMA,
-        pipeline: &PIPELINE.replace("DRAIN", drain),
+        schema,
+        pipeline,
         tables: &["clicks"],
         settings: "",
         properties: "",

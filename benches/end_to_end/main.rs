@@ -36,18 +36,20 @@ enum Contestant {
     DirectDrain,
     Portable,
     Direct,
+    Sketches,
     Flink,
     Streams,
 }
 
 impl Contestant {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Poll,
         Self::ByHand,
         Self::PortableDrain,
         Self::DirectDrain,
         Self::Portable,
         Self::Direct,
+        Self::Sketches,
         Self::Flink,
         Self::Streams,
     ];
@@ -60,6 +62,7 @@ impl Contestant {
             Self::DirectDrain => "direct-drain",
             Self::Portable => "portable",
             Self::Direct => "direct",
+            Self::Sketches => "sketches",
             Self::Flink => "flink",
             Self::Streams => "streams",
         }
@@ -75,6 +78,7 @@ impl Contestant {
             Self::DirectDrain => "our direct drain alone: fetched, checked, unpacked",
             Self::Portable => "`alluvium run`, `drain: portable`, to a committed table",
             Self::Direct => "`alluvium run`, to a committed table",
+            Self::Sketches => "the same with a distinct count and two percentiles",
             Self::Flink => "Flink SQL 2.2, heap state, checkpoints every 10 s",
             Self::Streams => "Kafka Streams 4.1, at least once",
         }
@@ -88,7 +92,11 @@ impl Contestant {
     fn is_ours(self) -> bool {
         matches!(
             self,
-            Self::PortableDrain | Self::DirectDrain | Self::Portable | Self::Direct
+            Self::PortableDrain
+                | Self::DirectDrain
+                | Self::Portable
+                | Self::Direct
+                | Self::Sketches
         )
     }
 
@@ -100,6 +108,7 @@ impl Contestant {
         match self {
             Self::Portable => alluvium::run(brokers, topic, events, "portable"),
             Self::Direct => alluvium::run(brokers, topic, events, "direct"),
+            Self::Sketches => alluvium::run_with_sketches(brokers, topic, events),
             Self::Flink | Self::Streams => rivals::run(self.name(), brokers, topic, events),
             _ => loops::child(self.name(), brokers, topic, events),
         }

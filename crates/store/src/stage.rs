@@ -486,7 +486,7 @@ pub(crate) fn relabel(
 }
 
 fn writer_properties(fields: &Fields, filtered: &[Arc<str>]) -> WriterProperties {
-    let level = ZstdLevel::try_new(3).expect("3 is a level of zstd");
+    let [quick, level] = [1, 3].map(|level| ZstdLevel::try_new(level).expect("a level of zstd"));
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_created_by(concat!("alluvium ", env!("CARGO_PKG_VERSION")).to_owned())
@@ -500,10 +500,12 @@ fn writer_properties(fields: &Fields, filtered: &[Arc<str>]) -> WriterProperties
             let path = ColumnPath::from(field.name().as_str());
             properties = properties.set_column_dictionary_page_size_limit(path, DICTIONARY_BYTES);
         }
-        // Sketches hardly repeat: a dictionary of them only costs memory.
+        // Sketches hardly repeat: a dictionary of them only costs memory, and looking longer finds no more.
         if matches!(field.data_type(), DataType::Binary) {
             let path = ColumnPath::from(field.name().as_str());
-            properties = properties.set_column_dictionary_enabled(path, false);
+            properties = properties
+                .set_column_dictionary_enabled(path.clone(), false)
+                .set_column_compression(path, Compression::ZSTD(quick));
         }
     }
     for column in filtered {

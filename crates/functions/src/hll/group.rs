@@ -28,11 +28,25 @@ impl Group {
     /// Adds a value. What is slow about it happens as long as a group is small.
     #[inline]
     pub(super) fn add(&mut self, value: impl Hash) -> isize {
-        if let Self::Grown(sketch) = self {
-            sketch.update_value(value);
-            return 0;
+        match self {
+            Self::Grown(sketch) => {
+                sketch.update_value(value);
+                0
+            }
+            // Where it stays: most values of small groups come here.
+            Self::Small(sketch) => {
+                let before = sketch.estimated_size();
+                sketch.update_value(value);
+                let after = sketch.estimated_size();
+                if after >= REGISTERS
+                    && let Self::Small(sketch) = mem::take(self)
+                {
+                    *self = Self::Grown(sketch);
+                }
+                after as isize - before as isize
+            }
+            Self::Empty | Self::Registers(_) => self.change(|sketch| sketch.update_value(value)),
         }
-        self.change(|sketch| sketch.update_value(value))
     }
 
     /// Adds the values of a stored sketch. Returns by how many bytes the heap has grown.
