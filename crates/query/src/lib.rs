@@ -25,6 +25,7 @@ mod run;
 mod running;
 mod session;
 mod shared;
+mod size;
 mod spill;
 mod storage;
 mod store;

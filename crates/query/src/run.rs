@@ -46,6 +46,7 @@ use crate::{
     measure, postgres, repeats,
     running::Listed,
     shared::Shared,
+    size::sliced_size,
     threads::give_way,
     view::{AsOf, ReadMode, View},
 };
@@ -636,7 +637,7 @@ async fn hand_over(
     while let Some(batch) = rows.next().await {
         let batch = batch?;
         count += batch.num_rows() as u64;
-        bytes += size(&batch);
+        bytes += sliced_size(&batch) as u64;
         listed.count(batch.num_rows() as u64);
         if count > started.max_rows {
             return Err(QueryError::new(
@@ -662,17 +663,6 @@ async fn hand_over(
     // Only now the place is free for another query.
     drop(started.permit);
     Ok(())
-}
-
-/// Bytes of the rows themselves: several batches may be slices of one buffer.
-fn size(batch: &RecordBatch) -> u64 {
-    let columns = batch.columns().iter();
-    let sizes = columns.map(|column| {
-        let data = column.to_data();
-        data.get_slice_memory_size()
-            .unwrap_or_else(|_| column.get_array_memory_size())
-    });
-    sizes.sum::<usize>() as u64
 }
 
 fn timed_out(timeout: Duration) -> QueryError {

@@ -20,6 +20,7 @@ mod durable;
 mod error;
 mod history;
 mod ledger;
+mod letters;
 mod log;
 mod log_checkpoint;
 mod maintain;
@@ -38,9 +39,10 @@ pub use compact::{
     Choice, CompactedFile, CompactionEnding, Compactor, Effort, Inputs, PaneFile, choose,
 };
 pub use config::StorageConfig;
-pub use dead_letters::{DeadLetters, Letter, Letters, LettersWritten};
+pub use dead_letters::{DeadLetters, LettersWritten};
 pub use error::StoreError;
 pub use history::{CommitKind, CommitRecord};
+pub use letters::{Letter, Letters};
 pub use maintain::{Maintenance, Orphan, Upkeep, Vacuum};
 pub use stage::Staged;
 pub use store::{Store, StoreRules};

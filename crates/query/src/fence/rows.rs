@@ -32,6 +32,7 @@ use datafusion::{
 use futures::StreamExt;
 
 use super::growth;
+use crate::size::sliced_size;
 
 /// Rows up to so many bytes are not counted: batches of them are small.
 const NARROW: usize = 1 << 10;
@@ -222,20 +223,13 @@ impl ExecutionPlan for Measured {
                     }
                 }
                 // Once as they come, once as one batch.
-                (Measure::Gathered, Some(taken)) => taken.try_grow(2 * bytes(&batch)?)?,
+                (Measure::Gathered, Some(taken)) => taken.try_grow(2 * sliced_size(&batch))?,
                 (Measure::Join(None, _) | Measure::Unnested(_) | Measure::Gathered, _) => {}
             }
             Ok(batch)
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, measured)))
     }
-}
-
-/// Bytes of the rows themselves: several batches may be slices of one buffer.
-fn bytes(batch: &RecordBatch) -> Result<usize> {
-    let columns = batch.columns().iter();
-    let sizes = columns.map(|column| Ok(column.to_data().get_slice_memory_size()?));
-    sizes.sum()
 }
 
 /// What the rows are once each stands beside every element of its list.

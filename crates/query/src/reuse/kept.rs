@@ -13,6 +13,7 @@ use lru::LruCache;
 use object_store::path::Path;
 
 use super::question::Question;
+use crate::size::sliced_size;
 
 /// Of what queries have, the share that is kept at most.
 const SHARE: usize = 8;
@@ -92,18 +93,18 @@ impl KeptPartials {
 
     /// Keeps an answer, where memory allows. Those that were used longest ago make room.
     pub(super) fn keep(&self, question: Number, rows: Rows, answer: RecordBatch) {
-        let bytes = size(&answer) + ENTRY;
+        let bytes = sliced_size(&answer) + ENTRY;
         if bytes > MOST_OF_ONE {
             return;
         }
         let mut kept = self.kept();
         if let Some(before) = kept.answers.pop(&(question, rows.clone())) {
-            kept.memory.shrink(size(&before) + ENTRY);
+            kept.memory.shrink(sliced_size(&before) + ENTRY);
         }
         if kept.make_room(bytes, self.most)
             && let Some((_, oldest)) = kept.answers.push((question, rows), answer)
         {
-            kept.memory.shrink(size(&oldest) + ENTRY);
+            kept.memory.shrink(sliced_size(&oldest) + ENTRY);
         }
     }
 
@@ -119,7 +120,7 @@ impl Kept {
     fn make_room(&mut self, bytes: usize, most: usize) -> bool {
         while self.memory.size() + bytes > most {
             let freed = match self.answers.pop_lru() {
-                Some((_, oldest)) => size(&oldest) + ENTRY,
+                Some((_, oldest)) => sliced_size(&oldest) + ENTRY,
                 None => match self.questions.pop_lru() {
                     Some((_, (_, forgotten))) => forgotten,
                     None => return false,
@@ -129,17 +130,6 @@ impl Kept {
         }
         self.memory.try_grow(bytes).is_ok()
     }
-}
-
-/// Bytes of the rows themselves: several batches may be slices of one buffer.
-pub(super) fn size(batch: &RecordBatch) -> usize {
-    let columns = batch.columns().iter();
-    let sizes = columns.map(|column| {
-        let data = column.to_data();
-        data.get_slice_memory_size()
-            .unwrap_or_else(|_| column.get_array_memory_size())
-    });
-    sizes.sum()
 }
 
 #[cfg(test)]

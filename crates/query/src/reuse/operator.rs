@@ -44,10 +44,11 @@ use tokio::sync::OnceCell;
 
 use super::{
     bounds::Bounds,
-    kept::{KeptPartials, MOST_OF_ONE, Number, Rows, size},
+    kept::{KeptPartials, MOST_OF_ONE, Number, Rows},
     question::Asked,
     with_scan,
 };
+use crate::size::sliced_size;
 
 /// What takes less time is read again. While developing everything is kept, so that tests see it.
 const WORTH_IT: Duration = Duration::from_micros(if cfg!(debug_assertions) { 0 } else { 500 });
@@ -292,7 +293,7 @@ impl Work {
         let mut gathered = Vec::new();
         let mut bytes = 0;
         while let Some(batch) = rows.try_next().await? {
-            bytes += size(&batch);
+            bytes += sliced_size(&batch);
             gathered.push(self.named(&batch)?);
             if bytes > MOST_OF_ONE || unit.question.is_none() {
                 // Too much to be kept, so nothing waits for the rest.
