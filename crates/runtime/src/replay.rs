@@ -130,12 +130,9 @@ pub fn replay(
         table: table.clone(),
         source,
     };
-    let letters = io.block_on(store.letters(&plan.name)).map_err(failed)?;
     let spec = table_spec(plan, &plan.tables[position]);
     let mut work = Work {
         writer: io.block_on(store.table(&spec)).map_err(failed)?,
-        read: Read::default(),
-        letters,
         plan: plan.clone(),
         position,
         refused,
@@ -144,7 +141,8 @@ pub fn replay(
         done: Replay::default(),
     };
     loop {
-        // What the table had read by then; letters beyond are not judged.
+        // What the table had read by then; letters beyond are not judged. They are read after its history: a commit that is
+        // newer than the letters in hand may have refused events whose letters are not among them.
         io.block_on(work.writer.refresh()).map_err(failed)?;
         let history = io.block_on(store.history(&table)).map_err(failed)?;
         if let Some(fault) = audit(&history).faults.first() {
@@ -153,11 +151,11 @@ pub fn replay(
                 fault: fault.clone(),
             });
         }
-        work.read = Read::of(&history);
-        let keys = io.block_on(work.letters.keys(&table)).map_err(failed)?;
-        work.read.count(keys.into_iter());
-        work.read.has_expired = work.letters.have_expired();
-        if work.replay_some()? == Progress::Ended {
+        let letters = io.block_on(store.letters(&plan.name)).map_err(failed)?;
+        let mut read = Read::of(&history);
+        read.count(io.block_on(letters.keys(&table)).map_err(failed)?);
+        read.has_expired = letters.have_expired();
+        if work.replay_some(&letters, &read)? == Progress::Ended {
             return Ok(work.done);
         }
     }
@@ -218,7 +216,7 @@ impl Read {
     }
 
     /// Counts the letters of each commit.
-    fn count(&mut self, letters: impl Iterator<Item = (TopicPartition, i64)>) {
+    fn count(&mut self, letters: Vec<(TopicPartition, i64)>) {
         let mut seen = HashSet::new();
         for (partition, offset) in letters {
             if let Some(commit) = self.commit(&partition, offset)
@@ -245,8 +243,6 @@ impl Read {
 
 struct Work {
     writer: TableWriter,
-    read: Read,
-    letters: Letters,
     plan: Arc<Plan>,
     position: usize,
     refused: Refused,
@@ -275,17 +271,17 @@ impl Work {
     }
 
     /// Commits the letters of as many versions as memory holds the panes of.
-    fn replay_some(&mut self) -> Result<Progress, ReplayError> {
+    fn replay_some(&mut self, letters: &Letters, read: &Read) -> Result<Progress, ReplayError> {
         let after = self.writer.checkpoint().replayed;
         let mut fold = EpochFold::new(self.plan.clone(), self.budget.clone())
             .map_err(|source| self.engine_error(source))?;
         let (mut sent, mut elsewhere, mut up_to) = (0, 0, None);
         let mut held = self.budget.reserve(0);
-        for version in self.letters.versions_after(after).collect::<Vec<_>>() {
+        for version in letters.versions_after(after) {
             if up_to.is_some() && self.budget.is_half_used() {
                 break;
             }
-            let letters = self.io.block_on(self.letters.read(version));
+            let letters = self.io.block_on(letters.read(version));
             let mut letters = letters.map_err(|source| self.store_error(source))?;
             let table = self.table();
             letters.retain(|letter| letter.table.as_ref().is_none_or(|named| *named == table));
@@ -299,7 +295,7 @@ impl Work {
             letters.dedup_by_key(|letter| place(letter));
             let (ours, others): (Vec<_>, Vec<_>) = letters
                 .into_iter()
-                .partition(|letter| self.read.was_refused(letter));
+                .partition(|letter| read.was_refused(letter));
             elsewhere += others.len() as u64;
             sent += ours.len() as u64;
             self.push(&mut fold, &ours)
