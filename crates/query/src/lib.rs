@@ -16,6 +16,7 @@ mod finals;
 mod guard;
 mod information;
 mod measure;
+mod over_these;
 mod panes;
 mod postgres;
 mod read_files;

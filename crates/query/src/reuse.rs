@@ -32,8 +32,7 @@ use datafusion::{
     physical_expr::{conjunction, projection::ProjectionExprs, split_conjunction},
     physical_optimizer::PhysicalOptimizerRule,
     physical_plan::{
-        ChildrenPropertiesMode, ExecutionPlan, ExecutionPlanProperties, Partitioning, PhysicalExpr,
-        ReplaceChildrenOptions,
+        ExecutionPlan, ExecutionPlanProperties, Partitioning, PhysicalExpr,
         aggregates::{AggregateExec, AggregateMode},
         coalesce_partitions::CoalescePartitionsExec,
         coop::CooperativeExec,
@@ -49,6 +48,8 @@ use datafusion::{
 pub(crate) use kept::KeptPartials;
 use operator::{ReusedPartialsExec, Scan};
 use question::{Asked, over_columns};
+
+use crate::over_these::over_these;
 
 /// The step of planning that lets aggregations use what earlier ones made of the same rows.
 #[derive(Debug)]
@@ -98,7 +99,7 @@ fn reusing(
 ) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let partial = match aggregate.mode() {
         AggregateMode::Partial => aggregate.clone(),
-        AggregateMode::Single => with_mode(aggregate, AggregateMode::Partial)?,
+        AggregateMode::Single => as_partial(aggregate)?,
         _ => return Ok(None),
     };
     let mut found = Vec::new();
@@ -148,9 +149,9 @@ fn reusing(
     Ok(is_same.then(|| Arc::new(whole) as Arc<dyn ExecutionPlan>))
 }
 
-fn with_mode(aggregate: &AggregateExec, mode: AggregateMode) -> Result<AggregateExec> {
+fn as_partial(aggregate: &AggregateExec) -> Result<AggregateExec> {
     AggregateExec::try_new(
-        mode,
+        AggregateMode::Partial,
         aggregate.group_expr().clone(),
         aggregate.aggr_expr().to_vec(),
         aggregate.filter_expr().to_vec(),
@@ -318,7 +319,7 @@ fn replaced(
     };
     let mut children: Vec<_> = plan.children().into_iter().cloned().collect();
     children[*first] = replaced(&children[*first], further, by)?;
-    replace_children(plan, children)
+    over_these(plan, children)
 }
 
 /// The branch of `plan` along `path` alone, from `scan` up.
@@ -333,7 +334,7 @@ fn branch(
     let below = branch(plan.children()[*first], further, scan)?;
     match is_transparent(plan) || plan.is::<UnionExec>() {
         true => Ok(below),
-        false => replace_children(plan, vec![below]),
+        false => over_these(plan, vec![below]),
     }
 }
 
@@ -344,19 +345,9 @@ fn with_scan(
 ) -> Result<Arc<dyn ExecutionPlan>> {
     match branch.children().as_slice() {
         [] => Ok(scan),
-        [below] => replace_children(branch, vec![with_scan(below, scan)?]),
+        [below] => over_these(branch, vec![with_scan(below, scan)?]),
         _ => internal_err!("a branch of a plan has branches"),
     }
-}
-
-fn replace_children(
-    plan: &Arc<dyn ExecutionPlan>,
-    children: Vec<Arc<dyn ExecutionPlan>>,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    plan.clone().replace_children(
-        children,
-        ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
-    )
 }
 
 fn over(
@@ -364,7 +355,7 @@ fn over(
     input: Arc<dyn ExecutionPlan>,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     let aggregate: Arc<dyn ExecutionPlan> = Arc::new(aggregate.clone());
-    replace_children(&aggregate, vec![input])
+    over_these(&aggregate, vec![input])
 }
 
 /// Whether no row can come.

@@ -253,7 +253,7 @@ impl TableWriter {
                 ..Draft::default()
             })))
         };
-        self.write(decide).await.map(drop)
+        self.write(&CommitName::new(), decide).await.map(drop)
     }
 
     /// Records that a topic goes on where the recorded one of its name ended: an operator's word, never our own (P18).
@@ -281,19 +281,20 @@ impl TableWriter {
                 ..Draft::default()
             })))
         };
-        self.write(decide).await.map(drop)
+        self.write(&CommitName::new(), decide).await.map(drop)
     }
 
-    /// Commits what `decide` makes of the newest version. The version in hand afterwards is the last one that was read, also when
-    /// it failed.
+    /// Commits what `decide` makes of the newest version, under this name. The version in hand afterwards is the last one that was
+    /// read, also when it failed.
     async fn write<T: Send>(
         &mut self,
+        name: &CommitName,
         decide: impl FnMut(&Snapshot) -> Result<Decision<T>, StoreError> + Send,
     ) -> Result<Outcome<T>, StoreError> {
         let outcome = commit(
             &self.log,
             &mut self.snapshot,
-            &CommitName::new(),
+            name,
             self.store.patience(),
             decide,
         )
@@ -373,16 +374,7 @@ impl TableWriter {
                 }))),
             }
         };
-        let outcome = commit(
-            &self.log,
-            &mut self.snapshot,
-            &staged.name,
-            self.store.patience(),
-            decide,
-        )
-        .await;
-        self.read_snapshot()?;
-        match outcome? {
+        match self.write(&staged.name, decide).await? {
             Outcome::Landed(version) => Ok(Ending::Committed { version }),
             Outcome::Stopped(ending) => {
                 self.discard(staged).await;
@@ -421,16 +413,7 @@ impl TableWriter {
                 ..Draft::default()
             })))
         };
-        let outcome = commit(
-            &self.log,
-            &mut self.snapshot,
-            &staged.name,
-            self.store.patience(),
-            decide,
-        )
-        .await;
-        self.read_snapshot()?;
-        match outcome? {
+        match self.write(&staged.name, decide).await? {
             Outcome::Landed(version) => Ok(ReplayEnding::Committed { version }),
             Outcome::Stopped(()) => {
                 staged
@@ -508,7 +491,7 @@ impl TableWriter {
                 ..Draft::default()
             })))
         };
-        Ok(match self.write(decide).await? {
+        Ok(match self.write(&CommitName::new(), decide).await? {
             Outcome::Landed(version) => Ending::Committed { version },
             Outcome::Stopped(ending) => ending,
         })

@@ -32,7 +32,7 @@ use datafusion::{
 use futures::StreamExt;
 
 use super::growth;
-use crate::size::sliced_size;
+use crate::{over_these::over_these, size::sliced_size};
 
 /// Rows up to so many bytes are not counted: batches of them are small.
 const NARROW: usize = 1 << 10;
@@ -67,16 +67,6 @@ pub(crate) fn measured(node: Arc<dyn ExecutionPlan>) -> Result<Arc<dyn Execution
         return over_these(&node, vec![input]);
     }
     Ok(node)
-}
-
-fn over_these(
-    node: &Arc<dyn ExecutionPlan>,
-    inputs: Vec<Arc<dyn ExecutionPlan>>,
-) -> Result<Arc<dyn ExecutionPlan>> {
-    node.clone().replace_children(
-        inputs,
-        ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute),
-    )
 }
 
 /// What is done with the rows that pass.
