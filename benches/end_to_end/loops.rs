@@ -57,7 +57,6 @@ impl Assignments for FromTheBeginning {
 pub(crate) fn drain(kind: DrainKind, brokers: &str, topic: &str, events: usize) -> Outcome {
     let begin = Instant::now();
     let subscription = Subscription {
-        broker: Broker::new(brokers),
         drain: kind,
         topics: vec![topic.into()],
         group: format!("bench-drain-{}", UNIX_EPOCH.elapsed().unwrap().as_millis()),
@@ -68,6 +67,7 @@ pub(crate) fn drain(kind: DrainKind, brokers: &str, topic: &str, events: usize) 
         partition_count: PARTITIONS as usize,
     };
     let mut drain = KafkaDrain::subscribe(
+        &Broker::new(brokers),
         subscription,
         AssignmentGeneration::default(),
         Arc::new(FromTheBeginning),

@@ -157,10 +157,10 @@ pub(super) fn start(
         .map(|plan| {
             let connection = &server.kafka[&plan.source.connection];
             PipelineConfig {
-                broker: Broker {
+                cluster: Arc::new(Broker {
                     brokers: connection.brokers.clone(),
                     properties: connection.properties.clone(),
-                },
+                }),
                 plan,
             }
         })

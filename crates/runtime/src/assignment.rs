@@ -7,14 +7,14 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Condvar, Mutex},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use alluvium_source::{Assignments, Recorded};
 use alluvium_types::{AssignmentGeneration, Generation, TableSet, TopicId, TopicPartition};
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{SendTimeoutError, Sender, bounded};
 
-use crate::message::ToCommitter;
+use crate::{host::Host, message::ToCommitter};
 
 /// How far the committer has followed the generation.
 #[derive(Debug, Default)]
@@ -34,24 +34,20 @@ impl Acknowledged {
         self.changed.notify_all();
     }
 
-    /// Waits until the committer follows `generation`, at most until `deadline`.
-    pub(crate) fn wait(&self, generation: Generation, deadline: Instant) -> bool {
-        let mut held = self
+    /// Whether the committer follows `generation`; if not, waits for news of it, at most for `patience`.
+    pub(crate) fn wait(&self, generation: Generation, patience: Duration) -> bool {
+        let held = self
             .generation
             .lock()
             .expect("nobody panics while holding this lock");
-        while *held < generation {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            held = self
-                .changed
-                .wait_timeout(held, left)
-                .expect("nobody panics while holding this lock")
-                .0;
+        if *held >= generation {
+            return true;
         }
-        true
+        let (held, _) = self
+            .changed
+            .wait_timeout(held, patience)
+            .expect("nobody panics while holding this lock");
+        *held >= generation
     }
 }
 
@@ -122,12 +118,16 @@ pub(crate) struct Rebalance {
     pub(crate) committer: Sender<ToCommitter>,
     /// Read by intake after the callback returned; both run on the same thread.
     pub(crate) standings: Arc<Mutex<Standings>>,
+    pub(crate) host: Arc<dyn Host>,
 }
 
 impl Assignments for Rebalance {
     fn revoked(&self, deadline: Instant) {
         let generation = self.generation.current();
-        if !self.acknowledged.wait(generation, deadline) {
+        let followed = self.host.until(deadline, |patience| {
+            self.acknowledged.wait(generation, patience).then_some(())
+        });
+        if followed.is_none() {
             tracing::warn!(
                 "a commit is still under way while partitions move; the table decides whether it counts"
             );
@@ -140,13 +140,25 @@ impl Assignments for Rebalance {
         deadline: Instant,
     ) -> Option<BTreeMap<TopicPartition, Recorded>> {
         let (reply, answer) = bounded(1);
-        let request = ToCommitter::Starts {
+        let mut request = Some(ToCommitter::Starts {
             partitions: partitions.to_vec(),
             generation: self.generation.current(),
             reply,
-        };
-        self.committer.send_deadline(request, deadline).ok()?;
-        let standings = answer.recv_deadline(deadline).ok()?;
+        });
+        self.host.until(deadline, |patience| {
+            match self.committer.send_timeout(request.take()?, patience) {
+                Ok(()) => Some(()),
+                Err(SendTimeoutError::Timeout(back)) => {
+                    request = Some(back);
+                    None
+                }
+                // A committer that is gone has failed; the loop sees that.
+                Err(SendTimeoutError::Disconnected(_)) => None,
+            }
+        })?;
+        let standings = self
+            .host
+            .until(deadline, |patience| answer.recv_timeout(patience).ok())?;
         let starts = standings.recorded();
         *self
             .standings

@@ -9,42 +9,45 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    thread::JoinHandle,
+    time::Duration,
 };
 
 use tokio::runtime::Runtime;
 
-use crate::message::WAKE;
+use crate::{host::Host, message::WAKE};
 
 /// The thread, seen from the one who started it.
 pub(crate) struct Background {
     stop: Stop,
     thread: JoinHandle<()>,
+    host: Arc<dyn Host>,
 }
 
 impl Background {
     /// Runs `work` on a thread called `name`, with a small runtime of its own for the store's input and output.
     pub(crate) fn start(
         name: &str,
+        host: &Arc<dyn Host>,
         work: impl FnOnce(Stop, Runtime) + Send + 'static,
     ) -> io::Result<Self> {
-        let stop = Stop::default();
-        let io = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name(format!("{name}-io"))
-            .enable_all()
-            .build()?;
+        let stop = Stop {
+            asked: Arc::default(),
+            host: host.clone(),
+        };
+        let io = host.io(&format!("{name}-io"))?;
         let asked = stop.clone();
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || work(asked, io))?;
-        Ok(Self { stop, thread })
+        let thread = host.spawn(name.to_owned(), Box::new(move || work(asked, io)))?;
+        Ok(Self {
+            stop,
+            thread,
+            host: host.clone(),
+        })
     }
 
     /// Asks it to end, and returns at once.
     pub(crate) fn stop(&self) {
-        self.stop.0.store(true, Ordering::Release);
+        self.stop.asked.store(true, Ordering::Release);
     }
 
     pub(crate) fn is_over(&self) -> bool {
@@ -52,26 +55,26 @@ impl Background {
     }
 
     pub(crate) fn join(self) {
-        if let Err(panic) = self.thread.join() {
+        if let Err(panic) = self.host.join(self.thread) {
             std::panic::resume_unwind(panic);
         }
     }
 }
 
 /// Whether the thread was asked to end.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Stop(Arc<AtomicBool>);
+#[derive(Clone, Debug)]
+pub(crate) struct Stop {
+    asked: Arc<AtomicBool>,
+    host: Arc<dyn Host>,
+}
 
 impl Stop {
     pub(crate) fn is_asked(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.asked.load(Ordering::Acquire)
     }
 
     /// Sleeps for so long, or until it is asked.
     pub(crate) fn rest(&self, how_long: Duration) {
-        let until = Instant::now() + how_long;
-        while !self.is_asked() && Instant::now() < until {
-            thread::sleep(WAKE.min(until.saturating_duration_since(Instant::now())));
-        }
+        self.host.rest(how_long, WAKE, || self.is_asked());
     }
 }

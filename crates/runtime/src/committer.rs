@@ -11,7 +11,7 @@ use std::{
 
 use alluvium_engine::{EpochPart, ObservedBatch, merge_panes};
 use alluvium_plan::{MemoryEpoch, Plan, PublishedTable, Publisher, StatusBoard};
-use alluvium_source::{Broker, log_bounds, partition_counts};
+use alluvium_source::Cluster;
 use alluvium_store::{
     CommitFacts, DeadLetters, Ending as CommitEnding, Overtaken, Staged, StoreError, TableWriter,
 };
@@ -27,6 +27,7 @@ use crate::{
     clock,
     freshness::Freshness,
     gather::{Complete, Gather},
+    host::Host,
     message::{Ending, Order, Progress, Ranges, ToCommitter, WAKE},
     stop_rule::StopRule,
     watermarks::Watermarks,
@@ -88,7 +89,8 @@ pub(crate) struct Committer {
     pub(crate) progress: Arc<Progress>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) status: Arc<StatusBoard>,
-    pub(crate) broker: Broker,
+    pub(crate) cluster: Arc<dyn Cluster>,
+    pub(crate) host: Arc<dyn Host>,
     pub(crate) inbox: Receiver<ToCommitter>,
     pub(crate) workers: usize,
     /// A small runtime of its own for the store's input and output.
@@ -125,7 +127,7 @@ impl Committer {
         let mut followed = Instant::now();
         while !self.ending.has_failed() {
             self.follow_generation(&mut flight);
-            match self.inbox.recv_timeout(WAKE) {
+            match self.inbox.recv_timeout(self.host.wait(WAKE)) {
                 Ok(ToCommitter::Close) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(message) => self.take(&mut flight, message),
                 Err(RecvTimeoutError::Timeout) => {
@@ -253,17 +255,21 @@ impl Committer {
                 .cloned()
                 .collect();
             if !absent.is_empty() {
-                let bounds = log_bounds(&self.broker, &absent, BROKER_PATIENCE).map_err(&kafka)?;
+                let bounds = self
+                    .cluster
+                    .log_bounds(&absent, BROKER_PATIENCE)
+                    .map_err(&kafka)?;
                 let starts = bounds
                     .into_iter()
                     .map(|(partition, (low, _))| (partition, low))
                     .collect();
-                let counts =
-                    partition_counts(&self.broker, &self.plan.source.topics, BROKER_PATIENCE)
-                        .map_err(&kafka)?
-                        .into_iter()
-                        .filter_map(|(topic, count)| Some((topic, count?)))
-                        .collect();
+                let counts = self
+                    .cluster
+                    .partition_counts(&self.plan.source.topics, BROKER_PATIENCE)
+                    .map_err(&kafka)?
+                    .into_iter()
+                    .filter_map(|(topic, count)| Some((topic, count?)))
+                    .collect();
                 self.io
                     .block_on(table.writer.record_start(&starts, &counts, &topics))
                     .map_err(&store)?;
@@ -423,15 +429,11 @@ impl Committer {
                     self.report(&source, "the commit is tried again");
                     metrics::counter!("alluvium_commit_retries_total", "pipeline" => self.plan.name.to_string())
                         .increment(1);
-                    let until = Instant::now() + wait;
-                    while Instant::now() < until {
-                        if !self.generation.is_current(flight.held) {
-                            self.follow_generation(flight);
-                            return Ok(());
-                        }
-                        std::thread::sleep(
-                            WAKE.min(until.saturating_duration_since(Instant::now())),
-                        );
+                    let is_void = || !self.generation.is_current(flight.held);
+                    self.host.rest(wait, WAKE, is_void);
+                    if is_void() {
+                        self.follow_generation(flight);
+                        return Ok(());
                     }
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }
@@ -546,14 +548,19 @@ impl Committer {
             self.publish(position);
             return Ok(None);
         }
-        if !self.has_open_window(flight, position) {
+        let Some(open_until) = self.open_until(flight, position) else {
             return Ok(None);
-        }
+        };
         let watermarks = self.watermarks(flight, position);
         let recorded = &self.tables[position].writer.checkpoint().watermarks;
         let moved: BTreeMap<_, _> = watermarks
             .into_iter()
             .filter(|(partition, mark)| recorded.get(partition) != Some(mark))
+            // One that has passed every window keeps none open: while another stands still, it need not go on.
+            .filter(|(partition, _)| {
+                let recorded = recorded.get(partition);
+                recorded.is_none_or(|recorded| *recorded < open_until)
+            })
             .collect();
         if moved.is_empty() {
             return Ok(None);
@@ -565,20 +572,19 @@ impl Committer {
             .map_err(&store)
     }
 
-    /// Whether some window of a table is not final yet.
-    fn has_open_window(&self, flight: &Flight, position: usize) -> bool {
+    /// When the last window of a table ends, if that is not final yet.
+    fn open_until(&self, flight: &Flight, position: usize) -> Option<Timestamp> {
         let committed = self.tables[position].writer.committed();
         let newest_stored = committed
             .files
             .iter()
             .filter_map(|file| file.window_start.map(|(_, newest)| newest))
             .max();
-        let Some(newest) = newest_stored.max(flight.watermarks.newest()) else {
-            return false;
-        };
+        let newest = newest_stored.max(flight.watermarks.newest())?;
         let size = clock::micros(self.plan.tables[position].window);
         let newest_end = newest.saturating_add_micros(size);
-        committed.watermark.is_none_or(|mark| mark < newest_end)
+        let is_final = committed.watermark.is_some_and(|mark| mark >= newest_end);
+        (!is_final).then_some(newest_end)
     }
 
     fn watermarks(

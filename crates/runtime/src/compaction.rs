@@ -20,7 +20,10 @@ use alluvium_store::{
 use alluvium_types::{ErrorClass, MemoryBudget};
 use tokio::runtime::{Handle, Runtime};
 
-use crate::background::{Background, Stop};
+use crate::{
+    background::{Background, Stop},
+    host::Host,
+};
 
 /// How often it looks whether there is something to merge.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -321,8 +324,9 @@ pub(crate) fn start(
     store: Store,
     budget: MemoryBudget,
     publisher: Arc<Publisher>,
+    host: &Arc<dyn Host>,
 ) -> io::Result<Background> {
-    Background::start("compaction", move |stop, io| {
+    Background::start("compaction", host, move |stop, io| {
         let mut work = Work {
             store,
             budget,

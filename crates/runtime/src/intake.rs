@@ -11,7 +11,7 @@ use std::{
 };
 
 use alluvium_plan::{PartitionStatus, Plan, StatusBoard};
-use alluvium_source::{KafkaDrain, Notice, SourceError};
+use alluvium_source::{Drain, Notice, SourceError};
 use alluvium_types::{
     AssignmentGeneration, Epoch, ErrorClass, FetchedBatch, Generation, MemoryBudget, OffsetRange,
     TopicPartition,
@@ -46,7 +46,7 @@ pub(crate) struct Intake {
     pub(crate) progress: Arc<Progress>,
     pub(crate) status: Arc<StatusBoard>,
     pub(crate) standings: Arc<Mutex<Standings>>,
-    pub(crate) drain: KafkaDrain,
+    pub(crate) drain: Box<dyn Drain>,
     pub(crate) workers: Vec<Sender<ToWorker>>,
     pub(crate) committer: Sender<ToCommitter>,
     pub(crate) batch_bytes: usize,
@@ -86,7 +86,7 @@ impl Open {
 impl Intake {
     /// Reads until the pipeline drains or fails; returns the consumer, still a member of its group, so
     /// that the caller can close it after the last commit.
-    pub(crate) fn run(mut self) -> KafkaDrain {
+    pub(crate) fn run(mut self) -> Box<dyn Drain> {
         let mut open = self.open(Epoch::default());
         let mut last_status = Instant::now() - STATUS_EVERY;
         let mut last_sealed = None;

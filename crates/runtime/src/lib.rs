@@ -20,6 +20,7 @@ mod compaction;
 mod error;
 mod freshness;
 mod gather;
+mod host;
 mod instance;
 mod intake;
 mod message;
@@ -33,6 +34,7 @@ mod worker;
 
 pub use compaction::{Compaction, CompactionError, TableCompaction, TableExtent};
 pub use error::RuntimeError;
+pub use host::{Host, Machine};
 pub use instance::{Instance, InstanceError};
 pub use pipeline::PipelineConfig;
 pub use replay::{Halt, Refused, Replay, ReplayError, replay};

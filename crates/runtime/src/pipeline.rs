@@ -7,23 +7,21 @@ use std::{
     collections::BTreeMap,
     io,
     sync::{Arc, Mutex},
-    thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    thread::JoinHandle,
+    time::Duration,
 };
 
 use alluvium_plan::{Drain, PipelineState, Plan, Publisher, Start, StatusBoard, TablePlan};
-use alluvium_source::{
-    Broker, DrainKind, KafkaDrain, Subscription, log_bounds, offsets_at, partition_counts,
-    topic_ids,
-};
+use alluvium_source::{Cluster, DrainKind, Subscription};
 use alluvium_store::{CommitKind, Store, TableSpec, TableWriter};
 use alluvium_types::{AssignmentGeneration, ErrorClass, MemoryBudget, TopicId, TopicPartition};
-use crossbeam_channel::{SendTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 
 use crate::{
     RuntimeError,
     assignment::{Acknowledged, Rebalance, Standings},
     committer::{Committer, Table},
+    host::Host,
     intake::{INBOX_BATCHES, Intake},
     message::{Ending, Progress, ToCommitter, WAKE},
     worker::Worker,
@@ -49,8 +47,8 @@ const QUEUE_BYTES: usize = 64 << 20;
 pub struct PipelineConfig {
     /// The plan.
     pub plan: Arc<Plan>,
-    /// Its Kafka connection.
-    pub broker: Broker,
+    /// The Kafka that it reads.
+    pub cluster: Arc<dyn Cluster>,
 }
 
 /// What the pipelines of a process share.
@@ -62,13 +60,16 @@ pub(crate) struct Shared {
     pub(crate) instance: Option<String>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) status: Arc<StatusBoard>,
+    pub(crate) host: Arc<dyn Host>,
 }
 
 /// A started pipeline.
 pub(crate) struct Pipeline {
     pub(crate) plan: Arc<Plan>,
     pub(crate) ending: Arc<Ending>,
-    thread: JoinHandle<Result<(), RuntimeError>>,
+    thread: JoinHandle<()>,
+    end: Receiver<Result<(), RuntimeError>>,
+    host: Arc<dyn Host>,
 }
 
 impl Pipeline {
@@ -80,13 +81,19 @@ impl Pipeline {
             shared,
             ending: ending.clone(),
         };
-        let thread = thread::Builder::new()
-            .name(format!("intake-{}", plan.name))
-            .spawn(move || life.run())?;
+        let host = life.shared.host.clone();
+        let (told, end) = bounded(1);
+        let work = move || {
+            // Nobody listens to a pipeline that its server has given up.
+            let _ = told.send(life.run());
+        };
+        let thread = host.spawn(format!("intake-{}", plan.name), Box::new(work))?;
         Ok(Self {
             plan,
             ending,
             thread,
+            end,
+            host,
         })
     }
 
@@ -97,8 +104,11 @@ impl Pipeline {
 
     /// Waits for its end.
     pub(crate) fn join(self) -> Result<(), RuntimeError> {
-        match self.thread.join() {
-            Ok(result) => result,
+        match self.host.join(self.thread) {
+            Ok(()) => self
+                .end
+                .try_recv()
+                .expect("a thread that ended without a panic has told how"),
             Err(panic) => std::panic::resume_unwind(panic),
         }
     }
@@ -126,11 +136,9 @@ impl Life {
 
     fn live(&self) -> Result<(), RuntimeError> {
         let plan = &self.config.plan;
-        let io = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name(format!("store-{}", plan.name))
-            .enable_all()
-            .build()
+        let host = &self.shared.host;
+        let io = host
+            .io(&format!("store-{}", plan.name))
             .map_err(|source| self.no_thread(source))?;
         let Some(tables) = self.patiently(|| self.open_tables(&io))? else {
             return Ok(());
@@ -164,7 +172,8 @@ impl Life {
                 progress: progress.clone(),
                 publisher: self.shared.publisher.clone(),
                 status: self.shared.status.clone(),
-                broker: self.config.broker.clone(),
+                cluster: self.config.cluster.clone(),
+                host: host.clone(),
                 inbox: committer_inbox,
                 workers: self.shared.workers,
                 io,
@@ -186,15 +195,15 @@ impl Life {
                 progress: progress.clone(),
                 inbox: receiver,
                 committer: committer.clone(),
+                host: host.clone(),
             };
             workers.push(self.spawn(&format!("worker{number}"), move || worker.run())?);
             inboxes.push(inbox);
         }
 
         let limit = self.shared.budget.limit();
-        let drain = KafkaDrain::subscribe(
+        let subscribed = self.config.cluster.join(
             Subscription {
-                broker: self.config.broker.clone(),
                 drain: match plan.source.drain {
                     Drain::Automatic => DrainKind::Automatic,
                     Drain::Direct => DrainKind::Direct,
@@ -218,9 +227,10 @@ impl Life {
                 acknowledged,
                 committer: committer.clone(),
                 standings: standings.clone(),
+                host: host.clone(),
             }),
-        )
-        .map_err(|source| self.kafka(source))?;
+        );
+        let drain = subscribed.map_err(|source| self.kafka(source))?;
         tracing::info!(pipeline = %plan.name, drain = drain.kind(), "reading");
         self.say(PipelineState::Running, None);
 
@@ -240,11 +250,11 @@ impl Life {
         let drain = intake.run();
         self.say(PipelineState::Draining, None);
         for worker in workers {
-            join(worker);
+            join(&**host, worker);
         }
         self.close_committer(&committer);
         drop(committer);
-        join(committer_thread);
+        join(&**host, committer_thread);
         // Every offset that will be told is in the table now; the partitions may move on.
         if let Err(error) = drain.close(CLOSE_PATIENCE) {
             tracing::warn!(pipeline = %plan.name, "the consumer did not leave its group in time: {error}");
@@ -254,7 +264,7 @@ impl Life {
 
     fn close_committer(&self, committer: &Sender<ToCommitter>) {
         while !self.ending.has_failed() {
-            match committer.send_timeout(ToCommitter::Close, WAKE) {
+            match committer.send_timeout(ToCommitter::Close, self.shared.host.wait(WAKE)) {
                 Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
                 Err(SendTimeoutError::Timeout(_)) => {}
             }
@@ -275,12 +285,10 @@ impl Life {
                 }
                 Err(error) => return Err(error),
             }
-            let until = Instant::now() + LOOK_AGAIN;
-            while Instant::now() < until {
-                if self.ending.is_draining() {
-                    return Ok(None);
-                }
-                thread::sleep(WAKE);
+            let is_draining = || self.ending.is_draining();
+            self.shared.host.rest(LOOK_AGAIN, WAKE, is_draining);
+            if is_draining() {
+                return Ok(None);
             }
         }
     }
@@ -308,7 +316,9 @@ impl Life {
         let plan = &self.config.plan;
         let kafka = |source| self.kafka(source);
         let mut counts = BTreeMap::new();
-        let found = partition_counts(&self.config.broker, &plan.source.topics, BROKER_PATIENCE)
+        let cluster = &self.config.cluster;
+        let found = cluster
+            .partition_counts(&plan.source.topics, BROKER_PATIENCE)
             .map_err(kafka)?;
         for (topic, count) in found {
             let Some(count) = count else {
@@ -329,8 +339,9 @@ impl Life {
 
         // Before any offset is asked for: of a topic that is made anew in between, the former id is recorded, and its
         // partitions halt.
-        let topics =
-            topic_ids(&self.config.broker, &plan.source.topics, BROKER_PATIENCE).map_err(kafka)?;
+        let topics = cluster
+            .topic_ids(&plan.source.topics, BROKER_PATIENCE)
+            .map_err(kafka)?;
         for topic in plan
             .source
             .topics
@@ -344,10 +355,15 @@ impl Life {
             );
         }
 
-        let begun: Vec<bool> = tables
-            .iter()
-            .map(|table| !table.checkpoint().offsets.is_empty())
-            .collect();
+        let has_begun = |table: &TableWriter| !table.checkpoint().offsets.is_empty();
+        if tables.iter().any(has_begun) {
+            // Another server may have begun them all since this one opened the first of them.
+            for table in tables.iter_mut().filter(|table| !has_begun(table)) {
+                io.block_on(table.refresh())
+                    .map_err(|source| self.store(source))?;
+            }
+        }
+        let begun: Vec<bool> = tables.iter().map(has_begun).collect();
         let mut adopted = None;
         if let Some(first) = begun.iter().position(|&begun| begun) {
             if begun.iter().all(|&begun| begun) {
@@ -417,9 +433,12 @@ impl Life {
         partitions: &[TopicPartition],
     ) -> Result<BTreeMap<TopicPartition, i64>, RuntimeError> {
         let plan = &self.config.plan;
-        let broker = &self.config.broker;
-        let bounds =
-            || log_bounds(broker, partitions, BROKER_PATIENCE).map_err(|source| self.kafka(source));
+        let cluster = &self.config.cluster;
+        let bounds = || {
+            cluster
+                .log_bounds(partitions, BROKER_PATIENCE)
+                .map_err(|source| self.kafka(source))
+        };
         match plan.source.start {
             Start::Earliest => Ok(bounds()?
                 .into_iter()
@@ -429,7 +448,8 @@ impl Life {
                 .into_iter()
                 .map(|(partition, (_, end))| (partition, end))
                 .collect()),
-            Start::At(time) => offsets_at(broker, partitions, time, BROKER_PATIENCE)
+            Start::At(time) => cluster
+                .offsets_at(partitions, time, BROKER_PATIENCE)
                 .map_err(|source| self.kafka(source)),
             Start::Fail => Err(RuntimeError::NoStart {
                 pipeline: plan.name.clone(),
@@ -447,9 +467,9 @@ impl Life {
         role: &str,
         work: impl FnOnce() + Send + 'static,
     ) -> Result<JoinHandle<()>, RuntimeError> {
-        thread::Builder::new()
-            .name(format!("{role}-{}", self.config.plan.name))
-            .spawn(work)
+        self.shared
+            .host
+            .spawn(format!("{role}-{}", self.config.plan.name), Box::new(work))
             .map_err(|source| {
                 let error = self.no_thread(source);
                 tracing::error!("{error}");
@@ -493,8 +513,8 @@ pub(crate) fn table_spec(plan: &Plan, table: &TablePlan) -> TableSpec {
 }
 
 /// Waits for a thread's end; its panic goes on in this one, so that the process ends loudly (R5).
-fn join(thread: JoinHandle<()>) {
-    if let Err(panic) = thread.join() {
+fn join(host: &dyn Host, thread: JoinHandle<()>) {
+    if let Err(panic) = host.join(thread) {
         std::panic::resume_unwind(panic);
     }
 }

@@ -15,6 +15,7 @@ use crate::{
     Instance, PipelineConfig, RuntimeError,
     background::Background,
     clock, compaction,
+    host::{Host, Machine},
     message::WAKE,
     pipeline::{Pipeline, Shared},
     upkeep,
@@ -61,12 +62,24 @@ pub struct Stopped {
 }
 
 impl Server {
-    /// Starts every pipeline on threads of its own. A pipeline whose broker, topic or store cannot be
+    /// Starts every pipeline on threads of its own, on this machine. A pipeline whose broker, topic or store cannot be
     /// reached waits, says so in its status, and tries again.
     ///
     /// # Errors
     /// When the operating system gives no thread.
     pub fn start(config: ServerConfig, store: Store) -> io::Result<Running> {
+        Self::start_on(Arc::new(Machine), config, store)
+    }
+
+    /// As [`Self::start`], on another machine.
+    ///
+    /// # Errors
+    /// When it gives no thread.
+    pub fn start_on(
+        host: Arc<dyn Host>,
+        config: ServerConfig,
+        store: Store,
+    ) -> io::Result<Running> {
         let publisher = Arc::new(Publisher::default());
         let status = Arc::new(StatusBoard::default());
         let budget = MemoryBudget::new(config.ingest_bytes);
@@ -80,6 +93,7 @@ impl Server {
                 .map(|instance| instance.name().to_owned()),
             publisher: publisher.clone(),
             status: status.clone(),
+            host,
         };
         let plans: Vec<Arc<Plan>> = config
             .pipelines
@@ -91,9 +105,10 @@ impl Server {
             .into_iter()
             .map(|pipeline| Pipeline::start(pipeline, shared.clone()))
             .collect::<io::Result<_>>()?;
-        let store = shared.store;
-        let compaction = compaction::start(store.clone(), budget.clone(), publisher.clone())?;
-        let upkeep = upkeep::start(store, &plans, publisher.clone())?;
+        let Shared { store, host, .. } = shared;
+        let compaction =
+            compaction::start(store.clone(), budget.clone(), publisher.clone(), &host)?;
+        let upkeep = upkeep::start(store, &plans, publisher.clone(), &host)?;
         Ok(Running {
             pipelines,
             publisher,

@@ -18,6 +18,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     background::{Background, Stop},
+    host::Host,
     message::WAKE,
 };
 
@@ -34,12 +35,13 @@ pub(crate) fn start(
     store: Store,
     plans: &[Arc<Plan>],
     publisher: Arc<Publisher>,
+    host: &Arc<dyn Host>,
 ) -> io::Result<Background> {
     let letters = plans
         .iter()
         .map(|plan| Kept::new(store.upkeep_of_dead_letters(&plan.name, plan.keep_dead_letters)))
         .collect();
-    Background::start("upkeep", move |stop, io| {
+    Background::start("upkeep", host, move |stop, io| {
         let work = Work {
             store,
             publisher,

@@ -131,7 +131,7 @@ fn start(objects: &SlowStore, brokers: &str) -> Running {
     let config = ServerConfig {
         pipelines: vec![PipelineConfig {
             plan: Arc::new(plan),
-            broker: Broker::new(brokers),
+            cluster: Arc::new(Broker::new(brokers)),
         }],
         workers: 1,
         ingest_bytes: 64 << 20,

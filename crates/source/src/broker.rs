@@ -42,8 +42,6 @@ pub enum DrainKind {
 /// What to read, as which member of which group, and with how much memory.
 #[derive(Clone, Debug)]
 pub struct Subscription {
-    /// The connection.
-    pub broker: Broker,
     /// Who brings the bytes.
     pub drain: DrainKind,
     /// The topics.
@@ -196,14 +194,14 @@ impl Subscription {
     ///
     /// # Errors
     /// [`SourceError::Property`] for a property that the protocol does not leave to the user.
-    pub(crate) fn config(&self) -> Result<ClientConfig, SourceError> {
-        let mut config = self.broker.config();
+    pub(crate) fn config(&self, broker: &Broker) -> Result<ClientConfig, SourceError> {
+        let mut config = broker.config();
         for (name, value) in DEFAULTS {
-            if !self.broker.properties.contains_key(name) {
+            if !broker.properties.contains_key(name) {
                 config.set(name, value);
             }
         }
-        let properties = self.broker.properties.iter().chain(&self.properties);
+        let properties = broker.properties.iter().chain(&self.properties);
         for (name, value) in properties.filter(|(name, _)| !is_ours(name)) {
             let refuse = |reason: &str| {
                 Err(SourceError::Property {
@@ -271,13 +269,13 @@ impl Subscription {
     ///
     /// # Errors
     /// [`SourceError::NotDirect`] when our own requests were asked for and cannot serve.
-    pub(crate) fn direct(&self) -> Result<Option<Settings>, SourceError> {
+    pub(crate) fn direct(&self, broker: &Broker) -> Result<Option<Settings>, SourceError> {
         if self.drain == DrainKind::Portable {
             return Ok(None);
         }
-        let mut properties = self.broker.properties.clone();
+        let mut properties = broker.properties.clone();
         properties.extend(self.properties.clone());
-        properties.insert("bootstrap.servers".to_owned(), self.broker.brokers.clone());
+        properties.insert("bootstrap.servers".to_owned(), broker.brokers.clone());
         match Settings::read(&properties, self.queue_bytes, self.partition_count) {
             Ok(settings) => Ok(Some(settings)),
             Err(reason) if self.drain == DrainKind::Direct => {
@@ -313,7 +311,6 @@ mod tests {
 
     fn subscription(properties: &[(&str, &str)]) -> Subscription {
         Subscription {
-            broker: Broker::new("localhost:9092"),
             drain: DrainKind::Automatic,
             topics: vec!["clicks".into()],
             group: "g".to_owned(),
@@ -336,11 +333,13 @@ mod tests {
             ("group.id", "other"),
             ("topic.metadata.refresh.interval.ms", "300000"),
         ] {
-            let refused = subscription(&[(name, value)]).config().unwrap_err();
+            let refused = subscription(&[(name, value)])
+                .config(&Broker::new("localhost:9092"))
+                .unwrap_err();
             assert!(refused.to_string().contains(name), "{refused}");
         }
         let config = subscription(&[("auto.offset.reset", "error"), ("fetch.wait.max.ms", "5")])
-            .config()
+            .config(&Broker::new("localhost:9092"))
             .unwrap();
         assert_eq!(config.get("fetch.wait.max.ms"), Some("5"));
         assert_eq!(config.get("isolation.level"), Some("read_committed"));
@@ -351,7 +350,7 @@ mod tests {
     fn a_rebalance_waits_a_third_of_the_session_at_most() {
         let patience = |millis| {
             let config = subscription(&[("session.timeout.ms", millis)])
-                .config()
+                .config(&Broker::new("localhost:9092"))
                 .unwrap();
             Subscription::patience(&config)
         };

@@ -24,8 +24,9 @@ use rdkafka::{
 };
 
 use crate::{
-    Assignments, Halt, Notice, PartitionView, SourceError, Subscription, assignment::Context,
-    direct::Fetcher, inquiry::broker_of, native::TopicQuestion, partition::Taking, state::State,
+    Assignments, Broker, Halt, Notice, PartitionView, SourceError, Subscription,
+    assignment::Context, direct::Fetcher, inquiry::broker_of, native::TopicQuestion,
+    partition::Taking, state::State,
 };
 
 /// How long a dropped drain may take to leave its group.
@@ -86,13 +87,14 @@ impl KafkaDrain {
     /// [`SourceError::Property`] or [`SourceError::Client`] when the configuration is refused,
     /// [`SourceError::Subscribe`] when the topics are.
     pub fn subscribe(
+        broker: &Broker,
         subscription: Subscription,
         generation: AssignmentGeneration,
         assignments: Arc<dyn Assignments>,
     ) -> Result<Self, SourceError> {
-        let config = subscription.config()?;
+        let config = subscription.config(broker)?;
         let patience = Subscription::patience(&config)?;
-        let direct = subscription.direct()?;
+        let direct = subscription.direct(broker)?;
         let buffers = BufferPool::new(IDLE_BUFFERS);
         let fetcher = direct
             .clone()
@@ -103,14 +105,8 @@ impl KafkaDrain {
             })
             .transpose()
             .map_err(SourceError::Sockets)?;
-        let context = Context::new(
-            generation,
-            assignments,
-            patience,
-            direct,
-            subscription.broker.tokens(),
-        );
-        let consumer: BaseConsumer<Context> = subscription.broker.create(&config, context)?;
+        let context = Context::new(generation, assignments, patience, direct, broker.tokens());
+        let consumer: BaseConsumer<Context> = broker.create(&config, context)?;
         let topics: Vec<&str> = subscription.topics.iter().map(|topic| &**topic).collect();
         let subscribed = consumer.subscribe(&topics);
         let drain = Self {

@@ -17,6 +17,7 @@
 
 mod assignment;
 mod broker;
+mod cluster;
 mod direct;
 mod drain;
 mod embedded;
@@ -34,6 +35,7 @@ mod token;
 
 pub use assignment::{Assignments, Recorded};
 pub use broker::{Broker, DrainKind, Subscription};
+pub use cluster::{Cluster, Drain};
 pub use drain::KafkaDrain;
 pub use embedded::EmbeddedBroker;
 pub use error::SourceError;

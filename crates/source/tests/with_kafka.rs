@@ -124,7 +124,6 @@ fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
     assert_eq!(at_zero.unwrap()[&name], 0);
 
     let subscription = Subscription {
-        broker: broker.clone(),
         drain: kind,
         topics: vec![(*topic).into()],
         group: unique("g"),
@@ -135,8 +134,13 @@ fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
         partition_count: 1,
     };
     let generation = AssignmentGeneration::default();
-    let mut drain =
-        KafkaDrain::subscribe(subscription, generation, Arc::new(FromTheBeginning)).unwrap();
+    let mut drain = KafkaDrain::subscribe(
+        &broker,
+        subscription,
+        generation,
+        Arc::new(FromTheBeginning),
+    )
+    .unwrap();
     let deadline = Instant::now() + PATIENCE;
     let mut read = Vec::new();
     let mut next = 0;
@@ -197,7 +201,6 @@ fn read_one(topic: &str, kind: DrainKind, properties: &[(&str, &str)]) -> Result
     let asked = log_bounds(&broker, std::slice::from_ref(&name), Duration::from_secs(8));
     assert!(asked.is_err() || asked.is_ok_and(|bounds| bounds[&name] == (0, 1)));
     let subscription = Subscription {
-        broker,
         drain: kind,
         topics: vec![topic.into()],
         group: unique("g"),
@@ -208,8 +211,13 @@ fn read_one(topic: &str, kind: DrainKind, properties: &[(&str, &str)]) -> Result
         partition_count: 1,
     };
     let generation = AssignmentGeneration::default();
-    let mut drain = KafkaDrain::subscribe(subscription, generation, Arc::new(FromTheBeginning))
-        .map_err(|error| error.to_string())?;
+    let mut drain = KafkaDrain::subscribe(
+        &broker,
+        subscription,
+        generation,
+        Arc::new(FromTheBeginning),
+    )
+    .map_err(|error| error.to_string())?;
     let deadline = Instant::now() + Duration::from_secs(8);
     let mut told = Vec::new();
     while Instant::now() < deadline {

@@ -35,6 +35,8 @@ pub(crate) struct Patience {
     pub(crate) put: Duration,
     /// For the whole commit.
     pub(crate) commit: Duration,
+    /// Between two tries, at most.
+    pub(crate) pause: Duration,
 }
 
 /// The name of one commit, and whether a log entry with it may be on its way.
@@ -150,7 +152,10 @@ pub(crate) async fn commit<T: Send>(
                 None => StoreError::Crowded { table, attempts },
             });
         }
-        tokio::time::sleep(back_off(attempts)).await;
+        let pause = back_off(attempts).min(patience.pause);
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
     }
 }
 

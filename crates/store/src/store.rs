@@ -38,6 +38,8 @@ pub struct StoreRules {
     pub put_timeout: Duration,
     /// How long a commit is tried before its ending is called unknown.
     pub commit_timeout: Duration,
+    /// The longest pause between two tries.
+    pub longest_pause: Duration,
 }
 
 impl Default for StoreRules {
@@ -48,6 +50,7 @@ impl Default for StoreRules {
             checkpoint_every: NonZeroU32::new(50).expect("50 is not zero"),
             put_timeout: Duration::from_secs(30),
             commit_timeout: Duration::from_secs(60),
+            longest_pause: Duration::from_millis(500),
         }
     }
 }
@@ -263,6 +266,7 @@ impl Store {
         Patience {
             put: self.0.rules.put_timeout,
             commit: self.0.rules.commit_timeout,
+            pause: self.0.rules.longest_pause,
         }
     }
 

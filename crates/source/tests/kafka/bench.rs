@@ -120,7 +120,7 @@ impl Assignments for Table {
     }
 }
 
-pub(crate) fn subscription(broker: &Broker, partitions: usize) -> Subscription {
+pub(crate) fn subscription(partitions: usize) -> Subscription {
     let properties = [
         ("heartbeat.interval.ms", "50"),
         ("session.timeout.ms", "6000"),
@@ -128,7 +128,6 @@ pub(crate) fn subscription(broker: &Broker, partitions: usize) -> Subscription {
         ("reconnect.backoff.max.ms", "200"),
     ];
     Subscription {
-        broker: broker.clone(),
         drain: DRAIN,
         topics: vec![TOPIC.into()],
         group: "alluvium.clicks".to_owned(),
@@ -143,22 +142,28 @@ pub(crate) fn subscription(broker: &Broker, partitions: usize) -> Subscription {
 }
 
 pub(crate) fn join(broker: &Broker, partitions: usize, table: &Arc<Table>) -> KafkaDrain {
-    join_as(subscription(broker, partitions), table)
+    join_as(broker, subscription(partitions), table)
 }
 
 /// As a member whose session is short: the mock cluster lets the members of a group wait for it,
 /// less a second, whenever one comes or goes.
 pub(crate) fn join_briefly(broker: &Broker, partitions: usize, table: &Arc<Table>) -> KafkaDrain {
-    let mut subscription = subscription(broker, partitions);
+    let mut subscription = subscription(partitions);
     subscription
         .properties
         .insert("session.timeout.ms".into(), "1300".into());
-    join_as(subscription, table)
+    join_as(broker, subscription, table)
 }
 
-fn join_as(subscription: Subscription, table: &Arc<Table>) -> KafkaDrain {
+fn join_as(broker: &Broker, subscription: Subscription, table: &Arc<Table>) -> KafkaDrain {
     let assignments: Arc<dyn Assignments> = Arc::clone(table) as _;
-    KafkaDrain::subscribe(subscription, AssignmentGeneration::default(), assignments).unwrap()
+    KafkaDrain::subscribe(
+        broker,
+        subscription,
+        AssignmentGeneration::default(),
+        assignments,
+    )
+    .unwrap()
 }
 
 /// Serves until `enough` says so, or fails after [`PATIENCE`]. Returns all notices.

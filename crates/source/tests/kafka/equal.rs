@@ -64,12 +64,13 @@ fn produce(broker: &Broker, codec: &str, partitions: i32) -> usize {
 }
 
 fn read(broker: &Broker, kind: DrainKind, starts: &[(i32, i64)], count: usize) -> Vec<Seen> {
-    let mut subscription = subscription(broker, starts.len());
+    let mut subscription = subscription(starts.len());
     subscription.drain = kind;
     subscription.group = format!("{kind:?}");
     let table = Table::with(starts.iter().copied());
     let mut drain =
-        KafkaDrain::subscribe(subscription, AssignmentGeneration::default(), table).unwrap();
+        KafkaDrain::subscribe(broker, subscription, AssignmentGeneration::default(), table)
+            .unwrap();
     let mut batches: Vec<RawBatch> = Vec::new();
     serve_until(&mut drain, |drain, _| {
         while let Some(batch) = drain.take(50_000, Timestamp::default()) {
@@ -125,11 +126,16 @@ fn a_leader_that_moves_is_followed() {
     cluster.create_topic(TOPIC, 2, 3).unwrap();
     let broker = Broker::new(cluster.bootstrap_servers());
     let mut producer = alluvium_source::EventProducer::new(&broker, TOPIC).unwrap();
-    let mut subscription = subscription(&broker, 2);
+    let mut subscription = subscription(2);
     subscription.drain = DrainKind::Direct;
     let table = Table::with([(0, 0), (1, 0)]);
-    let mut drain =
-        KafkaDrain::subscribe(subscription, AssignmentGeneration::default(), table).unwrap();
+    let mut drain = KafkaDrain::subscribe(
+        &broker,
+        subscription,
+        AssignmentGeneration::default(),
+        table,
+    )
+    .unwrap();
     let mut next = [0, 0];
     for round in 0..6 {
         for number in 0..2 {

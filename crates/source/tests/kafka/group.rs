@@ -51,10 +51,15 @@ fn a_batch_is_as_large_as_asked_and_counts_against_the_budget() {
     let large = "x".repeat(10_000);
     produce(&broker, 0, (0..50).map(|_| large.clone()));
     let table = Table::with([(0, 0)]);
-    let subscription = subscription(&broker, 1);
+    let subscription = subscription(1);
     let memory = subscription.memory.clone();
-    let mut drain =
-        KafkaDrain::subscribe(subscription, AssignmentGeneration::default(), table).unwrap();
+    let mut drain = KafkaDrain::subscribe(
+        &broker,
+        subscription,
+        AssignmentGeneration::default(),
+        table,
+    )
+    .unwrap();
     let mut batches: Vec<RawBatch> = Vec::new();
     serve_until(&mut drain, |drain, _| {
         batches.extend(
@@ -392,11 +397,12 @@ fn a_member_whose_name_was_taken_is_told_and_gives_up_its_partitions() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic(TOPIC, 1, 1).unwrap();
     let broker = Broker::new(cluster.bootstrap_servers());
-    let mut subscription = subscription(&broker, 1);
+    let mut subscription = subscription(1);
     subscription.instance = Some("one".to_owned());
     let generation = AssignmentGeneration::default();
     let table = Table::with([(0, 0)]);
-    let mut drain = KafkaDrain::subscribe(subscription, generation.clone(), table).unwrap();
+    let mut drain =
+        KafkaDrain::subscribe(&broker, subscription, generation.clone(), table).unwrap();
     serve_until_assigned(&mut drain);
     let before = generation.current();
     let fenced = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID];

@@ -1,0 +1,99 @@
+//! How often each fault took effect. Schedules that hurt nothing prove nothing.
+
+use std::{collections::BTreeMap, fmt};
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// A process was started.
+    Start,
+    /// A process was killed.
+    Kill,
+    /// A process was asked to end, and did.
+    Drain,
+    /// A process stood still for longer than its session.
+    Zombie,
+    /// A process lost Kafka for longer than its session.
+    CutOff,
+    /// A process started under the name of one that was still there.
+    SameName,
+    /// Partitions were dealt out anew.
+    Rebalance,
+    /// A member of the group was found to be another's past.
+    Fenced,
+    /// A table had moved on.
+    Overtaken,
+    /// Files were merged and old ones deleted by hand.
+    ByHand,
+    /// A topic got a partition.
+    Growth,
+    /// Hours passed at once.
+    HoursPass,
+    /// A put never happened.
+    PutBefore,
+    /// A put happened without an answer.
+    PutAfter,
+    /// A log entry landed and its writer was not told.
+    AmbiguousCommit,
+    /// A put happened after its writer had been told that it failed.
+    PutLate,
+    /// A put happened twice.
+    PutTwice,
+    /// A name was said to be taken that was free.
+    PutExists,
+    /// A read, list or delete failed.
+    FailedRead,
+    /// A call took long.
+    SlowCall,
+    /// Kafka did not answer a question.
+    NoAnswer,
+    /// A commit of events.
+    Commit,
+    /// A commit that merged files.
+    Merge,
+    /// Log entries were cleaned up.
+    Cleaned,
+    /// An event was produced.
+    Event,
+    /// A dead letter was found.
+    Letter,
+    /// What is in memory was compared with what was produced.
+    MemoryChecked,
+}
+
+/// How often each kind happened.
+#[derive(Clone, Debug, Default)]
+pub struct Counts(BTreeMap<Kind, u64>);
+
+impl Counts {
+    pub(crate) fn add(&mut self, kind: Kind) {
+        self.add_many(kind, 1);
+    }
+
+    pub(crate) fn add_many(&mut self, kind: Kind, count: u64) {
+        if count > 0 {
+            *self.0.entry(kind).or_default() += count;
+        }
+    }
+
+    /// Adds those of another simulation.
+    pub fn merge(&mut self, other: &Self) {
+        for (&kind, &count) in &other.0 {
+            self.add_many(kind, count);
+        }
+    }
+
+    /// How often one kind happened.
+    pub fn of(&self, kind: Kind) -> u64 {
+        self.0.get(&kind).copied().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (kind, count) in &self.0 {
+            writeln!(f, "{:>12}  {kind:?}", count)?;
+        }
+        Ok(())
+    }
+}

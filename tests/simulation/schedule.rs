@@ -1,0 +1,660 @@
+//! One schedule: servers that come and go over one storage root while events arrive, and then the truth.
+//!
+//! Owns what is done to whom and when, as the choices say, and the peace at the end in which everything has to be caught up
+//! with.
+
+use std::{cell::RefCell, num::NonZeroU32, path::Path, sync::Arc, thread, time::Duration};
+
+use alluvium_plan::{Environment, PipelineState, Plan, SourceFile, load_pipeline};
+use alluvium_runtime::{Host as _, PipelineConfig, Running, Server, ServerConfig, TableCompaction};
+use alluvium_store::{Effort, Store, StoreRules, Vacuum, audit};
+use alluvium_types::MemoryBudget;
+
+use crate::{
+    choices::Choices,
+    events::{PIPELINES, Record, SCHEMA, TABLES, TableTruth},
+    kafka::{BEYOND_SESSION, Kafka, Log, SimulatedCluster, Topic, append},
+    machine::SimulatedMachine,
+    objects::{Objects, Weather},
+    report::{Counts, Kind},
+    truth::{Table, check_memory, judge_letters},
+    world::{MILLI, SECOND, World},
+};
+
+const PIPELINE: &str = "simulated";
+/// Names that servers are started under again and again.
+const NAMES: [&str; 3] = ["a", "b", "c"];
+/// Processes that live at the same time, at most.
+const MOST_PROCESSES: usize = 4;
+/// How long everything may take to be caught up with once there is peace.
+const PEACE: i64 = 120 * SECOND;
+const HOUR: i64 = 3600 * SECOND;
+
+/// How a schedule ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What was found to be wrong; empty: nothing.
+    pub violations: Vec<String>,
+    /// Every decision.
+    pub choices: Vec<u16>,
+    /// What took effect.
+    pub counts: Counts,
+    /// What happened, if it was asked for.
+    pub story: Vec<String>,
+}
+
+/// Where the decisions of a schedule come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// Drawn.
+    Seed(u64),
+    /// As they were, and after the last one the calm one.
+    Script(Vec<u16>),
+}
+
+/// Runs one schedule on this thread and its own.
+pub fn run(source: Source, tells: bool) -> Outcome {
+    let choices = match source {
+        Source::Seed(seed) => Choices::drawn(seed),
+        Source::Script(script) => Choices::scripted(script),
+    };
+    let (world, told) = World::begin(choices, Kafka::default(), tells);
+    let mut director = Director::new(world.clone());
+    director.chaos();
+    director.peace();
+    let mut faults = director.verdict();
+    director.end_all();
+    drop(director);
+    drop(told);
+    let Some(mut state) = world.end() else {
+        return Outcome {
+            violations: vec!["a thread outlived its simulation".to_owned()],
+            choices: Vec::new(),
+            counts: Counts::default(),
+            story: Vec::new(),
+        };
+    };
+    state.violations.append(&mut faults);
+    Outcome {
+        violations: state.violations,
+        choices: state.choices.made(),
+        counts: state.counts,
+        story: state.story.unwrap_or_default(),
+    }
+}
+
+struct Simulated {
+    process: usize,
+    name: Option<&'static str>,
+    running: Option<Running>,
+    is_draining: bool,
+}
+
+struct Director {
+    world: Arc<World>,
+    objects: Objects,
+    plan: Arc<Plan>,
+    tables: &'static [TableTruth],
+    workers: usize,
+    servers: Vec<Simulated>,
+    events: i64,
+    faults: Vec<String>,
+}
+
+thread_local! {
+    static PLANS: RefCell<[Option<Arc<Plan>>; 2]> = const { RefCell::new([None, None]) };
+}
+
+/// The pipeline of so many tables. Plans do not change, so each is made once.
+fn plan(position: usize) -> Arc<Plan> {
+    PLANS.with_borrow_mut(|plans| {
+        plans[position]
+            .get_or_insert_with(|| {
+                let mut schema = |_: &Path| Ok(SCHEMA.as_bytes().to_vec());
+                let source = SourceFile::new(format!("{PIPELINE}.yaml"), PIPELINES[position]);
+                let loaded = load_pipeline(&source, &mut schema, &Environment::default());
+                let (plan, _) = loaded.expect("the pipeline of a simulation is right");
+                Arc::new(plan)
+            })
+            .clone()
+    })
+}
+
+impl Director {
+    fn new(world: Arc<World>) -> Self {
+        let (weather, workers, position, topics) = {
+            let mut state = world.state();
+            let choices = &mut state.choices;
+            let weather = match choices.below(4) {
+                0 => Weather::default(),
+                1 => Weather {
+                    puts: 40,
+                    reads: 5,
+                    slow: 5,
+                },
+                2 => Weather {
+                    puts: 150,
+                    reads: 20,
+                    slow: 20,
+                },
+                _ => Weather {
+                    puts: 300,
+                    reads: 10,
+                    slow: 60,
+                },
+            };
+            let workers = 1 + choices.below(2) as usize;
+            let position = choices.below(2) as usize;
+            let names: &[&str] = match position {
+                0 => &["events"],
+                _ => &["events", "more"],
+            };
+            let topics: Vec<Topic> = names
+                .iter()
+                .map(|name| Topic {
+                    name: (*name).into(),
+                    logs: (0..=choices.below(2)).map(|_| Log::default()).collect(),
+                })
+                .collect();
+            (weather, workers, position, topics)
+        };
+        {
+            let mut state = world.state();
+            state.kafka.topics = topics;
+            state.kafka.silent = match weather.puts {
+                0 => 0,
+                _ => 50,
+            };
+        }
+        Self {
+            objects: Objects::new(weather),
+            plan: plan(position),
+            tables: &TABLES[..=position],
+            world,
+            workers,
+            servers: Vec::new(),
+            events: 0,
+            faults: Vec::new(),
+        }
+    }
+
+    fn below(&self, bound: u32) -> u32 {
+        self.world.state().choices.below(bound)
+    }
+
+    fn count(&self, kind: Kind) {
+        self.world.state().counts.add(kind);
+    }
+
+    /// Everything goes wrong that may.
+    fn chaos(&mut self) {
+        self.start(NAMES[0]);
+        let steps = 40 + self.below(40);
+        for _ in 0..steps {
+            let nanos = i64::from(20 + self.below(250)) * MILLI;
+            self.world.pause(nanos);
+            self.look_after();
+            self.check_memory();
+            if self.below(3) > 0 {
+                self.produce();
+            }
+            match self.below(64) {
+                0..=23 => {}
+                24..=30 => {
+                    let name = NAMES[self.below(3) as usize];
+                    self.start(name);
+                }
+                31 => self.start_guest(),
+                32..=35 => self.kill(),
+                36..=39 => self.stop_for_a_while(),
+                40 | 41 => self.cut_off(),
+                42 => self.drain(),
+                43 => self.grow(),
+                44 if self.below(4) == 3 => self.let_hours_pass(),
+                45 | 46 => self.flood(),
+                47..=49 => self.maintain_by_hand(),
+                _ => {}
+            }
+        }
+    }
+
+    fn produce(&mut self) {
+        for _ in 0..=self.below(8) {
+            self.produce_one();
+        }
+    }
+
+    fn flood(&mut self) {
+        for _ in 0..30 {
+            self.produce_one();
+        }
+    }
+
+    fn produce_one(&mut self) {
+        let (record, partition) = {
+            let mut guard = self.world.state();
+            let state = &mut *guard;
+            let record = Record::drawn(&mut state.choices, self.events);
+            let partitions = state.kafka.partitions();
+            let position = state.choices.below(partitions.len() as u32) as usize;
+            (record, partitions[position].clone())
+        };
+        self.events += 1;
+        append(&self.world, &partition, record);
+    }
+
+    fn alive(&self) -> Vec<usize> {
+        (0..self.servers.len())
+            .filter(|&position| self.servers[position].running.is_some())
+            .collect()
+    }
+
+    fn pick(&self) -> Option<usize> {
+        let alive = self.alive();
+        let drawn = self.below(alive.len().max(1) as u32) as usize;
+        alive.get(drawn).copied()
+    }
+
+    fn start(&mut self, name: &'static str) {
+        let holds = self
+            .servers
+            .iter()
+            .any(|server| server.running.is_some() && server.name == Some(name));
+        // One of its name is there: it is started beside it now and then, as after a machine that was given up.
+        if holds && self.below(3) != 2 {
+            return;
+        }
+        if holds {
+            self.count(Kind::SameName);
+        }
+        self.start_as(Some(name));
+    }
+
+    fn start_guest(&mut self) {
+        self.start_as(None);
+    }
+
+    fn start_as(&mut self, name: Option<&'static str>) {
+        if self.alive().len() >= MOST_PROCESSES {
+            return;
+        }
+        let process = self.world.add_process();
+        // Clocks that are off.
+        let off = match self.below(8) {
+            6 => -2 * HOUR,
+            7 => 26 * HOUR,
+            _ => 0,
+        };
+        let machine = Arc::new(SimulatedMachine::new(self.world.clone(), process, off));
+        let cluster = SimulatedCluster {
+            world: self.world.clone(),
+            process,
+            instance: name.map(str::to_owned),
+        };
+        let store = self.store();
+        let config = ServerConfig {
+            pipelines: vec![PipelineConfig {
+                plan: self.plan.clone(),
+                cluster: Arc::new(cluster),
+            }],
+            workers: self.workers,
+            ingest_bytes: 64 << 20,
+            instance: None,
+        };
+        self.world.tell(|| {
+            format!(
+                "process {process} starts as {name:?}, its clock is off by {} h",
+                off / HOUR
+            )
+        });
+        self.count(Kind::Start);
+        match Server::start_on(machine, config, store) {
+            Ok(running) => self.servers.push(Simulated {
+                process,
+                name,
+                running: Some(running),
+                is_draining: false,
+            }),
+            Err(error) => self.faults.push(format!("no thread: {error}")),
+        }
+    }
+
+    fn store(&self) -> Store {
+        let rules = StoreRules {
+            log_retention: Duration::from_secs(3600),
+            orphan_retention: Duration::from_secs(2400),
+            checkpoint_every: NonZeroU32::new(6).expect("6 is not 0"),
+            commit_timeout: Duration::from_secs(4),
+            longest_pause: Duration::ZERO,
+            ..StoreRules::default()
+        };
+        Store::over(Arc::new(self.objects.clone()), rules)
+    }
+
+    /// What an operator does beside the servers: merges whatever can be merged, and deletes what nobody needs.
+    fn maintain_by_hand(&mut self) {
+        let process = self.world.add_process();
+        let machine = SimulatedMachine::new(self.world.clone(), process, 0);
+        let (store, tables) = (self.store(), self.tables);
+        let Ok(io) = machine.io("by hand") else {
+            return;
+        };
+        let world = self.world.clone();
+        let work = move || {
+            let budget = MemoryBudget::new(64 << 20);
+            for table in tables {
+                let merged =
+                    TableCompaction::open(&store, &table.name.into(), io.handle(), &budget)
+                        .and_then(|mut merging| {
+                            while merging.merge_next(Effort::Everything, &|| false)?.is_some() {}
+                            Ok(())
+                        });
+                let vacuumed = io.block_on(store.vacuum(table.name, Vacuum::Delete));
+                world.tell(|| format!("by hand: {merged:?}, {vacuumed:?}"));
+            }
+        };
+        self.count(Kind::ByHand);
+        self.world
+            .tell(|| format!("process {process} merges and deletes by hand"));
+        match machine.spawn("by-hand".to_owned(), Box::new(work)) {
+            Ok(thread) => drop(thread),
+            Err(error) => self.faults.push(format!("no thread: {error}")),
+        }
+    }
+
+    fn kill(&mut self) {
+        let Some(position) = self.pick() else { return };
+        self.count(Kind::Kill);
+        self.kill_at(position);
+    }
+
+    fn kill_at(&mut self, position: usize) {
+        let server = &mut self.servers[position];
+        let process = server.process;
+        self.world.tell(|| format!("process {process} is killed"));
+        self.world.state().processes[process].is_killed = true;
+        server.running = None;
+    }
+
+    fn stop_for_a_while(&mut self) {
+        let Some(position) = self.pick() else { return };
+        let process = self.servers[position].process;
+        let nanos = match self.below(3) {
+            0 => i64::from(50 + self.below(500)) * MILLI,
+            _ => {
+                self.count(Kind::Zombie);
+                BEYOND_SESSION + i64::from(self.below(4000)) * MILLI
+            }
+        };
+        self.world
+            .tell(|| format!("process {process} stands still for {} ms", nanos / MILLI));
+        let until = self.world.now() + nanos;
+        self.world.state().processes[process].stopped_until = until;
+    }
+
+    fn cut_off(&mut self) {
+        let Some(position) = self.pick() else { return };
+        let process = self.servers[position].process;
+        self.count(Kind::CutOff);
+        let nanos = BEYOND_SESSION + i64::from(self.below(3000)) * MILLI;
+        self.world
+            .tell(|| format!("process {process} loses Kafka for {} ms", nanos / MILLI));
+        let still_reads = self.below(2) == 1;
+        let until = self.world.now() + nanos;
+        let mut state = self.world.state();
+        let process = &mut state.processes[process];
+        process.cut_until = until;
+        process.still_reads = still_reads;
+    }
+
+    fn drain(&mut self) {
+        let Some(position) = self.pick() else { return };
+        let server = &mut self.servers[position];
+        if let Some(running) = &server.running {
+            running.drain();
+            server.is_draining = true;
+        }
+        let process = server.process;
+        self.world
+            .tell(|| format!("process {process} is asked to end"));
+    }
+
+    fn grow(&mut self) {
+        let mut state = self.world.state();
+        let topics = state.kafka.topics.len() as u32;
+        let topic = state.choices.below(topics) as usize;
+        if state.kafka.topics[topic].logs.len() < 4 {
+            state.kafka.topics[topic].logs.push(Log::default());
+            state.counts.add(Kind::Growth);
+        }
+    }
+
+    /// Longer than entries of a log are kept.
+    fn let_hours_pass(&mut self) {
+        self.count(Kind::HoursPass);
+        let nanos = HOUR + HOUR / 2 + i64::from(self.below(60)) * SECOND;
+        self.world.tell(|| "an hour and a half passes".to_owned());
+        self.world.time.advance(nanos);
+    }
+
+    /// Notices processes that have ended.
+    fn look_after(&mut self) {
+        for server in &mut self.servers {
+            let Some(running) = &server.running else {
+                continue;
+            };
+            let process = server.process;
+            let reason = running.status().all().into_iter().find_map(|status| {
+                (status.state == PipelineState::Stopped).then_some(status.reason)
+            });
+            if reason.is_none() {
+                continue;
+            }
+            running.drain();
+            if !self.world.is_process_over(process) {
+                continue;
+            }
+            let Some(running) = server.running.take() else {
+                continue;
+            };
+            while !running.all_over() {
+                thread::yield_now();
+            }
+            let stopped = running.join(Duration::from_secs(3600)).unwrap_or_default();
+            self.world.state().processes[process].has_left = true;
+            for pipeline in stopped {
+                match pipeline.error {
+                    None => self.world.state().counts.add(Kind::Drain),
+                    Some(alluvium_runtime::RuntimeError::Fenced { .. }) => {}
+                    Some(error) => self
+                        .faults
+                        .push(format!("process {process} ended: {error}")),
+                }
+            }
+            self.world.tell(|| format!("process {process} has ended"));
+        }
+    }
+
+    /// What is shown of epochs in memory is what their ranges hold.
+    fn check_memory(&mut self) {
+        for server in &self.servers {
+            let Some(running) = &server.running else {
+                continue;
+            };
+            let published = running.publisher().current();
+            for table in self.tables {
+                let Some(shown) = published.tables.get(table.name) else {
+                    continue;
+                };
+                let mut reached = shown.committed.offsets.as_ref().clone();
+                for epoch in shown.visible() {
+                    let ranges = epoch
+                        .ranges
+                        .iter()
+                        .map(|(partition, range)| (partition.clone(), (range.start(), range.end())))
+                        .collect();
+                    let mut state = self.world.state();
+                    state.counts.add(Kind::MemoryChecked);
+                    let wrong = check_memory(&state.kafka, table, &ranges, &epoch.panes);
+                    if let Some(wrong) = wrong {
+                        let epoch = epoch.epoch;
+                        self.faults.push(format!(
+                            "epoch {epoch} in memory of process {}, {}: {wrong}",
+                            server.process, table.name
+                        ));
+                    }
+                    for (partition, range) in &epoch.ranges {
+                        if reached.get(partition) != Some(&range.start()) {
+                            self.faults.push(format!(
+                                "epoch {} of {} is shown, and does not continue what is before it in {partition}",
+                                epoch.epoch, table.name
+                            ));
+                        }
+                        reached.insert(partition.clone(), range.end());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing goes wrong any more, and one server has time to catch up.
+    fn peace(&mut self) {
+        self.world.tell(|| "peace".to_owned());
+        self.objects.set_weather(Weather::default());
+        self.world.state().kafka.silent = 0;
+        let awake = {
+            let state = self.world.state();
+            let latest = state
+                .processes
+                .iter()
+                .map(|process| process.stopped_until.max(process.cut_until));
+            latest.max().unwrap_or(0)
+        };
+        let deadline = awake.max(self.world.now()) + PEACE;
+        let mut seen = 0;
+        loop {
+            self.world.pause(100 * MILLI);
+            self.look_after();
+            self.check_memory();
+            let now = self.world.now();
+            let serving = self
+                .servers
+                .iter()
+                .any(|server| server.running.is_some() && !server.is_draining);
+            if !serving {
+                self.start_as(Some(NAMES[0]));
+            }
+            if !self.faults.is_empty() || !self.world.state().violations.is_empty() {
+                return;
+            }
+            let newest = self
+                .tables
+                .iter()
+                .filter_map(|table| self.objects.newest(&folder(table)))
+                .sum();
+            if newest != seen || now > deadline {
+                seen = newest;
+                if now > awake && !self.world.awaits() && self.has_caught_up() {
+                    return;
+                }
+                if now > deadline {
+                    let reason: Vec<String> = self
+                        .alive()
+                        .into_iter()
+                        .filter_map(|position| self.servers[position].running.as_ref())
+                        .flat_map(|running| running.status().all())
+                        .map(|status| format!("{:?} {:?}", status.state, status.reason))
+                        .collect();
+                    self.faults.push(format!(
+                        "after two minutes of peace events are still not read: {reason:?}"
+                    ));
+                    return;
+                }
+            }
+            if now <= awake || self.world.awaits() {
+                seen = 0;
+            }
+        }
+    }
+
+    fn has_caught_up(&self) -> bool {
+        let state = self.world.state();
+        self.tables.iter().all(|table| {
+            let offsets = Table::offsets_of(&self.objects, &folder(table));
+            state.kafka.partitions().iter().all(|partition| {
+                let high = state.kafka.log(partition).map_or(0, |log| log.high);
+                high == 0 || offsets.get(partition) == Some(&high)
+            })
+        })
+    }
+
+    fn verdict(&mut self) -> Vec<String> {
+        let mut faults = std::mem::take(&mut self.faults);
+        let mut guard = self.world.state();
+        let state = &mut *guard;
+        for table in self.tables {
+            let read = Table::read(
+                &state.kafka,
+                &self.objects,
+                Some(table),
+                &folder(table),
+                &mut faults,
+            );
+            faults.extend(read.judge(&state.kafka, &self.objects, table, &mut state.counts));
+        }
+        let folder = format!("dead_letters/{PIPELINE}");
+        let letters = Table::read(&state.kafka, &self.objects, None, &folder, &mut faults);
+        match letters.letters(&self.objects) {
+            // Of what was not read to its end letters are missing.
+            Ok(_) if !faults.is_empty() => {}
+            Ok(letters) => {
+                state.counts.add_many(Kind::Letter, letters.len() as u64);
+                judge_letters(&state.kafka, self.tables, letters, &mut faults);
+            }
+            Err(error) => faults.push(error),
+        }
+        drop(guard);
+        faults.extend(self.audited());
+        faults
+    }
+
+    /// What the product's own audit finds.
+    fn audited(&self) -> Vec<String> {
+        let store = Store::over(Arc::new(self.objects.clone()), StoreRules::default());
+        let io = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime without threads");
+        let mut faults = Vec::new();
+        for table in self.tables {
+            match io.block_on(store.history(table.name)) {
+                Ok(history) => faults.extend(
+                    audit(&history)
+                        .faults
+                        .iter()
+                        .map(|fault| format!("audit of {}: {fault}", table.name)),
+                ),
+                Err(error) => faults.push(format!("audit of {}: {error}", table.name)),
+            }
+        }
+        faults
+    }
+
+    fn end_all(&mut self) {
+        for position in self.alive() {
+            self.kill_at(position);
+        }
+        let processes = self.world.state().processes.len();
+        for process in 0..processes {
+            self.world.state().processes[process].is_killed = true;
+            while !self.world.is_process_over(process) {
+                self.world.pause(0);
+            }
+        }
+        self.servers.clear();
+    }
+}
+
+fn folder(table: &TableTruth) -> String {
+    format!("tables/{}", table.name)
+}
