@@ -3,12 +3,15 @@
 //! Owns what is done to whom and when, as the choices say, and the peace at the end in which everything has to be caught up
 //! with.
 
-use std::{cell::RefCell, num::NonZeroU32, path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    cell::RefCell, collections::BTreeMap, num::NonZeroU32, path::Path, sync::Arc, thread,
+    time::Duration,
+};
 
 use alluvium_plan::{Environment, PipelineState, Plan, SourceFile, load_pipeline};
 use alluvium_runtime::{Host as _, PipelineConfig, Running, Server, ServerConfig, TableCompaction};
 use alluvium_store::{Effort, Store, StoreRules, Vacuum, audit};
-use alluvium_types::MemoryBudget;
+use alluvium_types::{MemoryBudget, TopicPartition};
 
 use crate::{
     choices::Choices,
@@ -99,6 +102,14 @@ struct Director {
     servers: Vec<Simulated>,
     events: i64,
     faults: Vec<String>,
+    /// What every version of each table records.
+    recorded: Vec<Recorded>,
+}
+
+#[derive(Default)]
+struct Recorded {
+    table: Table,
+    versions: Vec<BTreeMap<TopicPartition, i64>>,
 }
 
 thread_local! {
@@ -175,6 +186,7 @@ impl Director {
             servers: Vec::new(),
             events: 0,
             faults: Vec::new(),
+            recorded: TABLES.iter().map(|_| Recorded::default()).collect(),
         }
     }
 
@@ -482,11 +494,23 @@ impl Director {
                 continue;
             };
             let published = running.publisher().current();
-            for table in self.tables {
+            for (table, recorded) in self.tables.iter().zip(&mut self.recorded) {
                 let Some(shown) = published.tables.get(table.name) else {
                     continue;
                 };
                 let mut reached = shown.committed.offsets.as_ref().clone();
+                let Recorded {
+                    table: read,
+                    versions,
+                } = recorded;
+                read.read_on(&self.objects, &folder(table), versions);
+                let version = shown.committed.version;
+                if versions.get(version as usize) != Some(&reached) {
+                    self.faults.push(format!(
+                        "process {} shows version {version} of {} with other offsets than it records",
+                        server.process, table.name
+                    ));
+                }
                 for epoch in shown.visible() {
                     let ranges = epoch
                         .ranges

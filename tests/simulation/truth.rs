@@ -161,6 +161,27 @@ impl Table {
         read
     }
 
+    /// Goes over the entries that came since, and keeps the recorded offsets of each version.
+    pub(crate) fn read_on(
+        &mut self,
+        objects: &Objects,
+        folder: &str,
+        versions: &mut Vec<BTreeMap<TopicPartition, i64>>,
+    ) {
+        let entries = objects.entries(folder);
+        for bytes in entries
+            .range(versions.len() as i64..)
+            .map(|(_, bytes)| bytes)
+        {
+            let lines: Vec<Value> = serde_json::Deserializer::from_slice(bytes)
+                .into_iter()
+                .filter_map(Result::ok)
+                .collect();
+            self.follow(&lines, "", &mut |_| {});
+            versions.push(self.offsets.clone());
+        }
+    }
+
     /// The recorded next offset of every partition.
     pub(crate) fn offsets_of(objects: &Objects, folder: &str) -> BTreeMap<TopicPartition, i64> {
         let mut read = Self::default();
