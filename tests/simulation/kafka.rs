@@ -129,7 +129,7 @@ impl Group {
                 }
             }
             None => {
-                self.joining.get_or_insert(now);
+                self.ask_to_join(now);
                 Member {
                     process,
                     instance,
@@ -144,6 +144,16 @@ impl Group {
         id
     }
 
+    /// Everybody joins again before partitions are dealt out.
+    fn ask_to_join(&mut self, now: i64) {
+        if self.joining.is_none() {
+            self.joining = Some(now);
+            for member in self.members.values_mut() {
+                member.has_joined = false;
+            }
+        }
+    }
+
     fn leave(&mut self, id: u64, now: i64) {
         let is_static = self
             .members
@@ -151,7 +161,7 @@ impl Group {
             .is_some_and(|member| member.instance.is_some());
         // A static member stays in the books until its session is over (P29).
         if !is_static && self.members.remove(&id).is_some() {
-            self.joining.get_or_insert(now);
+            self.ask_to_join(now);
         }
     }
 }
@@ -182,12 +192,7 @@ impl World {
             .map(|topic| topic.logs.len())
             .sum();
         if group.members.len() < before || (count != group.dealt && !group.members.is_empty()) {
-            if group.joining.is_none() {
-                group.joining = Some(now);
-                for member in group.members.values_mut() {
-                    member.has_joined = false;
-                }
-            }
+            group.ask_to_join(now);
         }
         let Some(since) = group.joining else { return };
         // Who is alive and has not joined is waited for, for a while.

@@ -12,7 +12,7 @@ use std::{
 
 use alluvium_source::{Assignments, Recorded};
 use alluvium_types::{AssignmentGeneration, Generation, TableSet, TopicId, TopicPartition};
-use crossbeam_channel::{SendTimeoutError, Sender, bounded};
+use crossbeam_channel::{RecvTimeoutError, SendTimeoutError, Sender, bounded};
 
 use crate::{host::Host, message::ToCommitter};
 
@@ -125,6 +125,7 @@ impl Assignments for Rebalance {
     fn revoked(&self, deadline: Instant) {
         let generation = self.generation.current();
         let followed = self.host.until(deadline, |patience| {
+            let patience = self.host.wait(patience);
             self.acknowledged.wait(generation, patience).then_some(())
         });
         if followed.is_none() {
@@ -145,20 +146,26 @@ impl Assignments for Rebalance {
             generation: self.generation.current(),
             reply,
         });
-        self.host.until(deadline, |patience| {
-            match self.committer.send_timeout(request.take()?, patience) {
-                Ok(()) => Some(()),
+        // A committer that is gone, or that could not read the offsets, gives no answer; nobody waits for it.
+        let sent = self.host.until(deadline, |patience| {
+            match self.host.send(&self.committer, request.take()?, patience) {
+                Ok(()) => Some(true),
+                Err(SendTimeoutError::Disconnected(_)) => Some(false),
                 Err(SendTimeoutError::Timeout(back)) => {
                     request = Some(back);
                     None
                 }
-                // A committer that is gone has failed; the loop sees that.
-                Err(SendTimeoutError::Disconnected(_)) => None,
             }
-        })?;
-        let standings = self
-            .host
-            .until(deadline, |patience| answer.recv_timeout(patience).ok())?;
+        });
+        sent.filter(|&sent| sent)?;
+        let answered = self.host.until(deadline, |patience| {
+            match self.host.receive(&answer, patience) {
+                Ok(standings) => Some(Some(standings)),
+                Err(RecvTimeoutError::Disconnected) => Some(None),
+                Err(RecvTimeoutError::Timeout) => None,
+            }
+        });
+        let standings = answered.flatten()?;
         let starts = standings.recorded();
         *self
             .standings

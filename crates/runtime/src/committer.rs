@@ -127,7 +127,7 @@ impl Committer {
         let mut followed = Instant::now();
         while !self.ending.has_failed() {
             self.follow_generation(&mut flight);
-            match self.inbox.recv_timeout(self.host.wait(WAKE)) {
+            match self.host.receive(&self.inbox, WAKE) {
                 Ok(ToCommitter::Close) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(message) => self.take(&mut flight, message),
                 Err(RecvTimeoutError::Timeout) => {

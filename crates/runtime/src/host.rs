@@ -9,6 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crossbeam_channel::{
+    Receiver, RecvTimeoutError, SendTimeoutError, Sender, TryRecvError, TrySendError,
+};
 use tokio::runtime::Runtime;
 
 /// A machine that runs a server's threads.
@@ -78,6 +81,40 @@ impl Host for Machine {
 }
 
 impl dyn Host {
+    /// The next message, if one comes within `patience`.
+    pub(crate) fn receive<T>(
+        &self,
+        inbox: &Receiver<T>,
+        patience: Duration,
+    ) -> Result<T, RecvTimeoutError> {
+        let patience = self.wait(patience);
+        match inbox.try_recv() {
+            Ok(message) => Ok(message),
+            Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+            // With a deadline that has passed a channel still looks many times.
+            Err(TryRecvError::Empty) if patience.is_zero() => Err(RecvTimeoutError::Timeout),
+            Err(TryRecvError::Empty) => inbox.recv_timeout(patience),
+        }
+    }
+
+    /// Sends, if there is room within `patience`.
+    pub(crate) fn send<T>(
+        &self,
+        to: &Sender<T>,
+        message: T,
+        patience: Duration,
+    ) -> Result<(), SendTimeoutError<T>> {
+        let patience = self.wait(patience);
+        match to.try_send(message) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Disconnected(back)) => Err(SendTimeoutError::Disconnected(back)),
+            Err(TrySendError::Full(back)) if patience.is_zero() => {
+                Err(SendTimeoutError::Timeout(back))
+            }
+            Err(TrySendError::Full(back)) => to.send_timeout(back, patience),
+        }
+    }
+
     /// Sleeps until `is_over`, at most for so long; looks every `look`.
     pub(crate) fn rest(&self, how_long: Duration, look: Duration, is_over: impl Fn() -> bool) {
         let until = Instant::now() + how_long;
@@ -90,7 +127,7 @@ impl dyn Host {
         }
     }
 
-    /// Tries until it succeeds, at most until `deadline`; `attempt` may sleep for as long as it is told.
+    /// Tries until it succeeds, at most until `deadline`; `attempt` is told how long it may take and waits by way of this host.
     pub(crate) fn until<T>(
         &self,
         deadline: Instant,
@@ -98,7 +135,7 @@ impl dyn Host {
     ) -> Option<T> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let found = attempt(self.wait(left));
+            let found = attempt(left);
             if found.is_some() || left.is_zero() {
                 return found;
             }

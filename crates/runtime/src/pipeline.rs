@@ -264,7 +264,7 @@ impl Life {
 
     fn close_committer(&self, committer: &Sender<ToCommitter>) {
         while !self.ending.has_failed() {
-            match committer.send_timeout(ToCommitter::Close, self.shared.host.wait(WAKE)) {
+            match self.shared.host.send(committer, ToCommitter::Close, WAKE) {
                 Ok(()) | Err(SendTimeoutError::Disconnected(_)) => return,
                 Err(SendTimeoutError::Timeout(_)) => {}
             }

@@ -36,7 +36,7 @@ impl Worker {
         // Under it a batch could not be unpacked: nothing of it is handed over any more.
         let mut void: Option<Generation> = None;
         while !self.ending.has_failed() {
-            let message = match self.inbox.recv_timeout(self.host.wait(WAKE)) {
+            let message = match self.host.receive(&self.inbox, WAKE) {
                 Ok(message) => message,
                 Err(RecvTimeoutError::Timeout) => {
                     open = open.filter(|(held, _)| self.generation.is_current(*held));
@@ -112,7 +112,7 @@ impl Worker {
     /// Waits for room, and gives up when the part has become stale (P27).
     fn hand_over(&self, generation: Generation, mut message: ToCommitter) {
         while self.generation.is_current(generation) && !self.ending.has_failed() {
-            match self.committer.send_timeout(message, self.host.wait(WAKE)) {
+            match self.host.send(&self.committer, message, WAKE) {
                 Ok(()) => return,
                 Err(SendTimeoutError::Timeout(back)) => message = back,
                 Err(SendTimeoutError::Disconnected(_)) => return,

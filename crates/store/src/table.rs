@@ -165,13 +165,14 @@ impl TableWriter {
         }
     }
 
-    /// Moves to the newest version.
+    /// Moves to the newest version. After an error the version in hand is the last one that was read, in all its parts.
     ///
     /// # Errors
     /// Transient ones; or that the table has become another one.
     pub async fn refresh(&mut self) -> Result<(), StoreError> {
-        self.log.advance(&mut self.snapshot).await?;
-        self.read_snapshot()
+        let read = self.log.advance(&mut self.snapshot).await;
+        self.read_snapshot()?;
+        read
     }
 
     /// Derives everything from the snapshot in hand.

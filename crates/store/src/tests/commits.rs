@@ -502,3 +502,38 @@ async fn commit_ids_are_remembered_up_to_a_bound() {
         "{count}"
     );
 }
+
+#[tokio::test]
+async fn a_reader_that_fails_on_the_way_shows_one_version_and_not_parts_of_two() {
+    let faults = Faults {
+        reads: 300,
+        ..Faults::default()
+    };
+    let objects = FaultyStore::new(5, faults);
+    let right = Store::over(Arc::new(objects.without_faults()), rules());
+    let wrong = Store::over(Arc::new(objects.clone()), rules());
+    let mut writer = opened(&right, &[(0, 0)]).await;
+    let spec = spec();
+    let mut follower = patiently(|| wrong.table(&spec)).await;
+    let mut recorded = BTreeMap::from([(writer.version(), 0)]);
+    let mut failed_on_the_way = 0;
+    for at in 0..40 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+        recorded.insert(writer.version(), at + 1);
+        if at % 4 != 3 {
+            continue;
+        }
+        loop {
+            let before = follower.version();
+            let read = follower.refresh().await;
+            failed_on_the_way += usize::from(read.is_err() && follower.version() > before);
+            let shown = follower.committed();
+            assert_eq!(shown.files.len() as i64, shown.offsets[&tp(0)]);
+            assert_eq!(shown.offsets[&tp(0)], recorded[&shown.version]);
+            if read.is_ok() {
+                break;
+            }
+        }
+    }
+    assert!(failed_on_the_way > 3, "{failed_on_the_way}");
+}
