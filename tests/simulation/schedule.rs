@@ -219,7 +219,7 @@ impl Director {
                 31 => self.start_guest(),
                 32..=35 => self.kill(),
                 36..=39 => self.stop_for_a_while(),
-                40 | 41 => self.cut_off(),
+                40 | 41 | 50 | 51 => self.cut_off(),
                 42 => self.drain(),
                 43 => self.grow(),
                 44 if self.below(4) == 3 => self.let_hours_pass(),
