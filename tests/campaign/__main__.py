@@ -31,7 +31,7 @@ def arguments():
     parser.add_argument("--binary", type=pathlib.Path, default=None, help="default: release/alluvium in the target folder, then debug/alluvium")
     parser.add_argument("--folder", type=pathlib.Path, default=None, help="where everything is kept (default: a temporary folder)")
     parser.add_argument("--port", type=int, default=21900, help="the first of two hundred ports, of which free ones are taken")
-    parser.add_argument("--rate", type=int, default=15_000, help="events a second")
+    parser.add_argument("--rate", type=int, default=17_000, help="events a second")
     parser.add_argument("--residents", type=int, default=3, help="servers in each fleet")
     parser.add_argument("--fleets", default="disk,lake", help="disk, lake (S3) or both")
     parser.add_argument("--kafka", choices=("auto", "real", "embedded"), default="auto", help="auto: real where Java is")

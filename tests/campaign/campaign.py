@@ -56,7 +56,7 @@ class Producer:
             "topic": campaign.topic,
             "partitions": PARTITIONS,
             "rate": settings.rate,
-            "ahead": 250_000 if campaign.kafka.real else 12_000,
+            "ahead": 500_000 if campaign.kafka.real else 12_000,
             "transactions": campaign.kafka.real,
             "ledger": str(self.ledger),
         }
@@ -91,7 +91,7 @@ class Campaign:
         self.settings, self.folder = settings, settings.folder
         self.journal = Journal(self.folder / "schedule.ndjson")
         self.topic = "events"
-        self.partitions, self.most_partitions = PARTITIONS, PARTITIONS + 6
+        self.partitions, self.most_partitions = PARTITIONS, PARTITIONS + 10
         self.fleets: list[Fleet] = []
         self.disk: pathlib.Path | None = None
         self.disk_fleet: Fleet | None = None
@@ -185,10 +185,10 @@ class Campaign:
                 yield "disk", 60, [(1, storage.full, fleet)]
         if self.kafka.real:
             yield "kafka links", 15, [(1, links.kafka_link, None)]
-            yield "broker", 75, [(1, links.outage, None)]
+            yield "broker", 40, [(1, links.outage, None)]
         if self.s3:
             yield "s3", 12, [(4, storage.s3_faults, None), (1, storage.slow_store, None), (2, links.s3_link, None)]
-        yield "topic", 45, [(1, topic.grow, None), (2, topic.flood, None)]
+        yield "topic", 25, [(1, topic.grow, None), (2, topic.flood, None)]
 
     def lane(self, name: str, mean: float, choices: list):
         rng = random.Random(f"{name} {self.settings.seed}")
