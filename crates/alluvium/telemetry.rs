@@ -39,7 +39,7 @@ const HISTOGRAMS: [(&str, &str, &str); 3] = [
 ];
 
 /// The counters and what they say.
-const COUNTERS: [(&str, &str); 14] = [
+const COUNTERS: [(&str, &str); 15] = [
     (
         "alluvium_compactions_total",
         "Merges of files, by their outcome: committed, overtaken by another server, failed.",
@@ -69,6 +69,10 @@ const COUNTERS: [(&str, &str); 14] = [
     (
         "alluvium_commit_retries_total",
         "Commits that were tried again.",
+    ),
+    (
+        "alluvium_commit_puts_total",
+        "Log entries that were put for commits; more than commits where others took versions first.",
     ),
     (
         "alluvium_commits_overtaken_total",

@@ -519,7 +519,11 @@ impl Committer {
             }
         };
         let table = &mut self.tables[position];
-        match self.io.block_on(table.writer.commit(&staged, &facts)) {
+        let put_before = staged.puts();
+        let ending = self.io.block_on(table.writer.commit(&staged, &facts));
+        metrics::counter!("alluvium_commit_puts_total", "table" => table.writer.name().to_string())
+            .increment(u64::from(staged.puts() - put_before));
+        match ending {
             Ok(ending) => Ok(ending),
             Err(StoreError::StagedTooOld { .. }) => {
                 // Written anew at the next try.

@@ -9,7 +9,7 @@
 //! either still the next version of the very snapshot that was judged, or taken.
 
 use std::{
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -43,20 +43,25 @@ pub(crate) struct Patience {
 #[derive(Debug)]
 pub(crate) struct CommitName {
     pub(crate) id: String,
-    /// From the first put on a reply may be lost and the entry land late. Then its files are not ours to delete (O1).
-    sent: AtomicBool,
+    /// How often an entry was put under it. From the first put on a reply may be lost and the entry land late. Then its files
+    /// are not ours to delete (O1).
+    puts: AtomicU32,
 }
 
 impl CommitName {
     pub(crate) fn new() -> Self {
         Self {
             id: uuid::Uuid::now_v7().to_string(),
-            sent: AtomicBool::new(false),
+            puts: AtomicU32::new(0),
         }
     }
 
+    pub(crate) fn puts(&self) -> u32 {
+        self.puts.load(Ordering::Acquire)
+    }
+
     pub(crate) fn was_sent(&self) -> bool {
-        self.sent.load(Ordering::Acquire)
+        self.puts() > 0
     }
 }
 
@@ -115,7 +120,8 @@ pub(crate) async fn commit<T: Send>(
     let mut attempts = 0;
     let mut trouble: Option<StoreError> = None;
     // Until something went wrong the snapshot in hand is good enough: a stale one only costs a refused put.
-    let mut read_on = name.was_sent() || !snapshot.is_young();
+    // Where others commit too it is stale almost surely.
+    let mut read_on = name.was_sent() || !snapshot.is_young() || snapshot.is_shared();
     loop {
         if read_on && let Err(error) = log.advance(snapshot).await {
             if error.class() != alluvium_types::ErrorClass::Transient {
@@ -135,7 +141,10 @@ pub(crate) async fn commit<T: Send>(
             }
             attempts += 1;
             match put(log, snapshot, name, patience, &draft).await? {
-                Answer::Landed(version) => return Ok(Outcome::Landed(version)),
+                Answer::Landed(version) => {
+                    snapshot.commits_up_to(version);
+                    return Ok(Outcome::Landed(version));
+                }
                 Answer::Taken => {}
                 Answer::NotKnown(error) => trouble = Some(error),
             }
@@ -192,7 +201,7 @@ async fn put(
         return Ok(Answer::Taken);
     }
     let sent_at = Moment::now();
-    name.sent.store(true, Ordering::Release);
+    name.puts.fetch_add(1, Ordering::AcqRel);
     match tokio::time::timeout(patience.put, log.put_entry(version, bytes)).await {
         // If the process slept while the put was under way, clean-up may have freed an old slot for it (P12): then
         // only the log itself can say whether this version counts.

@@ -19,7 +19,7 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Log entries read at once when a table is opened.
+/// Log entries read at once, at most.
 const READ_AHEAD: usize = 16;
 
 /// How often a load begins again because log clean-up took files that had just been listed.
@@ -303,23 +303,29 @@ impl TableLog {
     /// A snapshot that is no longer young is loaded anew: the entries it would need may be cleaned up, and a missing
     /// entry would pass for the end of the log (P12).
     pub(crate) async fn advance(&self, snapshot: &mut Snapshot) -> Result<(), StoreError> {
-        let mut must_reload = !snapshot.is_young();
-        while !must_reload {
+        let mut ahead = 1;
+        while snapshot.is_young() {
             let read_at = Moment::now();
-            match self.read_entry(snapshot.version + 1).await? {
-                None => {
-                    must_reload = !snapshot.is_young();
-                    if !must_reload {
+            let next = snapshot.version + 1;
+            // One at first, then more at once: where many write, many versions came since.
+            let mut entries = futures::stream::iter(next..next + ahead)
+                .map(|version| self.read_entry(version))
+                .buffered(READ_AHEAD);
+            while let Some(entry) = entries.try_next().await? {
+                match entry {
+                    None if snapshot.is_young() => {
                         snapshot.read_at = read_at;
                         return Ok(());
                     }
+                    None => return self.reload(snapshot).await,
+                    Some(entry) if entry.changes_table() => {
+                        snapshot.remember(&entry);
+                        return self.reload(snapshot).await;
+                    }
+                    Some(entry) => snapshot.apply(&entry),
                 }
-                Some(entry) if entry.changes_table() => {
-                    snapshot.remember(&entry);
-                    must_reload = true;
-                }
-                Some(entry) => snapshot.apply(&entry),
             }
+            ahead = (2 * ahead).min(READ_AHEAD as i64);
         }
         self.reload(snapshot).await
     }

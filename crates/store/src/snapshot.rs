@@ -49,6 +49,10 @@ pub(crate) struct Snapshot {
     pub(crate) checkpoint: Option<i64>,
     /// Commits that this snapshot moved over, newest last.
     recent: VecDeque<(String, i64)>,
+    /// The last version that was committed from here, ...
+    own: Option<i64>,
+    /// ... and whether others had committed since the one before.
+    is_shared: bool,
     /// When it was last known to be the newest version.
     pub(crate) read_at: Moment,
     folder: Path,
@@ -114,6 +118,8 @@ impl Snapshot {
             offset_bounds: HashMap::new(),
             checkpoint: checkpoint_version,
             recent: VecDeque::new(),
+            own: None,
+            is_shared: false,
             read_at,
             folder: folder.clone(),
             states,
@@ -148,6 +154,7 @@ impl Snapshot {
 
     /// Takes over what an older snapshot of the same table remembers.
     pub(crate) fn inherit(&mut self, older: &mut Self) {
+        (self.own, self.is_shared) = (older.own, older.is_shared);
         let mut recent = std::mem::take(&mut older.recent);
         recent.extend(self.recent.drain(..));
         self.recent = recent;
@@ -164,6 +171,17 @@ impl Snapshot {
     /// When a commit removed a file, in milliseconds; `None` when none did, or when that is not kept.
     pub(crate) fn removed_at(&self, path: &str) -> Option<i64> {
         self.removed.as_ref()?.get(path).copied()
+    }
+
+    /// This version was committed from here.
+    pub(crate) fn commits_up_to(&mut self, version: i64) {
+        self.is_shared = self.own.is_some_and(|own| version > own + 1);
+        self.own = Some(version);
+    }
+
+    /// Whether others commit to the table too, as far as the last two commits from here can tell.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.is_shared
     }
 
     /// The version of one of the last commits, when it was read or made here.

@@ -77,6 +77,11 @@ impl Staged {
         self.files.len()
     }
 
+    /// How often its commit was put so far: more than once where others took the version, or no answer came.
+    pub fn puts(&self) -> u32 {
+        self.name.puts()
+    }
+
     /// The id that its commit will have.
     pub fn commit_id(&self) -> &str {
         &self.name.id
