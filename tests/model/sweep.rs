@@ -1,13 +1,13 @@
-//! The sweeping of files that no version names, beside commits that sleep (P8, P37, S11).
+//! The sweeping of files that no version names, beside commits that sleep and puts that travel (P8, P37, S11).
 //!
-//! Owns how old a staged file is when its log entry lands. Does not own anything else of a commit: writers here keep to
-//! P7–P11, and every put that may not land is refused.
+//! Owns how old a staged file is when its log entry lands, and the version that a sweep puts before it deletes. Does not own
+//! anything else of a commit: writers here keep to P7–P11.
 //!
 //! Where it abstracts:
 //! * A tick is a quarter of the time for which orphans are kept. A file that is younger than half of it has seen two ticks
 //!   at most, one that is swept has seen four.
-//! * A put travels for less than a quarter. One that takes longer is the one thing that no look at a clock before it can
-//!   make good; with what the store keeps orphans for by default that is most of a day.
+//! * A put travels for as long as it likes. That it is lost is one that never lands.
+//! * There is one sweep at a time: two of them delete what both would.
 
 use stateright::{Model, Property};
 
@@ -17,8 +17,6 @@ mod tests;
 const FRESH: u8 = 2;
 /// Ticks after which it is swept.
 const SWEPT: u8 = 4;
-/// Ticks that a put is under way at most.
-const TRAVEL: u8 = 1;
 
 /// When the age of the staged files is looked at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,13 +28,26 @@ enum Checked {
     WhenBegun,
 }
 
+/// What a sweep does between its look at the table and the first delete.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Fence {
+    /// It puts the version after the one that it looked at: what the code does.
+    #[default]
+    NextVersion,
+    /// Nothing.
+    Absent,
+}
+
 /// The model.
 #[derive(Clone, Debug)]
 struct Sweeps {
     writers: usize,
     /// Records of the one partition; an epoch has one.
     records: u8,
+    /// Sweeps that put a version, at most.
+    sweeps: u8,
     checked: Checked,
+    fence: Fence,
 }
 
 /// A staged file.
@@ -44,6 +55,8 @@ struct Sweeps {
 enum File {
     /// It exists, and is this many ticks old.
     Aged(u8),
+    /// The sweep under way has found it old and unnamed.
+    Listed,
     /// It was taken for an orphan.
     Swept,
 }
@@ -52,32 +65,49 @@ enum File {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Put {
     slot: u8,
+    /// The record that it counts.
+    record: u8,
     file: File,
-    travelled: u8,
 }
 
-/// What a writer is at. The version in hand is the record where its epoch starts, because every version has one.
+/// What a writer is at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Writer {
     /// Nothing in flight.
     #[default]
     Idle,
-    /// A file is written for the epoch that starts here.
-    Staged { at: u8, file: File },
+    /// A file is written for the epoch of this record, in the knowledge of this version.
+    Staged { seen: u8, record: u8, file: File },
     /// A put is on its way.
     Waiting(Put),
     /// Anything but a plain yes came back.
-    Unsettled { at: u8, file: File },
+    Unsettled { record: u8, file: File },
+}
+
+/// What the sweep is at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Sweep {
+    /// Nothing under way.
+    #[default]
+    Idle,
+    /// It has listed what is old and then read this version, which does not name it.
+    Looked { seen: u8 },
+    /// Nothing holds it back any more.
+    Deleting,
 }
 
 /// Everything at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct State {
     newest: u8,
+    /// Records that are counted: the recorded offset.
+    read: u8,
     /// A version names a file that is gone.
     dangles: bool,
     writers: Vec<Writer>,
     late: Option<Put>,
+    sweep: Sweep,
+    sweeps: u8,
 }
 
 /// What can happen.
@@ -85,8 +115,12 @@ struct State {
 enum Step {
     /// A quarter of the time for which orphans are kept passes.
     Tick,
-    /// Somebody lists the folder, reads the newest version, and deletes what is old and not named.
-    Sweep,
+    /// Somebody lists the folder, and then reads the newest version.
+    Look,
+    /// He puts the version after it, if nobody has.
+    Fence,
+    /// He deletes what was old and is not named.
+    Delete,
     /// This writer stages the next epoch, from the newest version.
     Stage(usize),
     /// It begins to commit what it has staged.
@@ -110,12 +144,6 @@ impl File {
         }
     }
 
-    fn sweep(&mut self) {
-        if *self == Self::Aged(SWEPT) {
-            *self = Self::Swept;
-        }
-    }
-
     /// By the writer's own clock: it does not look whether the file exists.
     fn is_fresh(self) -> bool {
         matches!(self, Self::Aged(age) if age <= FRESH)
@@ -125,8 +153,14 @@ impl File {
 impl State {
     fn land(&mut self, put: Put) {
         assert_eq!(put.slot, self.newest + 1, "only a free slot takes a put");
+        assert_eq!(put.record, self.read, "it was judged in the version before");
         self.newest = put.slot;
+        self.read += 1;
         self.dangles |= put.file == File::Swept;
+        if put.file == File::Listed && self.sweep == Sweep::Deleting {
+            // It is named now, and is deleted all the same.
+            self.dangles = true;
+        }
     }
 
     fn files(&mut self) -> impl Iterator<Item = &mut File> {
@@ -138,35 +172,11 @@ impl State {
         of_writers.chain(self.late.iter_mut().map(|put| &mut put.file))
     }
 
-    /// A put that has travelled for too long is lost.
-    fn tick(&mut self) {
-        self.files().for_each(File::tick);
-        for it in &mut self.writers {
-            if let Writer::Waiting(put) = it {
-                put.travelled += 1;
-                if put.travelled > TRAVEL {
-                    *it = Writer::Unsettled {
-                        at: put.slot - 1,
-                        file: put.file,
-                    };
-                }
-            }
-        }
-        if let Some(put) = &mut self.late {
-            put.travelled += 1;
-        }
-        let newest = self.newest;
-        self.late
-            .take_if(|put| put.travelled > TRAVEL || put.slot <= newest);
+    fn replace(&mut self, from: File, to: File) {
+        self.files()
+            .filter(|file| **file == from)
+            .for_each(|file| *file = to);
     }
-}
-
-fn send(at: u8, file: File) -> Writer {
-    Writer::Waiting(Put {
-        slot: at + 1,
-        file,
-        travelled: 0,
-    })
 }
 
 impl Model for Sweeps {
@@ -176,17 +186,26 @@ impl Model for Sweeps {
     fn init_states(&self) -> Vec<State> {
         vec![State {
             newest: 0,
+            read: 0,
             dangles: false,
             writers: vec![Writer::Idle; self.writers],
             late: None,
+            sweep: Sweep::Idle,
+            sweeps: 0,
         }]
     }
 
     fn actions(&self, state: &State, steps: &mut Vec<Step>) {
-        steps.extend([Step::Tick, Step::Sweep]);
+        steps.push(Step::Tick);
+        steps.push(match state.sweep {
+            Sweep::Idle if state.sweeps < self.sweeps => Step::Look,
+            Sweep::Idle => Step::Tick,
+            Sweep::Looked { .. } => Step::Fence,
+            Sweep::Deleting => Step::Delete,
+        });
         for (position, it) in state.writers.iter().enumerate() {
             match it {
-                Writer::Idle if state.newest < self.records => steps.push(Step::Stage(position)),
+                Writer::Idle if state.read < self.records => steps.push(Step::Stage(position)),
                 Writer::Idle => {}
                 Writer::Staged { .. } => steps.push(Step::Begin(position)),
                 Writer::Waiting(put) => {
@@ -209,21 +228,49 @@ impl Model for Sweeps {
     fn next_state(&self, state: &State, step: Step) -> Option<State> {
         let mut next = state.clone();
         match step {
-            Step::Tick => next.tick(),
-            Step::Sweep => next.files().for_each(File::sweep),
+            Step::Tick => next.files().for_each(File::tick),
+            Step::Look => {
+                next.replace(File::Aged(SWEPT), File::Listed);
+                next.sweeps += 1;
+                next.sweep = match self.fence {
+                    Fence::NextVersion => Sweep::Looked { seen: next.newest },
+                    Fence::Absent => Sweep::Deleting,
+                };
+            }
+            Step::Fence => {
+                let Sweep::Looked { seen } = next.sweep else {
+                    return None;
+                };
+                // Taken: it reads on, and judges what it listed by the version that it reads then.
+                next.sweep = match seen == next.newest {
+                    true => {
+                        next.newest += 1;
+                        Sweep::Deleting
+                    }
+                    false => Sweep::Looked { seen: next.newest },
+                };
+            }
+            Step::Delete => {
+                next.replace(File::Listed, File::Swept);
+                next.sweep = Sweep::Idle;
+            }
             Step::Stage(writer) => {
-                let at = next.newest;
                 next.writers[writer] = Writer::Staged {
-                    at,
+                    seen: next.newest,
+                    record: next.read,
                     file: File::Aged(0),
                 };
             }
             Step::Begin(writer) => {
-                let Writer::Staged { at, file } = next.writers[writer] else {
+                let Writer::Staged { seen, record, file } = next.writers[writer] else {
                     return None;
                 };
                 next.writers[writer] = match file.is_fresh() {
-                    true => send(at, file),
+                    true => Writer::Waiting(Put {
+                        slot: seen + 1,
+                        record,
+                        file,
+                    }),
                     false => Writer::Idle,
                 };
             }
@@ -242,20 +289,24 @@ impl Model for Sweeps {
                     next.late = Some(put);
                 }
                 next.writers[writer] = Writer::Unsettled {
-                    at: put.slot - 1,
+                    record: put.record,
                     file: put.file,
                 };
             }
             Step::ReadOn(writer) => {
-                let Writer::Unsettled { at, file } = next.writers[writer] else {
+                let Writer::Unsettled { record, file } = next.writers[writer] else {
                     return None;
                 };
                 let may_put = match self.checked {
                     Checked::BeforeEveryPut => file.is_fresh(),
                     Checked::WhenBegun => true,
                 };
-                next.writers[writer] = match next.newest == at && may_put {
-                    true => send(at, file),
+                next.writers[writer] = match next.read == record && may_put {
+                    true => Writer::Waiting(Put {
+                        slot: next.newest + 1,
+                        record,
+                        file,
+                    }),
                     false => Writer::Idle,
                 };
             }
@@ -264,6 +315,9 @@ impl Model for Sweeps {
                 next.land(put);
             }
         }
+        // A put whose version is taken is as good as lost.
+        let newest = next.newest;
+        next.late.take_if(|put| put.slot <= newest);
         next.writers.sort();
         (next != *state).then_some(next)
     }
@@ -276,7 +330,7 @@ impl Model for Sweeps {
             }),
             Property::sometimes(
                 "the log is read to its end",
-                |model: &Self, state: &State| state.newest == model.records,
+                |model: &Self, state: &State| state.read == model.records,
             ),
         ]
     }

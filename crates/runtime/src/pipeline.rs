@@ -423,9 +423,12 @@ impl Life {
         let history = io
             .block_on(self.shared.store.history(table))
             .map_err(|source| self.store(source))?;
-        Ok(history
-            .iter()
-            .any(|commit| !matches!(commit.kind, CommitKind::Create | CommitKind::Start)))
+        Ok(history.iter().any(|commit| {
+            !matches!(
+                commit.kind,
+                CommitKind::Create | CommitKind::Start | CommitKind::Sweep
+            )
+        }))
     }
 
     fn resolve_start(

@@ -79,7 +79,7 @@ impl Store {
     }
 }
 
-fn pipeline(snapshot: &Snapshot) -> &str {
+pub(crate) fn pipeline(snapshot: &Snapshot) -> &str {
     let configuration = &snapshot.metadata.configuration;
     configuration.get(PIPELINE).map_or("", String::as_str)
 }

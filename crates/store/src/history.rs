@@ -36,6 +36,8 @@ pub enum CommitKind {
     Compact,
     /// Dead letters were sent through the pipeline again (P23).
     Replay,
+    /// Nothing but a place in the log, before files that no version names are deleted (P37).
+    Sweep,
     /// Not by this product, or by a version of it that does more; with Delta's name of the operation.
     Other(String),
 }
@@ -52,6 +54,7 @@ impl CommitKind {
             "expiry" => Self::Expiry,
             "compact" => Self::Compact,
             "replay" => Self::Replay,
+            "sweep" => Self::Sweep,
             other => Self::Other(other.to_owned()),
         }
     }
@@ -69,6 +72,7 @@ impl fmt::Display for CommitKind {
             Self::Expiry => "expiry",
             Self::Compact => "compact",
             Self::Replay => "replay",
+            Self::Sweep => "sweep",
             Self::Other(operation) => operation,
         })
     }

@@ -29,6 +29,7 @@ mod snapshot;
 mod stage;
 mod stats;
 mod store;
+mod sweep;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -43,7 +44,8 @@ pub use dead_letters::{DeadLetters, LettersWritten};
 pub use error::StoreError;
 pub use history::{CommitKind, CommitRecord};
 pub use letters::{Letter, Letters};
-pub use maintain::{Maintenance, Orphan, Upkeep, Vacuum};
+pub use maintain::{Maintenance, Upkeep};
 pub use stage::Staged;
 pub use store::{Store, StoreRules};
+pub use sweep::{Orphan, Vacuum};
 pub use table::{CommitFacts, Ending, ReplayEnding, Replayed, TableSpec, TableWriter};

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use deltalake_core::checkpoints;
 use futures::{StreamExt as _, TryStreamExt as _};
-use object_store::{ObjectMeta, ObjectStoreExt as _, path::Path};
+use object_store::{ObjectStoreExt as _, path::Path};
 
 use crate::{
     CommitRecord, Store, StoreError,
@@ -16,6 +16,7 @@ use crate::{
     log::TableLog,
     log_checkpoint::{delta_error, delta_log, write_checkpoint},
     snapshot::Snapshot,
+    sweep::sweep_orphans,
 };
 
 /// Clean-up and sweeping list whole folders, so they run this rarely.
@@ -156,7 +157,7 @@ pub(crate) async fn older_than(
 }
 
 /// The store's own clock in milliseconds, by the stamp it gives to an object.
-async fn store_now(store: &Store) -> Result<i64, StoreError> {
+pub(crate) async fn store_now(store: &Store) -> Result<i64, StoreError> {
     let objects = store.object_store();
     let probe = Path::from(format!("probes/{}", uuid::Uuid::new_v4()));
     let doing = || format!("ask the storage for its time with {probe}");
@@ -175,7 +176,7 @@ async fn store_now(store: &Store) -> Result<i64, StoreError> {
         .timestamp_millis())
 }
 
-fn millis(duration: Duration) -> i64 {
+pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
@@ -218,124 +219,6 @@ async fn clean_log(
     .await
     .map_err(delta_error(format!("clean up the log of {}", log.table)))?;
     Ok((entries, removed))
-}
-
-/// Removes files that no commit names, or that a commit removed so long ago that no query reads them any more.
-async fn sweep_orphans(
-    store: &Store,
-    log: &TableLog,
-    snapshot: &mut Snapshot,
-    now: i64,
-) -> Result<usize, StoreError> {
-    let orphans = find_orphans(store, log, snapshot, now).await?;
-    let mut removed = remove_orphans(store, &orphans).await?;
-    if let Some(folder) = store.local_folder() {
-        removed += folder
-            .sweep_staging(&log.folder, store.rules().orphan_retention)
-            .await
-            .map_err(StoreError::object(format!("sweep {}", log.folder)))?;
-    }
-    Ok(removed)
-}
-
-async fn find_orphans(
-    store: &Store,
-    log: &TableLog,
-    snapshot: &mut Snapshot,
-    now: i64,
-) -> Result<Vec<Orphan>, StoreError> {
-    let cutoff = now.saturating_sub(millis(store.rules().orphan_retention));
-    let log_folder = log.log_folder();
-    let old: Vec<ObjectMeta> = store
-        .object_store()
-        .list(Some(&log.folder))
-        .try_filter(|meta| {
-            let is_old = meta.last_modified.timestamp_millis() <= cutoff
-                && meta.location.as_ref().ends_with(".parquet")
-                && !meta.location.prefix_matches(&log_folder);
-            futures::future::ready(is_old)
-        })
-        .try_collect()
-        .await
-        .map_err(StoreError::object(format!("list {}", log.folder)))?;
-    // Read on after the listing: what is old and not named now was staged long ago and may not be committed any more
-    // (a commit refuses files older than half of the retention).
-    log.advance(snapshot).await?;
-    let live: std::collections::HashSet<&str> = snapshot
-        .files
-        .iter()
-        .map(|file| file.path.as_str())
-        .collect();
-    let is_still_read = |path: &str| {
-        let removed = snapshot.removed_at(path);
-        removed.is_some_and(|moment| moment > cutoff)
-    };
-    Ok(old
-        .into_iter()
-        .filter(|meta| {
-            let path = meta.location.as_ref();
-            !live.contains(path) && !is_still_read(path)
-        })
-        .map(|meta| Orphan {
-            path: meta.location.to_string(),
-            bytes: meta.size,
-        })
-        .collect())
-}
-
-async fn remove_orphans(store: &Store, orphans: &[Orphan]) -> Result<usize, StoreError> {
-    let mut removed = 0;
-    for orphan in orphans {
-        let path = Path::from(orphan.path.as_str());
-        match store.object_store().delete(&path).await {
-            Ok(()) => removed += 1,
-            Err(object_store::Error::NotFound { .. }) => {}
-            Err(source) => {
-                return Err(StoreError::Object {
-                    doing: format!("remove the orphan {path}"),
-                    source,
-                });
-            }
-        }
-    }
-    Ok(removed)
-}
-
-/// A file in a table's folder that no version needs any more, or ever needed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Orphan {
-    /// Its path from the storage root.
-    pub path: String,
-    /// Its length in bytes.
-    pub bytes: u64,
-}
-
-/// What is done with orphans.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Vacuum {
-    /// They are listed.
-    Look,
-    /// They are deleted.
-    Delete,
-}
-
-/// The orphans of one table. Files younger than the store's retention, or removed from the table since, are none: queries,
-/// and commits under way, may need them.
-pub(crate) async fn vacuum(
-    store: &Store,
-    log: &TableLog,
-    vacuum: Vacuum,
-) -> Result<Vec<Orphan>, StoreError> {
-    let missing = || StoreError::Missing {
-        table: log.table.clone(),
-    };
-    let mut snapshot = log.load().await?.ok_or_else(missing)?;
-    let now = store_now(store).await?;
-    let orphans = find_orphans(store, log, &mut snapshot, now).await?;
-    if vacuum == Vacuum::Delete {
-        remove_orphans(store, &orphans).await?;
-    }
-    Ok(orphans)
 }
 
 /// History of one table. The log is read first, then the ledger, so that an entry which is cleaned up meanwhile is seen there.

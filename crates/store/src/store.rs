@@ -16,7 +16,7 @@ use crate::{
     definition::{PIPELINE, window},
     durable::DurableFolder,
     log::TableLog,
-    maintain,
+    maintain, sweep,
     table::read_shape,
 };
 
@@ -249,7 +249,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Missing`] when there is no such table; or that storage failed.
     pub async fn vacuum(&self, table: &str, vacuum: Vacuum) -> Result<Vec<Orphan>, StoreError> {
-        maintain::vacuum(self, &self.table_log(table), vacuum).await
+        sweep::vacuum(self, &self.table_log(table), vacuum).await
     }
 
     /// The object store, rooted so that [`CommittedFile::path`] resolves.

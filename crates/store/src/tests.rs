@@ -23,7 +23,7 @@ use object_store::memory::InMemory;
 
 use crate::{
     CommitFacts, Store, StoreRules, TableSpec, TableWriter, Vacuum, commit::LAYOUT, log::TableLog,
-    log_checkpoint::write_checkpoint, maintain::vacuum, parquet_reader::read_columns,
+    log_checkpoint::write_checkpoint, parquet_reader::read_columns, sweep::vacuum,
 };
 
 const DAY: i64 = 86_400_000_000;

@@ -54,6 +54,8 @@ pub(crate) struct Hits {
 pub(crate) enum Effect {
     /// It happens.
     Lands,
+    /// It happens after whatever happens meanwhile, if its name is still free then.
+    LandsAfterwards,
     /// It never happens.
     Never,
 }
@@ -193,8 +195,14 @@ impl ObjectStore for FaultyStore {
         if let Some(scripted) = scripted {
             if scripted.effect == Effect::Lands {
                 self.inner.put_opts(path, payload, opts).await?;
+                scripted.meanwhile.await;
+            } else {
+                scripted.meanwhile.await;
+                if scripted.effect == Effect::LandsAfterwards {
+                    // Whether it still finds room is for whoever reads the log to say.
+                    let _ = self.inner.put_opts(path, payload, opts).await;
+                }
             }
-            scripted.meanwhile.await;
             // On one thread this runs when the writer next waits: when it backs off before it reads on.
             tokio::spawn(async move { suspend(scripted.asleep) });
             return Err(lost());

@@ -145,9 +145,16 @@ async fn files_of_before_the_sweep_are_not_committed() {
     assert!(matches!(error, StoreError::StagedTooOld { .. }));
 }
 
-/// No reply, and days of sleep before the next put: fresh when the commit was begun is not fresh when it is put.
+/// No reply, and days of sleep before the next put: fresh when the commit was begun is not fresh when it is put. Nor is it when
+/// the put itself was on its way for days.
 #[tokio::test]
 async fn a_commit_that_slept_for_days_names_no_swept_file() {
+    for effect in [Effect::Never, Effect::LandsAfterwards] {
+        a_commit_sleeps_for_days(effect).await;
+    }
+}
+
+async fn a_commit_sleeps_for_days(effect: Effect) {
     let objects = FaultyStore::new(13, Faults::default());
     let store = Store::over(Arc::new(objects.clone()), unhurried());
     let mut writer = opened(&store, &[(0, 0)]).await;
@@ -161,7 +168,7 @@ async fn a_commit_that_slept_for_days_names_no_swept_file() {
         let log = others.table_log("clicks_per_minute");
         assert_eq!(swept_days_later(&others, &behind, &log).await, 1);
     };
-    objects.lose_next_reply(Effect::Never, meanwhile, 72 * AN_HOUR);
+    objects.lose_next_reply(effect, meanwhile, 72 * AN_HOUR);
     let ending = writer.commit(&staged, &facts(&list)).await;
     assert!(!objects.is_reply_to_come());
     assert!(
