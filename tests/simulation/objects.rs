@@ -112,6 +112,30 @@ fn entry_of(path: &Path) -> Option<(String, i64)> {
     Some((log.to_owned(), version))
 }
 
+/// What a log entry is, in some words.
+fn gist(payload: &PutPayload) -> String {
+    let bytes = Bytes::from(payload.clone());
+    let lines = serde_json::Deserializer::from_slice(&bytes).into_iter::<serde_json::Value>();
+    let mut words = String::new();
+    for line in lines.filter_map(std::result::Result::ok) {
+        let kind = line["commitInfo"]["alluvium"]["kind"].as_str();
+        let added = line["add"]["path"].as_str().map(|path| format!("+{path}"));
+        let removed = line["remove"]["path"]
+            .as_str()
+            .map(|path| format!("-{path}"));
+        for word in kind
+            .map(str::to_owned)
+            .into_iter()
+            .chain(added)
+            .chain(removed)
+        {
+            words.push(' ');
+            words.push_str(&word);
+        }
+    }
+    format!(" ({})", words.trim())
+}
+
 fn lost(what: &'static str) -> Error {
     Error::Generic {
         store: "simulated",
@@ -192,6 +216,7 @@ impl ObjectStore for Objects {
             return self.put_now(path, payload, opts);
         };
         let weather = self.weather();
+        let shown = entry_of(path).map(|_| gist(&payload));
         give_way(&world, weather);
         let is_create = opts.mode == PutMode::Create;
         let fate = {
@@ -255,8 +280,11 @@ impl ObjectStore for Objects {
                 Err(error) => error.to_string(),
             };
             match fate {
-                None => format!("put {path}: {ended}"),
-                Some(fate) => format!("put {path}: {ended} ({fate:?})"),
+                None => format!("put {path}{}: {ended}", shown.unwrap_or_default()),
+                Some(fate) => format!(
+                    "put {path}{}: {ended} ({fate:?})",
+                    shown.unwrap_or_default()
+                ),
             }
         });
         self.come_back();

@@ -56,6 +56,7 @@ pub struct Staged {
     pub(crate) name: CommitName,
     /// A log entry names them by [`Self::adds`] only.
     pub(crate) files: Vec<Add>,
+    /// Before any of them was put.
     pub(crate) staged_at: Moment,
     rows: u64,
 }
@@ -149,6 +150,8 @@ pub(crate) struct Stager {
     reservation: Option<Reservation>,
     open: Option<OpenFile>,
     name: CommitName,
+    /// Before the first file was put: a process may stand still before it hears that one was.
+    begun: Moment,
     done: Vec<Add>,
     rows: u64,
     keys: Keys,
@@ -204,6 +207,7 @@ impl Stager {
             reservation: budget.map(|budget| budget.reserve(0)),
             open: None,
             name: CommitName::new(),
+            begun: Moment::now(),
             done: Vec::new(),
             rows: 0,
             keys: Keys::Any,
@@ -435,7 +439,7 @@ impl Stager {
         Ok(Staged {
             name: self.name,
             files: self.done,
-            staged_at: Moment::now(),
+            staged_at: self.begun,
             rows: self.rows,
         })
     }

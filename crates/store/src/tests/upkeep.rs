@@ -145,6 +145,18 @@ async fn files_of_before_the_sweep_are_not_committed() {
     assert!(matches!(error, StoreError::StagedTooOld { .. }));
 }
 
+/// A file is as old as what is known of it: from before it was put, not from when its writer heard that it was.
+#[tokio::test]
+async fn files_age_from_before_they_are_put() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    let list = [(0, 0, 1)];
+    let panes = once(panes_of(&spec(), &list)).inspect(|_| crate::clock::suspend(72 * AN_HOUR));
+    let staged = writer.stage(panes, None).await.unwrap();
+    let error = writer.commit(&staged, &facts(&list)).await.unwrap_err();
+    assert!(matches!(error, StoreError::StagedTooOld { .. }));
+}
+
 /// No reply, and days of sleep before the next put: fresh when the commit was begun is not fresh when it is put. Nor is it when
 /// the put itself was on its way for days.
 #[tokio::test]
