@@ -24,6 +24,7 @@ mod instance;
 mod intake;
 mod message;
 mod pipeline;
+mod refusals;
 mod replay;
 mod server;
 mod stop_rule;
