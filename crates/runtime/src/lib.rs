@@ -29,6 +29,7 @@ mod replay;
 mod server;
 mod stop_rule;
 mod upkeep;
+mod verify;
 mod watermarks;
 mod worker;
 
@@ -38,3 +39,4 @@ pub use instance::{Instance, InstanceError};
 pub use pipeline::PipelineConfig;
 pub use replay::{Halt, Refused, Replay, ReplayError, replay};
 pub use server::{Running, Server, ServerConfig, Stopped};
+pub use verify::{Doubt, Reading, Refusal, TableVerdict, Verified, Verify, VerifyError, Windows};

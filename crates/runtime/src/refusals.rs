@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use alluvium_store::{CommitKind, CommitRecord, Letter};
-use alluvium_types::TopicPartition;
+use alluvium_types::{OffsetRange, TopicPartition};
 
 /// What a table has read, and what it refused of that.
 #[derive(Debug, Default)]
 pub(crate) struct Refusals {
     /// Its commits, oldest first.
-    commits: Vec<Commit>,
+    pub(crate) commits: Vec<Commit>,
     /// Where ranges begin, where they end, and which commit each is part of.
     ranges: HashMap<TopicPartition, BTreeMap<i64, (i64, usize)>>,
     /// Letters were taken out of their table when they were old.
@@ -23,10 +23,13 @@ pub(crate) struct Refusals {
 
 /// One commit of a table.
 #[derive(Debug, Default)]
-struct Commit {
-    definition: Option<String>,
+pub(crate) struct Commit {
+    pub(crate) version: i64,
+    pub(crate) definition: Option<String>,
+    /// Events that it read.
+    pub(crate) events: u64,
     /// Events that it refused.
-    refused: u64,
+    pub(crate) refused: u64,
     /// Letters of its offsets that may be of this table, each event once.
     letters: u64,
 }
@@ -45,7 +48,9 @@ impl Refusals {
             }
             let balance = record.balance.unwrap_or_default();
             refusals.commits.push(Commit {
+                version: record.version,
                 definition: record.pipeline_version.clone(),
+                events: balance.events_in,
                 refused: balance.rejected,
                 letters: 0,
             });
@@ -54,11 +59,28 @@ impl Refusals {
     }
 
     /// The commit that has this offset.
-    fn commit(&self, partition: &TopicPartition, offset: i64) -> Option<usize> {
+    pub(crate) fn commit(&self, partition: &TopicPartition, offset: i64) -> Option<usize> {
         let before = self.ranges.get(partition)?.range(..=offset).next_back();
         before
             .filter(|(_, (end, _))| offset < *end)
             .map(|(_, (_, commit))| *commit)
+    }
+
+    /// The commits that have offsets of `stretch`, with what they have of the partition.
+    pub(crate) fn commits_in(
+        &self,
+        partition: &TopicPartition,
+        stretch: OffsetRange,
+    ) -> impl Iterator<Item = (OffsetRange, usize)> {
+        let ranges = self.ranges.get(partition);
+        let behind = ranges.map(|ranges| ranges.range(..stretch.end()).rev());
+        behind
+            .into_iter()
+            .flatten()
+            .take_while(move |(_, (end, _))| *end > stretch.start())
+            .filter_map(|(start, (end, commit))| {
+                Some((OffsetRange::new(*start, *end).ok()?, *commit))
+            })
     }
 
     /// Takes in where the letters stand that may be of this table. `has_expired`: some were taken out of their table when they
@@ -82,7 +104,7 @@ impl Refusals {
     }
 
     /// Whether this commit certainly refused the event of a letter that was written under `definition`.
-    fn is_certain(&self, commit: usize, definition: &str) -> bool {
+    pub(crate) fn is_certain(&self, commit: usize, definition: &str) -> bool {
         let commit = &self.commits[commit];
         match commit.definition.as_deref() == Some(definition) {
             true => commit.refused >= commit.letters,
