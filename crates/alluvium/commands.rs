@@ -13,3 +13,4 @@ pub(crate) mod sql;
 pub(crate) mod status;
 pub(crate) mod user;
 pub(crate) mod vacuum;
+pub(crate) mod verify;

@@ -67,6 +67,7 @@ fn refuse_huge_pages() {
 fn run(wanted: &Wanted) -> Result<ExitCode, Failure> {
     match wanted {
         Wanted::Audit(args) => return commands::audit::run(args),
+        Wanted::Verify(args) => return commands::verify::run(args),
         Wanted::Run(args) => return commands::run::run(args),
         Wanted::Check(args) => return commands::check::run(args),
         Wanted::Replay(args) => commands::replay::run(args),

@@ -13,16 +13,11 @@ struct Planned {
     meanwhile: &'static str,
 }
 
-const PLANNED: [Planned; 6] = [
+const PLANNED: [Planned; 5] = [
     Planned {
         name: "plan",
         about: "what would change if a pipeline file were deployed",
         meanwhile: "`alluvium check` types the file and runs its tests; `alluvium run` refuses a definition that does not fit its table",
-    },
-    Planned {
-        name: "verify",
-        about: "computes windows again from Kafka and compares",
-        meanwhile: "`alluvium audit` proves that offset ranges and balances of a table are whole",
     },
     Planned {
         name: "seek",

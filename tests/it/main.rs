@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod clients;
+mod forged;
 mod golden;
 mod kill;
 mod ledger;
@@ -18,3 +19,4 @@ mod structure;
 mod told;
 mod upkeep;
 mod users;
+mod verify;

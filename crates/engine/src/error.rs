@@ -57,6 +57,12 @@ pub enum EngineError {
         /// What DataFusion says.
         source: Box<DataFusionError>,
     },
+    /// Rows that are to be compared do not come as they must.
+    #[error("{what} are not in the order of their windows and groups, or one of them comes twice")]
+    Unordered {
+        /// Whose rows.
+        what: &'static str,
+    },
     /// A measure could not be made from its merged state.
     #[error("could not finish measure {measure}: {source}")]
     Finish {
@@ -101,6 +107,7 @@ impl EngineError {
                 DataFusionError::External(_) | DataFusionError::ArrowError(..) => ErrorClass::Data,
                 _ => ErrorClass::Bug,
             },
+            Self::Unordered { .. } => ErrorClass::Data,
             Self::Column { .. }
             | Self::Type { .. }
             | Self::Batch { .. }

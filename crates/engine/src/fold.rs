@@ -564,7 +564,7 @@ impl Refusal {
 
 /// Bytes of a pane's rows. Batches that an aggregation emits are slices of common buffers, so whole
 /// buffers would be counted many times.
-pub(crate) fn pane_size(pane: &RecordBatch) -> usize {
+pub fn pane_size(pane: &RecordBatch) -> usize {
     pane.columns()
         .iter()
         .map(|column| {

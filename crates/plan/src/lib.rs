@@ -19,6 +19,7 @@ mod plan;
 mod properties;
 mod published;
 mod reader;
+mod rounding;
 mod server;
 mod shape;
 mod status;
@@ -39,6 +40,7 @@ pub use plan::{
 pub use published::{
     ColumnBounds, CommittedFile, CommittedTable, MemoryEpoch, Published, PublishedTable, Publisher,
 };
+pub use rounding::Rounding;
 pub use server::{
     AllowHttp, DoorAt, DoorTls, Grant, KafkaConnection, Listen, Memory, QueryLimits, RoleLimits,
     ScramVerifier, Secret, Server, Storage, TokenHash, User, load_server,

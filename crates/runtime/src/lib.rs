@@ -25,10 +25,12 @@ mod instance;
 mod intake;
 mod message;
 mod pipeline;
+mod refusals;
 mod replay;
 mod server;
 mod stop_rule;
 mod upkeep;
+mod verify;
 mod watermarks;
 mod worker;
 
@@ -39,3 +41,4 @@ pub use instance::{Instance, InstanceError};
 pub use pipeline::PipelineConfig;
 pub use replay::{Halt, Refused, Replay, ReplayError, replay};
 pub use server::{Running, Server, ServerConfig, Stopped};
+pub use verify::{Doubt, Reading, Refusal, TableVerdict, Verified, Verify, VerifyError, Windows};

@@ -2,32 +2,22 @@
 //!
 //! Owns which letters a table may take: those that it has read and refused. Letters come in the order of the versions that
 //! they were committed in, and a table's cursor, the last of these versions, is committed with what they came to; so each is
-//! part of it once, however often and by however many this is done. Does not own what becomes of an event: it is folded
-//! like any other.
-//!
-//! That a table refused an event is not believed because there is a letter: a table that read the offset later, under another
-//! definition or with a newer program, may have taken it. The commit that covers the offset says how many events it refused,
-//! and there is a letter for each of these (P21). So where there are no more letters than that, the table refused them all;
-//! where there are more, it cannot be told which ones, and they are left alone.
+//! part of it once, however often and by however many this is done. Does not own what a table has refused ([`Refusals`]), nor what
+//! becomes of an event: it is folded like any other.
 
-use std::{
-    collections::{BTreeMap, HashMap, HashSet},
-    mem,
-    sync::Arc,
-};
+use std::{mem, sync::Arc};
 
 use alluvium_engine::{EngineError, EpochFold, TablePart, merge_panes};
 use alluvium_plan::Plan;
 use alluvium_store::{
-    AuditFault, CommitKind, CommitRecord, Letter, Letters, ReplayEnding, Replayed, Store,
-    StoreError, TableWriter, audit,
+    AuditFault, Letter, Letters, ReplayEnding, Replayed, Store, StoreError, TableWriter, audit,
 };
 use alluvium_types::{
     Generation, MemoryBudget, OffsetRange, RawBatchBuilder, TableSet, Timestamp, TopicPartition,
 };
 use tokio::runtime::Handle;
 
-use crate::pipeline::table_spec;
+use crate::{pipeline::table_spec, refusals::Refusals};
 
 /// Bytes of letters that are folded as one batch.
 const BATCH_BYTES: usize = 8 << 20;
@@ -152,10 +142,10 @@ pub fn replay(
             });
         }
         let letters = io.block_on(store.letters(&plan.name)).map_err(failed)?;
-        let mut read = Read::of(&history);
-        read.count(io.block_on(letters.keys(&table)).map_err(failed)?);
-        read.has_expired = letters.have_expired();
-        if work.replay_some(&letters, &read)? == Progress::Ended {
+        let mut refusals = Refusals::of(&history);
+        let places = io.block_on(letters.keys(&table)).map_err(failed)?;
+        refusals.count(places, letters.have_expired());
+        if work.replay_some(&letters, &refusals)? == Progress::Ended {
             return Ok(work.done);
         }
     }
@@ -165,80 +155,6 @@ pub fn replay(
 enum Progress {
     Committed,
     Ended,
-}
-
-/// What a table has read.
-#[derive(Debug, Default)]
-struct Read {
-    commits: Vec<Commit>,
-    /// Where ranges begin, where they end, and which commit each is part of.
-    ranges: HashMap<TopicPartition, BTreeMap<i64, (i64, usize)>>,
-    /// Letters were taken out of their table when they were old.
-    has_expired: bool,
-}
-
-/// One commit of a table.
-#[derive(Debug, Default)]
-struct Commit {
-    definition: Option<String>,
-    /// Events that it refused.
-    refused: u64,
-    /// Letters of its offsets that may be of this table, each event once.
-    letters: u64,
-}
-
-impl Read {
-    fn of(history: &[CommitRecord]) -> Self {
-        let mut read = Self::default();
-        for record in history
-            .iter()
-            .filter(|record| record.kind == CommitKind::Commit)
-        {
-            for (partition, range) in &record.ranges {
-                let of_partition = read.ranges.entry(partition.clone()).or_default();
-                of_partition.insert(range.start(), (range.end(), read.commits.len()));
-            }
-            read.commits.push(Commit {
-                definition: record.pipeline_version.clone(),
-                refused: record.balance.map_or(0, |balance| balance.rejected),
-                letters: 0,
-            });
-        }
-        read
-    }
-
-    /// The commit that has this offset.
-    fn commit(&self, partition: &TopicPartition, offset: i64) -> Option<usize> {
-        let before = self.ranges.get(partition)?.range(..=offset).next_back();
-        before
-            .filter(|(_, (end, _))| offset < *end)
-            .map(|(_, (_, commit))| *commit)
-    }
-
-    /// Counts the letters of each commit.
-    fn count(&mut self, letters: Vec<(TopicPartition, i64)>) {
-        let mut seen = HashSet::new();
-        for (partition, offset) in letters {
-            if let Some(commit) = self.commit(&partition, offset)
-                && seen.insert((partition, offset))
-            {
-                self.commits[commit].letters += 1;
-            }
-        }
-    }
-
-    /// Whether it is certain that the table read this letter's event and refused it.
-    fn was_refused(&self, letter: &Letter) -> bool {
-        let commit = self.commit(&letter.partition, letter.offset);
-        let Some(commit) = commit.map(|commit| &self.commits[commit]) else {
-            return false;
-        };
-        match commit.definition.as_deref() == Some(&letter.pipeline_version) {
-            true => commit.refused >= commit.letters,
-            // Of letters that are gone it is not known whether they were refused.
-            false => commit.refused == commit.letters && !self.has_expired,
-        }
-    }
 }
 
 struct Work {
@@ -271,7 +187,11 @@ impl Work {
     }
 
     /// Commits the letters of as many versions as memory holds the panes of.
-    fn replay_some(&mut self, letters: &Letters, read: &Read) -> Result<Progress, ReplayError> {
+    fn replay_some(
+        &mut self,
+        letters: &Letters,
+        refusals: &Refusals,
+    ) -> Result<Progress, ReplayError> {
         let after = self.writer.checkpoint().replayed;
         let mut fold = EpochFold::new(self.plan.clone(), self.budget.clone())
             .map_err(|source| self.engine_error(source))?;
@@ -293,9 +213,8 @@ impl Work {
             let place = |letter: &Letter| (letter.partition.clone(), letter.offset);
             letters.sort_by_cached_key(place);
             letters.dedup_by_key(|letter| place(letter));
-            let (ours, others): (Vec<_>, Vec<_>) = letters
-                .into_iter()
-                .partition(|letter| read.was_refused(letter));
+            let (ours, others): (Vec<_>, Vec<_>) =
+                letters.into_iter().partition(|letter| refusals.has(letter));
             elsewhere += others.len() as u64;
             sent += ours.len() as u64;
             self.push(&mut fold, &ours)

@@ -61,6 +61,26 @@ pub enum SourceError {
     /// A partition the caller asks about does not exist.
     #[error("there is no partition {0} on the broker")]
     UnknownPartition(TopicPartition),
+    /// The log has lost an offset while it was read.
+    #[error("the broker has no record of {partition} at offset {offset} any more: {text}")]
+    Gone {
+        /// The partition.
+        partition: TopicPartition,
+        /// The next offset that was to be read.
+        offset: i64,
+        /// The broker's words.
+        text: String,
+    },
+    /// Bytes of the log that cannot be read: a checksum that does not hold, or an unknown compression.
+    #[error("the records of {partition} at offset {offset} cannot be read: {text}")]
+    Unreadable {
+        /// The partition.
+        partition: TopicPartition,
+        /// Where.
+        offset: i64,
+        /// What is wrong with them.
+        text: String,
+    },
     /// The client met an error that it cannot recover from.
     #[error("the Kafka client gave up: {reason}; restart the process")]
     Fatal {
@@ -147,7 +167,10 @@ impl SourceError {
             Self::Property { .. } | Self::UnknownPartition(_) | Self::Port { .. } => {
                 ErrorClass::Config
             }
-            Self::Client { .. } | Self::NotDirect { .. } => ErrorClass::Config,
+            Self::Client { .. }
+            | Self::NotDirect { .. }
+            | Self::Gone { .. }
+            | Self::Unreadable { .. } => ErrorClass::Config,
             Self::Subscribe { cause, .. }
             | Self::Unanswered { cause, .. }
             | Self::Send { cause, .. } => cause

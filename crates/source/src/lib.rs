@@ -2,9 +2,9 @@
 //!
 //! [`KafkaDrain`] is a member of a consumer group that starts every partition where the table says
 //! (P17) and hands out half-open ranges with their bytes: fetched by requests of our own where they
-//! can serve the connection, else by librdkafka. [`Replay`] brings raw batches from
-//! text, for tests. Beside them: questions to a broker outside any group, a producer, and a broker
-//! inside this process for demonstrations and tests.
+//! can serve the connection, else by librdkafka. [`Reread`] reads given stretches of a log once more,
+//! outside any group. [`Replay`] brings raw batches from text, for tests. Beside them: questions to a broker
+//! outside any group, a producer, and a broker inside this process for demonstrations and tests.
 //!
 //! Nothing here knows what a table is, decodes an event, or keeps progress: the recorded offsets
 //! come from whoever implements [`Assignments`], and Kafka's own committed offsets are written as
@@ -30,6 +30,7 @@ mod notice;
 mod partition;
 mod producer;
 mod replay;
+mod reread;
 mod state;
 mod token;
 
@@ -46,3 +47,4 @@ pub use notice::Notice;
 pub use partition::PartitionView;
 pub use producer::EventProducer;
 pub use replay::{Replay, ReplayLine};
+pub use reread::Reread;

@@ -319,7 +319,7 @@ impl fmt::Debug for PaneFile {
 }
 
 impl PaneFile {
-    fn new(
+    pub(crate) fn new(
         path: &str,
         builder: parquet::arrow::ParquetRecordBatchStreamBuilder<ObjectReader>,
         schema: &SchemaRef,

@@ -4,6 +4,7 @@ mod commits;
 mod compaction;
 mod faulty;
 mod letters;
+mod reader;
 mod replays;
 mod storage;
 mod upkeep;

@@ -55,6 +55,25 @@ pub(crate) fn produce_by(
     producer.flush(PATIENCE).unwrap();
 }
 
+/// Sends 700 records to one partition that are more than it keeps.
+pub(crate) fn overfill(broker: &Broker, number: i32) {
+    let mut producer = EventProducer::new(broker, TOPIC).unwrap();
+    // Bytes that do not compress.
+    let mut state = 1u64;
+    for _ in 0..700 {
+        let noise: Vec<u8> = (0..10_000)
+            .map(|_| {
+                state = state
+                    .wrapping_mul(6_364_136_223_846_793_005)
+                    .wrapping_add(1);
+                (state >> 33) as u8
+            })
+            .collect();
+        producer.send(Some(number), None, &noise, None).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+}
+
 /// The offsets a table has recorded, as all members of a group see them.
 #[derive(Debug, Default)]
 pub(crate) struct Table {

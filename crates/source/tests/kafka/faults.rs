@@ -9,8 +9,8 @@ use alluvium_types::{RawBatch, Timestamp, TopicPartition};
 
 use super::DRAIN;
 use super::bench::{
-    PATIENCE, TOPIC, Table, join, join_briefly, numbered, partition, produce, produce_by, raw,
-    serve_until, serve_until_assigned, start, take_records, values,
+    PATIENCE, TOPIC, Table, join, join_briefly, numbered, overfill, partition, produce, produce_by,
+    raw, serve_until, serve_until_assigned, start, take_records, values,
 };
 
 fn halt_of(drain: &mut KafkaDrain, name: &TopicPartition) -> Halt {
@@ -34,21 +34,7 @@ fn halt_of(drain: &mut KafkaDrain, name: &TopicPartition) -> Halt {
 #[test]
 fn a_partition_whose_log_moved_past_the_offset_halts_and_others_go_on() {
     let (_embedded, broker) = start(2);
-    let mut producer = EventProducer::new(&broker, TOPIC).unwrap();
-    // Bytes that do not compress: more than the partition keeps.
-    let mut state = 1u64;
-    for _ in 0..700 {
-        let noise: Vec<u8> = (0..10_000)
-            .map(|_| {
-                state = state
-                    .wrapping_mul(6_364_136_223_846_793_005)
-                    .wrapping_add(1);
-                (state >> 33) as u8
-            })
-            .collect();
-        producer.send(Some(0), None, &noise, None).unwrap();
-    }
-    producer.flush(PATIENCE).unwrap();
+    overfill(&broker, 0);
     produce(&broker, 1, numbered(0..20));
 
     let mut drain = join(&broker, 2, &Table::with([(0, 0), (1, 0)]));

@@ -1,15 +1,16 @@
 //! Questions outside any group, and the broker in this process.
 
-use std::{net::TcpListener, time::Duration};
+use std::{collections::BTreeMap, net::TcpListener, time::Duration};
 
 use alluvium_source::{
-    Broker, EmbeddedBroker, SourceError, group_progress, log_bounds, offsets_at, partition_counts,
-    topic_ids,
+    Broker, EmbeddedBroker, Reread, SourceError, group_progress, log_bounds, offsets_at,
+    partition_counts, topic_ids,
 };
-use alluvium_types::{ErrorClass, Timestamp, TopicPartition};
+use alluvium_types::{ErrorClass, OffsetRange, Timestamp, TopicPartition};
 
 use super::bench::{
-    PATIENCE, TOPIC, Table, join, numbered, partition, produce, start, take_records, values,
+    PATIENCE, TOPIC, Table, join, numbered, overfill, partition, produce, start, subscription,
+    take_records, values,
 };
 
 #[test]
@@ -86,5 +87,80 @@ fn the_embedded_broker_keeps_the_port_it_is_given() {
     assert_eq!(
         values(&take_records(&mut drain, 1_000), 0, 0),
         numbered(0..1_000)
+    );
+}
+
+/// Reads stretches again to their ends: where each was read to, and the values.
+fn reread(
+    broker: &Broker,
+    stretches: &BTreeMap<TopicPartition, OffsetRange>,
+) -> Result<BTreeMap<TopicPartition, (OffsetRange, Vec<String>)>, SourceError> {
+    let mut log = Reread::begin(broker, subscription(stretches.len()), stretches, PATIENCE)?;
+    let mut found = BTreeMap::new();
+    while let Some(batch) = log.next(4 << 10)? {
+        let empty = (OffsetRange::empty_at(batch.range.start()), Vec::new());
+        let (read, values) = found.entry(batch.partition.clone()).or_insert(empty);
+        *read = read.join(batch.range).expect("batches chain");
+        let read: Result<(), _> = batch.read(|records| {
+            let records = records.records();
+            values.extend(
+                records.map(|record| String::from_utf8_lossy(record.value().unwrap()).into_owned()),
+            );
+            Ok::<_, ()>(())
+        });
+        read.unwrap();
+    }
+    Ok(found)
+}
+
+#[test]
+fn stretches_are_read_again_exactly_and_without_a_trace() {
+    let (_embedded, broker) = start(3);
+    produce(&broker, 0, numbered(0..3_000));
+    produce(&broker, 1, numbered(0..100));
+    produce(&broker, 2, numbered(0..100));
+    let stretch = |start, end| OffsetRange::new(start, end).unwrap();
+    let stretches = BTreeMap::from([
+        (partition(0), stretch(17, 2_900)),
+        (partition(1), stretch(50, 50)),
+        (partition(2), stretch(99, 100)),
+    ]);
+    for _ in 0..2 {
+        let found = reread(&broker, &stretches).unwrap();
+        let wanted = BTreeMap::from([
+            (partition(0), (stretch(17, 2_900), numbered(17..2_900))),
+            (partition(2), (stretch(99, 100), numbered(99..100))),
+        ]);
+        assert_eq!(found, wanted);
+    }
+    assert_eq!(reread(&broker, &BTreeMap::new()).unwrap(), BTreeMap::new());
+    // No offset was told, and the group is free: a member gets everything at once.
+    let group = subscription(3).group;
+    assert_eq!(
+        group_progress(&broker, &group, TOPIC, PATIENCE).unwrap(),
+        Default::default()
+    );
+    let mut drain = join(&broker, 3, &Table::with([(0, 2_990), (1, 100), (2, 100)]));
+    assert_eq!(
+        values(&take_records(&mut drain, 10), 0, 2_990),
+        numbered(2_990..3_000)
+    );
+}
+
+#[test]
+fn what_the_log_has_lost_is_not_read_again_in_silence() {
+    let (_embedded, broker) = start(1);
+    overfill(&broker, 0);
+    let (low, end) = log_bounds(&broker, &[partition(0)], PATIENCE).unwrap()[&partition(0)];
+    assert!(low > 0, "the oldest were dropped");
+    let from = |start| BTreeMap::from([(partition(0), OffsetRange::new(start, end).unwrap())]);
+    let lost = reread(&broker, &from(low - 1)).unwrap_err();
+    assert!(
+        matches!(&lost, SourceError::Gone { offset, .. } if *offset == low - 1),
+        "{lost}"
+    );
+    assert_eq!(
+        reread(&broker, &from(low)).unwrap()[&partition(0)].1.len() as i64,
+        end - low
     );
 }
