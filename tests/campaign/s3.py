@@ -26,7 +26,9 @@ KINDS = ("before", "after", "late", "slow", "refused", "unsaid")
 
 
 class Pace:
-    """How fast the store is. Its bytes go one after the other through one pipe, in both directions."""
+    """How fast the store is. All bytes, in both directions, go through one pipe; requests take turns, a piece each."""
+
+    PIECE = 16 << 10
 
     def __init__(self):
         self.lock = threading.Lock()
@@ -40,12 +42,16 @@ class Pace:
 
     def keep(self, size: int, seconds: float):
         """Returns when so many bytes have gone through."""
-        with self.lock:
-            now, wait = time.monotonic(), seconds
-            if self.rate:
-                self.free_at = max(now, self.free_at) + size / self.rate
-                wait += self.free_at - now
-        time.sleep(wait)
+        time.sleep(seconds)
+        while size > 0:
+            with self.lock:
+                if not self.rate:
+                    return
+                now = time.monotonic()
+                self.free_at = max(now, self.free_at) + min(size, self.PIECE) / self.rate
+                wait = self.free_at - now
+            time.sleep(wait)
+            size -= self.PIECE
 
 
 class Faults:

@@ -247,6 +247,12 @@ def test_numbered_events_come_to_what_their_truth_says(tmp_path):
     assert (same.events, same.rows, same.lost, same.twice, same.wrong_sums, same.findings("t")) == (500, len(rows), 0, 0, 0, [])
 
 
+def test_keys_that_are_words_are_the_same_in_both_languages():
+    words = numbered.Worded(keys=11, windows=2)
+    sent = {json.loads(words.good(number))["key"] for number in range(50)}
+    assert {key for _, key, *_ in audit.connect().execute(words.truth(50)).fetchall()} == sent
+
+
 def lose(rows, place):
     rows[place] = (rows[place][0] - 1, rows[place][1])
 
@@ -334,7 +340,7 @@ not a line of ours
     assert list(reached) == ["doors", "reading", "assigned", "committed"]
     assert round(reached["committed"] - reached["doors"], 3) == 4.431
     begins = lines[0][0]
-    samples = [(0, begins, "before", 1, 0, 0, 0), (5, begins + 5, "slow", 1, 0, 0, 0)]
+    samples = [load.Sample(0, begins, "before", 1, 0, 0, 0), load.Sample(5, begins + 5, "slow", 1, 0, 0, 0)]
     assert load.took_by_phase(lines, samples) == {"before": [0.01], "slow": [0.02]}
 
 
@@ -351,7 +357,8 @@ def watched(memory=(100, 100), lag=(0, 200_000, 0)):
         phase = ("before", "slow", "after")[second // 30]
         start = (0, *lag)[second // 30]
         behind = int(start + (lag[second // 30] - start) * (second % 30 + 1) / 30)
-        samples.append((second, 1000.0 + second, phase, memory[0] + (memory[1] - memory[0]) * second / 89, behind, second, 1.0))
+        resident = memory[0] + (memory[1] - memory[0]) * second / 89
+        samples.append(load.Sample(second, 1000.0 + second, phase, resident, behind, second, 1.0))
     return samples
 
 
@@ -368,7 +375,7 @@ def test_the_load_is_judged_by_its_bounds(samples, findings):
     judged = outcome.Outcome("load")
     load.judge(judged, samples, 60, 90, {"slow": [1.0]})
     assert len(judged.findings) == findings
-    assert 60 + judged.figures["drained after s"] == next(at for at, *_ in samples if at > 60 and samples[at][4] < load.FEW)
+    assert 60 + judged.figures["drained after s"] == next(one.at for one in samples if one.at > 60 and one.lag < load.FEW)
 
 
 def test_a_store_at_a_pace_takes_its_time():

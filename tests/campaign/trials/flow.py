@@ -14,7 +14,7 @@ import time
 
 from confluent_kafka import Producer
 
-from .numbered import Numbering
+from .numbered import KINDS
 
 
 class Flow:
@@ -23,7 +23,7 @@ class Flow:
     def __init__(self, settings: dict):
         self.topic, self.partitions, self.rate = settings["topic"], settings["partitions"], settings["rate"]
         self.first = self.number = settings.get("first", 0)
-        self.numbering = Numbering(settings["keys"], settings["windows"])
+        self.numbering = KINDS[settings.get("keys are", "numbers")](settings["keys"], settings["windows"])
         self.kind = "good"
         self.kinds: list[tuple[int, str]] = []  # from which number on
         self.places: list[tuple[int, int, int]] = []  # number, partition and offset of broken ones

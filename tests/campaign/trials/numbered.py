@@ -4,11 +4,11 @@ Owns the events' bytes and the truth about them, as SQL for DuckDB. Does not own
 """
 
 import dataclasses
+import hashlib
 
 STRIDE = 7_368_787  # prime, and so without a common divisor with any number of keys here
 AMOUNTS = 2_001
 TOO_LARGE = 5_000_000_000  # for an `int`
-SCHEMA = "version: 1\ncolumns:\n  ts: timestamp\n  key: bigint\n  amount: int\n  device: {device}\n"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,6 +18,18 @@ class Numbering:
     keys: int
     windows: int = 1
 
+    def schema(self, device: str = "int") -> str:
+        return f"version: 1\ncolumns:\n  ts: timestamp\n  key: {self.key_type}\n  amount: int\n  device: {device}\n"
+
+    key_type = "bigint"
+
+    def key(self, number: int) -> bytes:
+        """As JSON."""
+        return b"%d" % (number * STRIDE % self.keys)
+
+    def key_query(self) -> str:
+        return f"number * {STRIDE} % {self.keys}"
+
     def good(self, number: int) -> bytes:
         return (b"%b,\"device\":%d}") % (self.start(number), number % 1000)
 
@@ -26,15 +38,15 @@ class Numbering:
         return self.start(number) + (b"}" if number % 2 else b",\"device\":%d}" % TOO_LARGE)
 
     def start(self, number: int) -> bytes:
-        return b'{"ts":"2026-03-01T12:%02d:30Z","key":%d,"amount":%d' % (
+        return b'{"ts":"2026-03-01T12:%02d:30Z","key":%b,"amount":%d' % (
             number % self.windows,
-            number * STRIDE % self.keys,
+            self.key(number),
             number % AMOUNTS - AMOUNTS // 2,
         )
 
     def truth(self, events: int) -> str:
         """A query of DuckDB's for every total of the events 0 to `events`, by window and key."""
-        return f"""select number % {self.windows} as minute, number * {STRIDE} % {self.keys} as key, count(*) as events,
+        return f"""select number % {self.windows} as minute, {self.key_query()} as key, count(*) as events,
             sum(number % {AMOUNTS} - {AMOUNTS // 2})::bigint as amount from range({events}) numbers(number) group by all"""
 
     def rows(self, events: int) -> dict[tuple[str, int], tuple[int, int]]:
@@ -53,3 +65,18 @@ class Numbering:
                 number * {STRIDE} % {self.keys}, number % {AMOUNTS} - {AMOUNTS // 2}, number % 1000) from range({events}) numbers(number))
                 to '{path}' (format csv, header false, quote '', escape '', delimiter E'\\x01')"""
         )
+
+
+class Worded(Numbering):
+    """Keys are words that do not compress, so that a table costs its store what it costs in life."""
+
+    key_type = "string"
+
+    def key(self, number: int) -> bytes:
+        return b'"%b"' % hashlib.md5(b"%d" % (number * STRIDE % self.keys)).hexdigest().encode()
+
+    def key_query(self) -> str:
+        return f"md5((number * {STRIDE} % {self.keys})::varchar)"
+
+
+KINDS = {"numbers": Numbering, "words": Worded}

@@ -44,7 +44,8 @@ dead_letters:
   stop_if: {stop_if}
 """
 STRICT, LENIENT = "20% over 1m", "100% over 1m"
-REQUIRED, MENDED = (numbered.SCHEMA.format(device=device) for device in ("int", "bigint?"))
+NUMBERING = numbered.Numbering(KEYS, WINDOWS)
+REQUIRED, MENDED = NUMBERING.schema("int"), NUMBERING.schema("bigint?")
 
 
 def patience(asked) -> float:
@@ -66,7 +67,6 @@ class Trial:
         self.outcome = Outcome("poison")
         self.minutes = asked.lasting(MINUTES)
         self.rng = random.Random(f"poison {asked.seed}")
-        self.numbering = numbered.Numbering(KEYS, WINDOWS)
         for topic in ("poisoned", "beside"):
             kafka.create(topic, PARTITIONS)
         beside = PIPELINE.format(topic="beside", schema="steady", table="beside", stop_if=STRICT)
@@ -106,7 +106,7 @@ class Trial:
         time.sleep(1.5)
         self.good = flow.said["events"]
         self.site.wait_until_read(self.log, self.good, 60)
-        self.counted = self.numbering.rows(self.good)
+        self.counted = NUMBERING.rows(self.good)
         self.asker = Asker(self.site, self.counted)
         time.sleep(3)
         flow.tell({"kind": "broken"})
@@ -259,7 +259,7 @@ class Trial:
         """The schema takes what was broken: what was not read is counted, and the letters are replayed. Good events come again."""
         site, flow = self.site, self.flows["poisoned"]
         sent = flow.said["events"]
-        self.asker.may_rise_to(self.numbering.rows(sent + 30 * RATE))  # what comes next is not known yet; the end is exact
+        self.asker.may_rise_to(NUMBERING.rows(sent + 30 * RATE))  # what comes next is not known yet; the end is exact
         with self.asker.process_away():
             site.server.drained(45)
             site.write_schema(MENDED)
@@ -308,7 +308,7 @@ class Trial:
         for log, name, topic in ((self.log, "totals", "poisoned"), (self.log_beside, "beside", "beside")):
             log.advance()
             events = self.ledgers[topic]["events"]
-            held = totals.compare(db, self.numbering.truth(events), totals.of_table(site.folder / f"data/tables/{name}"))
+            held = totals.compare(db, NUMBERING.truth(events), totals.of_table(site.folder / f"data/tables/{name}"))
             self.outcome.findings += held.findings(name) + audit.chain(log)
             self.outcome.figures[name] = {"events": held.events, "rows": held.rows, "lost": held.lost, "twice": held.twice}
             self.outcome.figures[name]["wrong sums"] = held.wrong_sums

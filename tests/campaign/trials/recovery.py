@@ -58,7 +58,7 @@ def one_table(asked, kafka, folder: pathlib.Path, rows: int, outcome: Outcome):
     kafka.create(topic, PARTITIONS)
     numbering = numbered.Numbering(rows)
     texts = {"recovery": PIPELINE.format(topic=topic)}
-    site = Site(folder, kafka, asked.binary, schema=numbered.SCHEMA.format(device="int"), pipelines=texts)
+    site = Site(folder, kafka, asked.binary, schema=numbering.schema(), pipelines=texts)
     log, db = site.log("totals"), audit.connect()
     fill(asked.binary, kafka.brokers, topic, numbering, rows, folder / "events.ndjson", db)
     site.server.start()
