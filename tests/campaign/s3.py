@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import random
+import select
 import socket
 import sys
 import threading
@@ -40,10 +41,12 @@ class Pace:
             self.rate = asked.get("rate", 0.0)  # bytes a second, 0: as fast as it goes
             self.free_at = 0.0
 
-    def keep(self, size: int, seconds: float):
-        """Returns when so many bytes have gone through."""
+    def keep(self, size: int, seconds: float, connection: socket.socket | None = None):
+        """Returns when so many bytes have gone through; with an error once the client has hung up."""
         time.sleep(seconds)
         while size > 0:
+            if connection is not None and has_hung_up(connection):
+                raise ConnectionAbortedError("the client has given up")
             with self.lock:
                 if not self.rate:
                     return
@@ -52,6 +55,13 @@ class Pace:
                 wait = self.free_at - now
             time.sleep(wait)
             size -= self.PIECE
+
+
+def has_hung_up(connection: socket.socket) -> bool:
+    """Whether the other side has ended its way, whatever of it is still unread."""
+    look = select.poll()
+    look.register(connection, select.POLLRDHUP)
+    return bool(look.poll(0))
 
 
 class Faults:
@@ -111,11 +121,11 @@ class Faults:
 
     def paced(self, environ, start_response):
         """What comes in arrives before the effect, what goes out leaves after it."""
-        size = int(environ.get("CONTENT_LENGTH") or 0)
-        self.pace.keep(size, self.pace.seconds)
+        size, connection = int(environ.get("CONTENT_LENGTH") or 0), environ.get("werkzeug.socket")
+        self.pace.keep(size, self.pace.seconds, connection)
         reply = list(self.serve(environ, start_response))
         out = sum(map(len, reply))
-        self.pace.keep(out, 0)
+        self.pace.keep(out, 0, connection)
         with self.lock:
             self.counts["bytes in"] += size
             self.counts["bytes out"] += out

@@ -68,15 +68,18 @@ class Numbering:
 
 
 class Worded(Numbering):
-    """Keys are words that do not compress, so that a table costs its store what it costs in life."""
+    """Keys are long words that hardly compress, so that few events make a store busy."""
 
     key_type = "string"
+    PIECES = 10
 
     def key(self, number: int) -> bytes:
-        return b'"%b"' % hashlib.md5(b"%d" % (number * STRIDE % self.keys)).hexdigest().encode()
+        key = number * STRIDE % self.keys
+        return b'"%b"' % "".join(hashlib.md5(b"%d %d" % (key, piece)).hexdigest() for piece in range(self.PIECES)).encode()
 
     def key_query(self) -> str:
-        return f"md5((number * {STRIDE} % {self.keys})::varchar)"
+        key = f"(number * {STRIDE} % {self.keys})"
+        return " || ".join(f"md5({key} || ' {piece}')" for piece in range(self.PIECES))
 
 
 KINDS = {"numbers": Numbering, "words": Worded}

@@ -1,8 +1,8 @@
 """From `kill -9` to the first version with new events: below three seconds, however large the table is.
 
-Owns the measurement. The clock is this process's: it begins before the signal and ends when the next log entry that counts events is seen in
-`_delta_log`. The server is started again as soon as the killed process is gone, and nobody asks it anything. Its own log tells afterwards
-where the time went.
+Owns the measurement. The clock is this process's: it begins before the signal and ends when the next log entry that counts events is
+seen in `_delta_log`. The server is started again as soon as the killed process is gone, and nobody asks it anything. Its own log tells
+afterwards where the time went.
 """
 
 import os

@@ -46,8 +46,8 @@ def of_table(path) -> str:
 
 
 def letters(db, held: str, broken: str, recorded: dict[int, int]) -> tuple[dict, list[str]]:
-    """Letters against the broken events that were sent: (partition, offset, payload) in both queries. Every one below the recorded offset of
-    its partition must be a letter; one beyond it may be, for letters are committed before tables. Figures and findings."""
+    """Letters against the broken events that were sent: (partition, offset, payload) in both queries. Every one below the recorded
+    offset of its partition must be a letter; one beyond it may be, for letters are committed before tables. Figures and findings."""
     db.execute(f"create or replace temp table letters as {held}")
     db.execute(f"create or replace temp table broken as {broken}")
     db.execute("create or replace temp table recorded (partition int, next_offset bigint)")
@@ -60,5 +60,6 @@ def letters(db, held: str, broken: str, recorded: dict[int, int]) -> tuple[dict,
     twice = one('select count(*) - count(distinct (partition, "offset")) from letters')
     figures = {"letters": one("select count(*) from letters"), "refused": one(f"select count(*) from ({refused})"), "missing": missing}
     figures |= {"foreign": foreign, "twice": twice}
-    words = {"missing": "refused events are no letters", "foreign": "letters are no broken event of ours", "twice": "letters are there twice"}
+    words = {"missing": "refused events are no letters", "foreign": "letters are no broken event of ours"}
+    words["twice"] = "letters are there twice"
     return figures, [f"{figures[kind]} {text}" for kind, text in words.items() if figures[kind]]
