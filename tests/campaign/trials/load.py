@@ -97,7 +97,9 @@ def run(asked, kafka, folder: pathlib.Path) -> Outcome:
     peak = memory(site.server.process.pid, "VmHWM")
     outcome.findings += site.ended()
     judge(outcome, samples, ended, allowed, took_by_phase(site.lines(), samples))
-    outcome.figures["requests that timed out"] = sum("kind Timeout" in text for _, text in site.lines())
+    late = sum("kind Timeout" in text for _, text in site.lines())
+    outcome.figures["requests that timed out"] = late
+    outcome.say(f"peak of the process {peak:.0f} MiB; {late} requests to the store timed out")
     outcome.figures |= {"peak MiB": round(peak, 1), "need MB/s": round(need / 1e6, 3), "generations": [sorted(generations), sorted(after)]}
     if after != generations:
         outcome.findings.append(f"the group went from the generations {sorted(generations)} to {sorted(after)}")
@@ -227,7 +229,8 @@ def judge(outcome: Outcome, samples: list[Sample], ended: float, allowed: float,
     least = min((sample.lag for sample in [sample for sample in samples if sample.phase == "before"][-15:]), default=0)
     if least > FEW:
         outcome.findings.append(f"it did not keep up before the store slowed: at least {least:,} events behind; lower RATE")
-    outcome.say(f"resident memory at most {most:.0f} MiB of {bound}, {over_all:+.2f} MiB a minute over all")
+    counted = max(sample.counted for sample in samples)
+    outcome.say(f"resident memory at most {most:.0f} MiB of {bound}, {over_all:+.2f} MiB a minute over all; the server counted {counted:.0f}")
     for phase, figures in phases.items():
         outcome.say(f"{phase}: " + ", ".join(f"{name} {value}" for name, value in figures.items()))
     outcome.say(f"the lag was gone {seconds or float('nan'):.0f} s after the store was fast again, {allowed:.0f} s were allowed")
