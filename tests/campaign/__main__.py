@@ -2,6 +2,7 @@
 
     python -m campaign --minutes 60 --seed 7
     python -m campaign --short                 what CI runs
+    python -m campaign --only trials --trial recovery
 
 Exit codes: 0 nothing found and every floor reached, 1 a violation or too few faults, 2 the command line is wrong, 77
 what it needs is not installed.
@@ -26,7 +27,7 @@ AROUND = 15 * 60
 def arguments():
     description = "Faults against the real binary, decided by an auditor of its own."
     parser = argparse.ArgumentParser(prog="campaign", description=description)
-    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--minutes", type=float, default=None, help="default: 60, of a trial what it takes")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--binary", type=pathlib.Path, default=None, help="default: release/alluvium in the target folder, then debug/alluvium")
     parser.add_argument("--folder", type=pathlib.Path, default=None, help="where everything is kept (default: a temporary folder)")
@@ -36,13 +37,18 @@ def arguments():
     parser.add_argument("--fleets", default="disk,lake", help="disk, lake (S3) or both")
     parser.add_argument("--kafka", choices=("auto", "real", "embedded"), default="auto", help="auto: real where Java is")
     parser.add_argument("--disk-mib", type=int, default=4096, help="size of the file system that is filled")
-    parts = "scenarios: what must stop a pipeline by design, and what was found before"
-    parser.add_argument("--only", choices=("all", "faults", "scenarios"), default="all", help=parts)
+    parts = "scenarios: what must stop a pipeline by design, and what was found before; trials: three questions with a bound each"
+    parser.add_argument("--only", choices=("all", "faults", "scenarios", "trials"), default="all", help=parts)
+    parser.add_argument("--trial", choices=("recovery", "poison", "load"), action="append", help="of the trials this one (default: all)")
+    parser.add_argument("--kills", type=int, default=15, help="recovery: kills of each table's server")
+    parser.add_argument("--rows", type=int, default=10_000_000, help="recovery: rows of the large table")
     parser.add_argument("--report", type=pathlib.Path, default=None, help="where the report goes too")
     parser.add_argument("--short", action="store_true", help="two minutes, two servers in each fleet, less load")
     asked = parser.parse_args()
     if asked.short:
         asked.minutes, asked.residents, asked.rate, asked.disk_mib, asked.only = 2, 2, min(asked.rate, 3_000), 512, "faults"
+    if asked.trial and asked.only == "all":
+        asked.only = "trials"
     return asked
 
 
@@ -66,10 +72,12 @@ def main() -> int:
         return 2
     folder = asked.folder or pathlib.Path(tempfile.mkdtemp(prefix=f"campaign-{asked.seed}-"))
     folder.mkdir(parents=True, exist_ok=True)
+    if asked.only == "trials":
+        return tried(asked, folder.resolve(), binary.resolve())
     from .campaign import Settings
 
     settings = Settings(
-        minutes=asked.minutes,
+        minutes=asked.minutes or 60,
         seed=asked.seed,
         folder=folder.resolve(),
         binary=binary.resolve(),
@@ -81,22 +89,42 @@ def main() -> int:
         disk_mib=asked.disk_mib,
     )
     print(f"seed {settings.seed}, evidence in {settings.folder}", flush=True)
-    end_in_time(asked.minutes * 60 + AROUND)
+    end_in_time(settings.minutes * 60 + AROUND)
     text, findings = "", []
     if asked.only in ("all", "faults"):
         text, findings = faults(settings)
     if asked.only in ("all", "scenarios") and settings.real_kafka:
         more, found = apart(settings)
         text, findings = text + more, findings + found
-    (settings.folder / "report.md").write_text(text)
+    return told(asked, settings.folder, text, findings)
+
+
+def tried(asked, folder: pathlib.Path, binary: pathlib.Path) -> int:
+    """The trials alone."""
+    from . import trials
+
+    if shutil.which("java") is None:
+        print("skipped: the trials need a real Kafka, and java is missing; Debian package openjdk-17-jre-headless", file=sys.stderr)
+        return SKIPPED
+    names = list(dict.fromkeys(asked.trial or trials.TRIALS))
+    lengths = {"minutes": asked.minutes, "kills": asked.kills, "rows": asked.rows}
+    settings = trials.Asked(folder=folder, binary=binary, port=asked.port, seed=asked.seed, **lengths)
+    print(f"trials {', '.join(names)}, seed {settings.seed}, evidence in {folder}", flush=True)
+    end_in_time(trials.patience(names, settings) + 120)
+    return told(asked, folder, *trials.run(names, settings))
+
+
+def told(asked, folder: pathlib.Path, text: str, findings: list[str]) -> int:
+    """Leaves the report; the exit code."""
+    (folder / "report.md").write_text(text)
     if asked.report:
         asked.report.write_text(text)
     print(text)
     if findings:
-        print(f"FAILED; evidence in {settings.folder}")
+        print(f"FAILED; evidence in {folder}")
         return 1
     if asked.folder is None:
-        shutil.rmtree(settings.folder)
+        shutil.rmtree(folder)
     return 0
 
 

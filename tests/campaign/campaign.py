@@ -21,7 +21,8 @@ from .delta import Folder
 from .fleet import DRAINS, Fleet
 from .journal import Journal
 from .kafka import Embedded, Kafka
-from .processes import Process, end_all, wait_for
+from .processes import end_all, wait_for
+from .talk import Talk
 
 PARTITIONS = 6
 # For so many seconds a request of before an outage can still come: librdkafka's own patience, and some more.
@@ -44,44 +45,20 @@ class Settings:
     disk_mib: int
 
 
-class Producer:
-    """The producer's process, and what it said last."""
-
-    def __init__(self, campaign: "Campaign"):
-        settings = campaign.settings
-        self.ledger = campaign.folder / "ledger.json"
-        asked = {
-            "seed": settings.seed,
-            "brokers": campaign.kafka.brokers,
-            "topic": campaign.topic,
-            "partitions": PARTITIONS,
-            "rate": settings.rate,
-            "ahead": 500_000 if campaign.kafka.real else 12_000,
-            "transactions": campaign.kafka.real,
-            "ledger": str(self.ledger),
-        }
-        command = [sys.executable, "-m", "campaign.producer", json.dumps(asked)]
-        here = {"PYTHONPATH": str(pathlib.Path(__file__).resolve().parents[1])}
-        self.process = Process(command, campaign.folder / "producer.log", env=here, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        self.said: dict = {}
-        self.lock = threading.Lock()
-        threading.Thread(target=self.listen, daemon=True).start()
-
-    def listen(self):
-        for line in self.process.child.stdout:
-            said = json.loads(line)
-            if "events" in said:
-                self.said = said
-
-    def tell(self, what: dict):
-        with self.lock:
-            self.process.child.stdin.write(json.dumps(what).encode() + b"\n")
-            self.process.child.stdin.flush()
-
-    def finish(self) -> dict:
-        self.tell({"finish": True})
-        wait_for("the producer to end", 300, lambda: self.process.ended() is not None, 0.2)
-        return json.loads(self.ledger.read_text())
+def producer(campaign: "Campaign") -> Talk:
+    """The producer's process."""
+    settings = campaign.settings
+    asked = {
+        "seed": settings.seed,
+        "brokers": campaign.kafka.brokers,
+        "topic": campaign.topic,
+        "partitions": PARTITIONS,
+        "rate": settings.rate,
+        "ahead": 500_000 if campaign.kafka.real else 12_000,
+        "transactions": campaign.kafka.real,
+        "ledger": str(campaign.folder / "ledger.json"),
+    }
+    return Talk("campaign.producer", asked, campaign.folder / "producer.log")
 
 
 class Campaign:
@@ -120,7 +97,7 @@ class Campaign:
         for number, kind in enumerate(settings.fleets):
             self.fleets.append(self.fleet(kind, list(range(number * seats, (number + 1) * seats))))
             self.fleets[-1].skewed = self.skewed
-        self.producer = Producer(self)
+        self.producer = producer(self)
         for fleet in self.fleets:
             for number in range(settings.residents):
                 fleet.add(f"{fleet.pipeline}-{number}", DRAINS[number % len(DRAINS)]).start()

@@ -70,6 +70,7 @@ class Log:
         self.offsets: dict[tuple[str, int], int] = {}
         self.infos: list[dict] = []  # commitInfo, by version
         self.txns: list[dict[str, int]] = []  # by version
+        self.sizes: list[int] = []  # bytes of the files that a version adds
         self.live: dict[str, int] = {}  # file: version that added it
         self.added: dict[str, int] = {}
         self.kinds: dict[str, int] = {}
@@ -85,6 +86,7 @@ class Log:
     def take(self, version: int, text: bytes):
         lines = [json.loads(line) for line in text.splitlines()]
         info, txns = {}, {}
+        self.sizes.append(sum(line["add"].get("size", 0) for line in lines if "add" in line))
         for line in lines:
             match line:
                 case {"commitInfo": found}:

@@ -150,6 +150,9 @@ class Kafka:
         """Generations of groups whose members are servers."""
         return len([group for group, _ in self.generations if group.startswith("alluvium.")])
 
+    def generations_of(self, group: str) -> set[int]:
+        return {number for name, number in list(self.generations) if name == group}
+
     def close(self):
         self.script("clean")
 

@@ -4,8 +4,9 @@
 
 Owns how requests fail: before the effect, after it (the reply is lost), late (the effect comes after the client has
 given up), slowly, or with 503. Owns that changes of one key happen one at a time: moto looks for a key and writes it in
-two steps. Does not own when that happens: `POST /_campaign/faults` sets shares of requests by kind, `GET
-/_campaign/counts` says what took effect. Requests that carry the header `x-campaign: auditor` meet no fault.
+two steps. Owns how fast it is: as fast as it goes, or at a pace. Does not own when that happens: `POST /_campaign/faults` sets shares of
+requests by kind, `POST /_campaign/pace` seconds a request and bytes a second of all of them, `GET /_campaign/counts` says what took
+effect. Requests that carry the header `x-campaign: auditor` meet no fault and keep no pace.
 """
 
 import collections
@@ -14,6 +15,7 @@ import io
 import json
 import logging
 import random
+import select
 import socket
 import sys
 import threading
@@ -22,6 +24,44 @@ import time
 LATE = (1.0, 12.0)  # seconds after which a late effect comes
 SLOW = (0.5, 6.0)
 KINDS = ("before", "after", "late", "slow", "refused", "unsaid")
+
+
+class Pace:
+    """How fast the store is. All bytes, in both directions, go through one pipe; requests take turns, a piece each."""
+
+    PIECE = 16 << 10
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.set({})
+
+    def set(self, asked: dict):
+        with self.lock:
+            self.seconds = asked.get("seconds", 0.0)  # that each request takes
+            self.rate = asked.get("rate", 0.0)  # bytes a second, 0: as fast as it goes
+            self.free_at = 0.0
+
+    def keep(self, size: int, seconds: float, connection: socket.socket | None = None):
+        """Returns when so many bytes have gone through; with an error once the client has hung up."""
+        time.sleep(seconds)
+        while size > 0:
+            if connection is not None and has_hung_up(connection):
+                raise ConnectionAbortedError("the client has given up")
+            with self.lock:
+                if not self.rate:
+                    return
+                now = time.monotonic()
+                self.free_at = max(now, self.free_at) + min(size, self.PIECE) / self.rate
+                wait = self.free_at - now
+            time.sleep(wait)
+            size -= self.PIECE
+
+
+def has_hung_up(connection: socket.socket) -> bool:
+    """Whether the other side has ended its way, whatever of it is still unread."""
+    look = select.poll()
+    look.register(connection, select.POLLRDHUP)
+    return bool(look.poll(0))
 
 
 class Faults:
@@ -34,17 +74,20 @@ class Faults:
         self.keys: dict[str, threading.Lock] = collections.defaultdict(threading.Lock)
         self.shares: dict[str, float] = {}
         self.counts: collections.Counter = collections.Counter()
+        self.pace = Pace()
 
     def __call__(self, environ, start_response):
         path = environ["PATH_INFO"]
         if path.startswith("/_campaign/"):
             return self.talk(path, environ, start_response)
-        kind = None if environ.get("HTTP_X_CAMPAIGN") else self.draw()
+        if environ.get("HTTP_X_CAMPAIGN"):
+            return self.serve(environ, start_response)
+        kind = self.draw()
         if kind == "unsaid":
             # Of log entries only: most requests read, and what commits would seldom be struck.
             kind = "after" if is_entry(environ) else None
         if kind is None:
-            return self.serve(environ, start_response)
+            return self.paced(environ, start_response)
         return getattr(self, kind)(environ, start_response)
 
     def draw(self) -> str | None:
@@ -62,6 +105,8 @@ class Faults:
         with self.lock:
             if path.endswith("/faults"):
                 self.shares = {kind: share for kind, share in shares.items() if kind in KINDS}
+            if path.endswith("/pace"):
+                self.pace.set(shares)
             answer = json.dumps(self.counts).encode()
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))])
         return [answer]
@@ -73,6 +118,19 @@ class Faults:
             key = self.keys[environ["PATH_INFO"]]
         with key:
             return list(self.application(environ, start_response))
+
+    def paced(self, environ, start_response):
+        """What comes in arrives before the effect, what goes out leaves after it."""
+        size, connection = int(environ.get("CONTENT_LENGTH") or 0), environ.get("werkzeug.socket")
+        self.pace.keep(size, self.pace.seconds, connection)
+        reply = list(self.serve(environ, start_response))
+        out = sum(map(len, reply))
+        self.pace.keep(out, 0, connection)
+        with self.lock:
+            self.counts["bytes in"] += size
+            self.counts["bytes out"] += out
+            self.counts["requests"] += 1
+        return reply
 
     def before(self, environ, start_response):
         self.count("before", environ)

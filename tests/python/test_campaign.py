@@ -1,9 +1,10 @@
-"""The campaign's auditor is right about a right table, and finds each way in which one can be wrong."""
+"""The campaign's auditor is right about a right table, and finds each way in which one can be wrong; so do the trials' judges."""
 
 import copy
 import datetime
 import json
 import sys
+import time
 
 import pytest
 from conftest import ROOT
@@ -14,7 +15,8 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import pyarrow.parquet  # noqa: E402
 
-from campaign import audit, delta, events, floors  # noqa: E402
+from campaign import audit, delta, events, floors, s3  # noqa: E402
+from campaign.trials import asker, load, numbered, outcome, recovery, site, totals  # noqa: E402
 
 POOL = [
     events.Event(events.GOOD, b"a", "2026-03-01T12:00:00Z", "ann", 5),
@@ -218,3 +220,170 @@ def test_an_hour_has_the_floors_that_were_asked_for():
         asked = floors.floors(minutes, [])
         assert all(asked[kind] >= least for kind, least in floors.SHORT.items())
     assert not any(kind.startswith("kafka link") for kind in floors.floors(60, list(floors.NEEDS_KAFKA)))
+
+
+# Trials ---------------------------------------------------------------------------------------------------------------
+
+NUMBERS = numbered.Numbering(keys=7, windows=3)
+
+
+def held_by(rows):
+    """A query for a table that holds these rows of (window, key): (number, sum)."""
+    values = ", ".join(f"({int(window[14:16])}, {key}, {count}, {amount})" for (window, key), (count, amount) in rows.items())
+    return f"select * from (values {values}) held(minute, key, events, amount)"
+
+
+def test_numbered_events_come_to_what_their_truth_says(tmp_path):
+    db, sent = audit.connect(), [json.loads(NUMBERS.good(number)) for number in range(500)]
+    NUMBERS.write(db, 500, tmp_path / "lines")
+    assert [json.loads(line) for line in (tmp_path / "lines").read_text().splitlines()] == sent
+    rows: dict = {}
+    for event in sent:
+        place = (event["ts"].replace(":30Z", ":00Z"), event["key"])
+        count, amount = rows.get(place, (0, 0))
+        rows[place] = (count + 1, amount + event["amount"])
+    assert rows == NUMBERS.rows(500)
+    same = totals.compare(db, NUMBERS.truth(500), held_by(rows))
+    assert (same.events, same.rows, same.lost, same.twice, same.wrong_sums, same.findings("t")) == (500, len(rows), 0, 0, 0, [])
+
+
+def test_keys_that_are_words_are_the_same_in_both_languages():
+    words = numbered.Worded(keys=11, windows=2)
+    sent = {json.loads(words.good(number))["key"] for number in range(50)}
+    assert {key for _, key, *_ in audit.connect().execute(words.truth(50)).fetchall()} == sent
+
+
+def lose(rows, place):
+    rows[place] = (rows[place][0] - 1, rows[place][1])
+
+
+def count_twice(rows, place):
+    rows[place] = (2 * rows[place][0], 2 * rows[place][1])
+
+
+def spoil_sum(rows, place):
+    rows[place] = (rows[place][0], rows[place][1] + 1)
+
+
+def lose_row(rows, place):
+    rows.pop(place)
+
+
+def invent_row(rows, place):
+    rows["2026-03-01T12:05:00Z", 3] = (1, 1)
+
+
+@pytest.mark.parametrize("sabotage", [lose, count_twice, spoil_sum, lose_row, invent_row], ids=lambda one: one.__name__)
+def test_totals_that_are_not_the_truth_are_found(sabotage):
+    rows = NUMBERS.rows(500)
+    sabotage(rows, next(iter(rows)))
+    assert totals.compare(audit.connect(), NUMBERS.truth(500), held_by(rows)).findings("t")
+
+
+@pytest.mark.parametrize(
+    ("letters_held", "findings"),
+    [
+        ([(0, 1, "a"), (0, 2, "b")], 0),
+        ([(0, 1, "a"), (0, 2, "b"), (0, 5, "c")], 0),  # beyond what is recorded: a kill came between
+        ([(0, 1, "a")], 1),
+        ([(0, 1, "a"), (0, 2, "b"), (0, 2, "b")], 1),
+        ([(0, 1, "a"), (0, 2, "other")], 2),
+        ([(0, 1, "a"), (0, 2, "b"), (1, 9, "d")], 1),
+    ],
+)
+def test_letters_are_the_refused_events_once(letters_held, findings):
+    def query(rows):
+        values = ", ".join(f"({partition}, {offset}, '{text}')" for partition, offset, text in rows)
+        return f'select partition, "offset", payload from (values {values}) rows(partition, "offset", payload)'
+
+    broken = query([(0, 1, "a"), (0, 2, "b"), (0, 5, "c")])
+    assert len(totals.letters(audit.connect(), query(letters_held), broken, {0: 3})[1]) == findings
+
+
+def answer(rows):
+    return [{"window_start": window, "key": key, "events": str(n), "amount": str(amount)} for (window, key), (n, amount) in rows.items()]
+
+
+def test_answers_while_events_are_refused_are_what_was_counted_before():
+    counted = NUMBERS.rows(300)
+    assert asker.judge(answer(counted), counted, counted) == ([], counted)
+    for sabotage in (lose, count_twice, spoil_sum, lose_row, invent_row):
+        rows = dict(counted)
+        sabotage(rows, next(iter(rows)))
+        assert asker.judge(answer(rows), counted, counted)[0], sabotage.__name__
+
+
+def test_answers_after_the_fix_rise_to_the_truth_and_no_further():
+    before, between, after = (NUMBERS.rows(events) for events in (300, 400, 500))
+    assert asker.judge(answer(between), before, after) == ([], between)
+    assert asker.judge(answer(before), between, after)[0]
+    assert asker.judge(answer(after), before, between)[0]
+
+
+def test_figures_of_many():
+    assert outcome.summed_up([3, 1, 2]) == {"median": 2, "p95": 3, "max": 3, "count": 3}
+    assert outcome.quantile(list(range(1, 101)), 0.95) == 95
+    assert outcome.slope([(0, 1), (1, 3), (2, 5)]) == 2 and outcome.slope([(0, 1)]) == 0
+
+
+def test_milestones_are_the_first_of_each():
+    text = """\
+2026-11-26T03:52:15.230101Z  INFO HTTP listens on http://127.0.0.1:35587
+2026-11-26T03:52:15.386449Z  INFO reading pipeline=trial drain="direct"
+2026-11-26T03:52:15.601003Z  INFO partitions assigned pipeline=trial partitions=3
+not a line of ours
+2026-11-26T03:52:19.661067Z  INFO committed pipeline=trial table=totals version=2 events=300 rejected=0 late=0 took_ms=10
+2026-11-26T03:52:20.661067Z  INFO committed pipeline=trial table=totals version=3 events=300 rejected=0 late=0 took_ms=20
+"""
+    lines = site.stamped(text)
+    reached = site.milestones(lines)
+    assert list(reached) == ["doors", "reading", "assigned", "committed"]
+    assert round(reached["committed"] - reached["doors"], 3) == 4.431
+    begins = lines[0][0]
+    samples = [load.Sample(0, begins, "before", 1, 0, 0, 0), load.Sample(5, begins + 5, "slow", 1, 0, 0, 0)]
+    assert load.took_by_phase(lines, samples) == {"before": [0.01], "slow": [0.02]}
+
+
+def test_a_recovery_that_is_late_or_does_not_come_is_found():
+    kills = [{"seconds": 1.2, "load": 1}, {"seconds": 2.999, "load": 1}, {"seconds": 3.0, "load": 1}, {"seconds": None, "load": 1}]
+    assert [finding.split()[1] for finding in recovery.too_late(kills)] == ["3", "4"]
+    assert recovery.judged(kills)["seconds"] == {"median": 2.999, "p95": 3.0, "max": 3.0, "count": 3}
+
+
+def watched(memory=(100, 100), lag=(0, 200_000, 0)):
+    """Ninety seconds of a load trial: memory from and to, the lag at the end of each third."""
+    samples = []
+    for second in range(90):
+        phase = ("before", "slow", "after")[second // 30]
+        start = (0, *lag)[second // 30]
+        behind = int(start + (lag[second // 30] - start) * (second % 30 + 1) / 30)
+        resident = memory[0] + (memory[1] - memory[0]) * second / 89
+        samples.append(load.Sample(second, 1000.0 + second, phase, resident, behind, second, 1.0))
+    return samples
+
+
+@pytest.mark.parametrize(
+    ("samples", "findings"),
+    [
+        (watched(), 0),
+        (watched(memory=(100, load.INGEST + load.BESIDE)), 1),
+        (watched(lag=(0, 1_000, 0)), 1),  # nothing was held up
+        (watched(lag=(100_000, 200_000, 0)), 1),
+    ],
+)
+def test_the_load_is_judged_by_its_bounds(samples, findings):
+    judged = outcome.Outcome("load")
+    load.judge(judged, samples, 60, 90, {"slow": [1.0]})
+    assert len(judged.findings) == findings
+    assert 60 + judged.figures["drained after s"] == next(one.at for one in samples if one.at > 60 and one.lag < load.FEW)
+
+
+def test_a_store_at_a_pace_takes_its_time():
+    pace = s3.Pace()
+    began = time.monotonic()
+    pace.keep(10**9, 0)
+    assert time.monotonic() - began < 0.05
+    pace.set({"seconds": 0.01, "rate": 10_000})
+    for _ in range(2):
+        pace.keep(500, pace.seconds)
+    assert time.monotonic() - began >= 0.12 - 0.001

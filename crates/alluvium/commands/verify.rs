@@ -67,6 +67,16 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
             refused(verdict, refusal).report();
         }
     }
+    let has_rows = |verdict: &TableVerdict| {
+        let outcome = verdict.outcome.as_ref();
+        outcome.map_or(true, |verified| verified.comparison.rows() > 0)
+    };
+    if (args.from, args.to) != (None, None) && !verdicts.iter().any(has_rows) {
+        return Err(Failure::work(
+            "nothing was verified: no table has a window that lies wholly between these times",
+        )
+        .help("name times at which windows begin, or leave `--from` and `--to` out"));
+    }
     Ok(ExitCode::from(match verdicts.iter().all(is_equal) {
         true => 0,
         false => WORK_FAILED,

@@ -356,24 +356,24 @@ impl Life {
         }
 
         let has_begun = |table: &TableWriter| !table.checkpoint().offsets.is_empty();
-        if tables.iter().any(has_begun) {
-            // Another server may have begun them all since this one opened the first of them.
+        let mut adopted = None;
+        if let Some(first) = tables.iter().position(has_begun) {
+            // A crash between the start commits of two tables leaves the one that was first at its
+            // start; the other adopts it. A table that has read on cannot be joined (P20).
+            let has_read = match tables.iter().all(has_begun) {
+                true => false,
+                false => self.has_read(io, &plan.tables[first].name)?,
+            };
+            // Another server may have begun them all since this one opened them: before any of them read.
             for table in tables.iter_mut().filter(|table| !has_begun(table)) {
                 io.block_on(table.refresh())
                     .map_err(|source| self.store(source))?;
             }
-        }
-        let begun: Vec<bool> = tables.iter().map(has_begun).collect();
-        let mut adopted = None;
-        if let Some(first) = begun.iter().position(|&begun| begun) {
-            if begun.iter().all(|&begun| begun) {
-                self.record(io, tables, &BTreeMap::new(), &BTreeMap::new(), topics)?;
+            let Some(new) = tables.iter().position(|table| !has_begun(table)) else {
+                self.record(io, tables, BTreeMap::new(), &BTreeMap::new(), topics)?;
                 return Ok(partitions.len());
-            }
-            // A crash between the start commits of two tables leaves the one that was first at its
-            // start; the other adopts it. A table that has read on cannot be joined (P20).
-            if self.has_read(io, &plan.tables[first].name)? {
-                let new = begun.iter().position(|&begun| !begun).unwrap_or_default();
+            };
+            if has_read {
                 return Err(RuntimeError::NewTable {
                     pipeline: plan.name.clone(),
                     table: plan.tables[new].name.clone(),
@@ -386,7 +386,7 @@ impl Life {
             Some(starts) => starts,
             None => self.resolve_start(&partitions)?,
         };
-        self.record(io, tables, &starts, &counts, topics)?;
+        self.record(io, tables, starts, &counts, topics)?;
         Ok(partitions.len())
     }
 
@@ -397,7 +397,7 @@ impl Life {
         &self,
         io: &tokio::runtime::Runtime,
         tables: &mut [TableWriter],
-        starts: &BTreeMap<TopicPartition, i64>,
+        mut starts: BTreeMap<TopicPartition, i64>,
         counts: &BTreeMap<Arc<str>, i32>,
         mut topics: BTreeMap<Arc<str>, TopicId>,
     ) -> Result<(), RuntimeError> {
@@ -407,8 +407,14 @@ impl Life {
             topics.extend(table.checkpoint().topics.clone());
         }
         for table in tables {
-            io.block_on(table.record_start(starts, counts, &topics))
+            io.block_on(table.record_start(&starts, counts, &topics))
                 .map_err(|source| self.store(source))?;
+            // Another server may have been first, and have resolved it otherwise: one start for all tables (P15).
+            for (partition, start) in &mut starts {
+                if let Some(recorded) = table.checkpoint().offsets.get(partition) {
+                    *start = *recorded;
+                }
+            }
             topics.extend(table.checkpoint().topics.clone());
             for (topic, &id) in &continued {
                 io.block_on(table.continue_topic(topic, id))

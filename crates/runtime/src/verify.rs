@@ -34,7 +34,7 @@ pub use error::{Refusal, VerifyError};
 pub use windows::Windows;
 
 /// How long nothing may come of records that the log has.
-const READ_PATIENCE: Duration = Duration::from_secs(60);
+const READ_PATIENCE: Duration = Duration::from_secs(600);
 /// Bytes of a batch of the log.
 const BATCH_BYTES: usize = 1 << 20;
 /// The client's queues may hold this share of the budget, beside it, ...

@@ -119,6 +119,7 @@ pub(crate) async fn commit<T: Send>(
     let begun = Moment::now();
     let mut attempts = 0;
     let mut trouble: Option<StoreError> = None;
+    let mut failed_reads = 0;
     // Until something went wrong the snapshot in hand is good enough: a stale one only costs a refused put.
     // Where others commit too it is stale almost surely.
     let mut read_on = name.was_sent() || !snapshot.is_young() || snapshot.is_shared();
@@ -127,6 +128,7 @@ pub(crate) async fn commit<T: Send>(
             if error.class() != alluvium_types::ErrorClass::Transient {
                 return Err(error);
             }
+            failed_reads += 1;
             trouble = Some(error);
         } else {
             if let Some(version) = snapshot.version_of(&name.id) {
@@ -153,6 +155,7 @@ pub(crate) async fn commit<T: Send>(
         if begun.age() >= patience.commit {
             let table = log.table.clone();
             return Err(match trouble {
+                Some(last) if !name.was_sent() => last,
                 Some(last) => StoreError::EndingUnknown {
                     table,
                     attempts,
@@ -161,7 +164,7 @@ pub(crate) async fn commit<T: Send>(
                 None => StoreError::Crowded { table, attempts },
             });
         }
-        let pause = back_off(attempts).min(patience.pause);
+        let pause = back_off(attempts + failed_reads).min(patience.pause);
         if !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }

@@ -123,8 +123,9 @@ impl Upkeep {
             let now = store_now(store).await?;
             (done.ledger_entries, done.log_files_removed) =
                 clean_log(store, log, snapshot, now).await?;
-            done.orphans_removed = sweep_orphans(store, log, snapshot, now).await?;
+            // Where something cannot be deleted, each try costs a version.
             self.last_clean = Some(Moment::now());
+            done.orphans_removed = sweep_orphans(store, log, snapshot, now).await?;
         }
         Ok(done)
     }

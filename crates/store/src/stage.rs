@@ -374,7 +374,9 @@ impl Stager {
             None => format!("{id}.zstd.parquet"),
         };
         let target = full_path(&self.folder, &path);
-        let upload = BufWriter::with_capacity(self.store.clone(), target, PART_BYTES);
+        // One part after the other: over a link that is slow, parts that go at the same time would all be too late.
+        let upload = BufWriter::with_capacity(self.store.clone(), target, PART_BYTES)
+            .with_max_concurrency(1);
         let properties = writer_properties(self.schema.fields(), &self.filtered);
         let writer = AsyncArrowWriter::try_new(upload, self.schema.clone(), Some(properties))
             .map_err(|source| self.failed(source))?;

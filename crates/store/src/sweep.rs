@@ -49,7 +49,7 @@ pub(crate) async fn vacuum(
     let orphans = find_orphans(store, log, &mut snapshot, now).await?;
     match vacuum {
         Vacuum::Look => Ok(orphans),
-        Vacuum::Delete => remove_orphans(store, log, &mut snapshot, &orphans).await,
+        Vacuum::Delete => remove_orphans(store, log, &mut snapshot, &orphans, now).await,
     }
 }
 
@@ -61,7 +61,9 @@ pub(crate) async fn sweep_orphans(
     now: i64,
 ) -> Result<usize, StoreError> {
     let orphans = find_orphans(store, log, snapshot, now).await?;
-    let mut removed = remove_orphans(store, log, snapshot, &orphans).await?.len();
+    let mut removed = remove_orphans(store, log, snapshot, &orphans, now)
+        .await?
+        .len();
     if let Some(folder) = store.local_folder() {
         removed += folder
             .sweep_staging(&log.folder, store.rules().orphan_retention)
@@ -71,13 +73,24 @@ pub(crate) async fn sweep_orphans(
     Ok(removed)
 }
 
+/// What is older is not kept. Milliseconds.
+fn oldest_kept(store: &Store, now: i64) -> i64 {
+    now.saturating_sub(millis(store.rules().orphan_retention))
+}
+
+/// Whether a file left the table so lately that queries of older versions may still read it.
+fn is_still_read(snapshot: &Snapshot, path: &str, cutoff: i64) -> bool {
+    let removed = snapshot.removed_at(path);
+    removed.is_some_and(|moment| moment > cutoff)
+}
+
 async fn find_orphans(
     store: &Store,
     log: &TableLog,
     snapshot: &mut Snapshot,
     now: i64,
 ) -> Result<Vec<Orphan>, StoreError> {
-    let cutoff = now.saturating_sub(millis(store.rules().orphan_retention));
+    let cutoff = oldest_kept(store, now);
     let log_folder = log.log_folder();
     let old: Vec<ObjectMeta> = store
         .object_store()
@@ -99,15 +112,11 @@ async fn find_orphans(
         .iter()
         .map(|file| file.path.as_str())
         .collect();
-    let is_still_read = |path: &str| {
-        let removed = snapshot.removed_at(path);
-        removed.is_some_and(|moment| moment > cutoff)
-    };
     Ok(old
         .into_iter()
         .filter(|meta| {
             let path = meta.location.as_ref();
-            !live.contains(path) && !is_still_read(path)
+            !live.contains(path) && !is_still_read(snapshot, path, cutoff)
         })
         .map(|meta| Orphan {
             path: meta.location.to_string(),
@@ -126,10 +135,14 @@ async fn fenced(
     log: &TableLog,
     snapshot: &mut Snapshot,
     orphans: &[Orphan],
+    now: i64,
 ) -> Result<Vec<Orphan>, StoreError> {
+    let cutoff = oldest_kept(store, now);
     let mut unnamed = Vec::new();
     let decide = |snapshot: &Snapshot| {
-        let is_unnamed = |orphan: &&Orphan| !snapshot.paths.contains(&orphan.path);
+        let is_unnamed = |orphan: &&Orphan| {
+            !snapshot.paths.contains(&orphan.path) && !is_still_read(snapshot, &orphan.path, cutoff)
+        };
         unnamed = orphans.iter().filter(is_unnamed).cloned().collect();
         if unnamed.is_empty() {
             return Ok(Decision::Stop(()));
@@ -147,26 +160,28 @@ async fn fenced(
     Ok(unnamed)
 }
 
-/// Deletes orphans, behind a version of its own; returns those that were.
+/// Deletes orphans, behind a version of its own; returns those that were. One that cannot be deleted does not keep the others.
 async fn remove_orphans(
     store: &Store,
     log: &TableLog,
     snapshot: &mut Snapshot,
     orphans: &[Orphan],
+    now: i64,
 ) -> Result<Vec<Orphan>, StoreError> {
-    let mut removed = Vec::new();
-    for orphan in fenced(store, log, snapshot, orphans).await? {
+    let (mut removed, mut failed) = (Vec::new(), None);
+    for orphan in fenced(store, log, snapshot, orphans, now).await? {
         let path = Path::from(orphan.path.as_str());
         match store.object_store().delete(&path).await {
             Ok(()) => removed.push(orphan),
             Err(object_store::Error::NotFound { .. }) => {}
             Err(source) => {
-                return Err(StoreError::Object {
-                    doing: format!("remove the orphan {path}"),
-                    source,
-                });
+                let doing = format!("remove the orphan {path}");
+                failed.get_or_insert(StoreError::Object { doing, source });
             }
         }
     }
-    Ok(removed)
+    match failed {
+        None => Ok(removed),
+        Some(error) => Err(error),
+    }
 }

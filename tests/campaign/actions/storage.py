@@ -162,5 +162,9 @@ class Server:
     def set(self, shares: dict):
         self.call("faults", shares)
 
+    def pace(self, **asked: float):
+        """`seconds` a request and `rate` bytes a second of all; neither: as fast as it goes."""
+        self.call("pace", asked)
+
     def counts(self) -> dict:
         return self.call("counts")

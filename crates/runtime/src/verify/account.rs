@@ -72,6 +72,8 @@ struct Tally {
 #[derive(Clone, Debug)]
 struct PastReplay {
     version: i64,
+    /// The definition that decided.
+    definition: Option<String>,
     took: Replayed,
     /// Letters that it took as far as can be told.
     known: u64,
@@ -106,6 +108,7 @@ impl Account {
             .filter_map(|record| {
                 Some(PastReplay {
                     version: record.version,
+                    definition: record.pipeline_version.clone(),
                     took: record.replayed?,
                     known: 0,
                 })
@@ -150,10 +153,21 @@ impl Account {
                 true => self
                     .replay_of(letter.version)
                     .map_or(Fate::LeftOut, |replay| {
+                        let PastReplay {
+                            definition, took, ..
+                        } = &self.replays[replay];
+                        // Which ones it passed over it does not say: the same definition does so again.
+                        let decides_again = definition.as_deref() == Some(&*self.definition);
+                        let took = *took;
                         if replayed.insert((letter.version, place(letter))) {
                             self.replays[replay].known += 1;
                         }
-                        Fate::Replayed
+                        match took.refused {
+                            0 => Fate::Replayed,
+                            _ if decides_again => Fate::Replayed,
+                            all if all == took.letters => Fate::LeftOut,
+                            _ => Fate::Undecided,
+                        }
                     }),
                 false => Fate::Undecided,
             };

@@ -54,6 +54,9 @@ impl From<ArrowError> for RunError {
     }
 }
 
+/// Runs that are open at once.
+const MOST_FILES: usize = 32;
+
 /// Panes of one shape, gathered in runs that are each in the order of their keys.
 #[derive(Debug)]
 pub(super) struct Runs {
@@ -122,7 +125,26 @@ impl Runs {
             .map_err(|error| ArrowError::from(error.into_error()))?;
         file.rewind().map_err(ArrowError::from)?;
         self.files.push(file);
-        Ok(())
+        if self.files.len() < MOST_FILES {
+            return Ok(());
+        }
+        // As many are open at most, and a key that comes again and again takes room once.
+        let files = mem::take(&mut self.files);
+        let merged = self.merge(files, None)?;
+        self.add_sorted(merged)
+    }
+
+    fn merge(&self, files: Vec<File>, rest: Option<MergedPanes>) -> Result<MergedPanes, RunError> {
+        let mut parts: Vec<SortedPart> = Vec::with_capacity(files.len() + 1);
+        if let Some(rest) = rest {
+            parts.push(Box::new(rest.map(|batch| batch.map_err(Into::into))));
+        }
+        for file in files {
+            let rows = StreamReader::try_new(BufReader::new(file), None)?;
+            parts.push(Box::new(rows.map(|batch| batch.map_err(Into::into))));
+        }
+        let budget = &self.room.budget;
+        Ok(merge_sorted(&self.shape, parts, BATCH_ROWS, budget)?)
     }
 
     /// Everything that was taken in, one row a key, in the order of the keys.
@@ -132,18 +154,8 @@ impl Runs {
         if self.files.is_empty() {
             return Ok(rest);
         }
-        let mut parts: Vec<SortedPart> = Vec::with_capacity(self.files.len() + 1);
-        parts.push(Box::new(rest.map(|batch| batch.map_err(Into::into))));
-        for file in self.files {
-            let rows = StreamReader::try_new(BufReader::new(file), None)?;
-            parts.push(Box::new(rows.map(|batch| batch.map_err(Into::into))));
-        }
-        Ok(merge_sorted(
-            &self.shape,
-            parts,
-            BATCH_ROWS,
-            &self.room.budget,
-        )?)
+        let files = mem::take(&mut self.files);
+        self.merge(files, Some(rest))
     }
 }
 
@@ -246,6 +258,25 @@ mod tests {
             folder.path().read_dir().unwrap().count(),
             0,
             "no file has a name"
+        );
+    }
+
+    #[test]
+    fn however_many_keys_come_few_runs_are_open() {
+        let folder = tempfile::tempdir().unwrap();
+        let room = Room {
+            budget: MemoryBudget::new(64 << 20),
+            share: 1,
+            folder: folder.path().to_owned(),
+        };
+        let mut runs = Runs::new(shape(), &room);
+        for _ in 0..100 {
+            runs.add(vec![panes(0..50)]).unwrap();
+        }
+        assert!(runs.files.len() < MOST_FILES);
+        assert_eq!(
+            counts(runs),
+            (0..50).map(|key| (key, 100)).collect::<Vec<_>>()
         );
     }
 
