@@ -365,11 +365,8 @@ impl Committer {
         self.status.update(&self.plan.name, |status| {
             status.rejected += refused_now;
             status.freshness_p99_ms = p99;
-            for partition in &mut status.partitions {
-                let name = TopicPartition::new(partition.topic.as_str(), partition.partition);
-                partition.watermark = flight.watermarks.own(&name);
-            }
         });
+        self.tell_watermarks(flight);
         metrics::counter!("alluvium_records_rejected_total", "pipeline" => self.plan.name.to_string())
             .increment(refused);
         metrics::counter!("alluvium_records_late_total", "pipeline" => self.plan.name.to_string())
@@ -385,6 +382,16 @@ impl Committer {
             });
         }
         Ok(())
+    }
+
+    /// With every epoch and every commit: intake may not have listed the partitions yet when the last event was accepted.
+    fn tell_watermarks(&self, flight: &Flight) {
+        self.status.update(&self.plan.name, |status| {
+            for partition in &mut status.partitions {
+                let name = TopicPartition::new(partition.topic.as_str(), partition.partition);
+                partition.watermark = flight.watermarks.own(&name);
+            }
+        });
     }
 
     /// Counts late events per table, in offset order over all workers (P24).
@@ -442,6 +449,7 @@ impl Committer {
         }
         flight.parts.retain(|(held, _)| *held > epoch);
         self.report_progress(epoch);
+        self.tell_watermarks(flight);
         Ok(())
     }
 

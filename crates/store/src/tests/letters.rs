@@ -239,11 +239,7 @@ async fn letters_that_slept_for_days_name_no_swept_file() {
     };
     objects.lose_next_reply(Effect::Never, meanwhile, 72 * AN_HOUR);
     let batch = [letter(0, 2, None)];
-    let written = write(&mut letters, &batch).await;
-    assert!(
-        matches!(written, Err(StoreError::StagedTooOld { .. })),
-        "{written:?}"
-    );
+    // The sweep's own version stands in the way of the first file, and the letters are written anew.
     assert_eq!(write(&mut letters, &batch).await.unwrap().letters, 1);
     assert_eq!(stored(&store).await, [(0, 2, None)]);
 }
