@@ -601,10 +601,16 @@ impl Director {
         }
     }
 
-    fn has_caught_up(&self) -> bool {
+    fn has_caught_up(&mut self) -> bool {
         let state = self.world.state();
-        self.tables.iter().all(|table| {
-            let offsets = Table::offsets_of(&self.objects, &folder(table));
+        let mut tables = self.tables.iter().zip(&mut self.recorded);
+        tables.all(|(table, recorded)| {
+            let Recorded {
+                table: read,
+                versions,
+            } = recorded;
+            read.read_on(&self.objects, &folder(table), versions);
+            let offsets = &read.offsets;
             state.kafka.partitions().iter().all(|partition| {
                 let high = state.kafka.log(partition).map_or(0, |log| log.high);
                 high == 0 || offsets.get(partition) == Some(&high)

@@ -119,6 +119,14 @@ fn read_file(bytes: Bytes) -> Result<Vec<RecordBatch>, String> {
         .map_err(|error| error.to_string())
 }
 
+/// The lines of a log entry, as far as they are JSON.
+fn lines_of(entry: &[u8]) -> Vec<Value> {
+    serde_json::Deserializer::from_slice(entry)
+        .into_iter()
+        .filter_map(Result::ok)
+        .collect()
+}
+
 fn partition_of(text: &str) -> Option<TopicPartition> {
     let (topic, number) = text.rsplit_once('/')?;
     Some(TopicPartition::new(topic, number.parse().ok()?))
@@ -152,10 +160,7 @@ impl Table {
                 fault(format!("version {next} is missing"));
                 break;
             }
-            let lines: Vec<Value> = serde_json::Deserializer::from_slice(&bytes)
-                .into_iter()
-                .filter_map(Result::ok)
-                .collect();
+            let lines = lines_of(&bytes);
             read.apply(kafka, objects, table, folder, &lines, &mut fault);
         }
         read
@@ -173,26 +178,10 @@ impl Table {
             .range(versions.len() as i64..)
             .map(|(_, bytes)| bytes)
         {
-            let lines: Vec<Value> = serde_json::Deserializer::from_slice(bytes)
-                .into_iter()
-                .filter_map(Result::ok)
-                .collect();
+            let lines = lines_of(bytes);
             self.follow(&lines, "", &mut |_| {});
             versions.push(self.offsets.clone());
         }
-    }
-
-    /// The recorded next offset of every partition.
-    pub(crate) fn offsets_of(objects: &Objects, folder: &str) -> BTreeMap<TopicPartition, i64> {
-        let mut read = Self::default();
-        for bytes in objects.entries(folder).into_values() {
-            let lines: Vec<Value> = serde_json::Deserializer::from_slice(&bytes)
-                .into_iter()
-                .filter_map(Result::ok)
-                .collect();
-            read.follow(&lines, "", &mut |_| {});
-        }
-        read.offsets
     }
 
     fn apply(

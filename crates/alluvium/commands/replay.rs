@@ -7,7 +7,7 @@ use tokio::runtime::Runtime;
 
 use crate::{
     cli::ReplayArgs,
-    commands::run::plans,
+    commands::run::plan_of,
     failure::Failure,
     files,
     output::{Sheet, grouped, to_stdout},
@@ -16,14 +16,7 @@ use crate::{
 /// Replays into every table of the pipeline. Exit code 1 when letters are refused again.
 pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let found = files::load(&args.server)?;
-    let plans = plans(&found)?;
-    let Some(plan) = plans.iter().find(|plan| *plan.name == *args.pipeline) else {
-        let known: Vec<&str> = plans.iter().map(|plan| &*plan.name).collect();
-        return Err(
-            Failure::input(format!("there is no pipeline `{}`", args.pipeline))
-                .help(format!("there are: {}", known.join(", "))),
-        );
-    };
+    let plan = &plan_of(&found, &args.pipeline)?;
     let runtime = Runtime::new()?;
     let store = runtime.block_on(found.store())?;
     let budget = MemoryBudget::new(found.server.memory.ingest);

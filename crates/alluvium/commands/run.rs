@@ -97,6 +97,26 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     verdict(&stopped)
 }
 
+/// The one of that name.
+pub(super) fn plan_of(found: &Found, pipeline: &str) -> Result<Arc<Plan>, Failure> {
+    let plans = plans(found)?;
+    if let Some(plan) = plans.iter().find(|plan| *plan.name == *pipeline) {
+        return Ok(plan.clone());
+    }
+    let known: Vec<&str> = plans.iter().map(|plan| &*plan.name).collect();
+    Err(Failure::input(format!("there is no pipeline `{pipeline}`"))
+        .help(format!("there are: {}", known.join(", "))))
+}
+
+/// The Kafka that a pipeline reads.
+pub(super) fn broker_of(found: &Found, plan: &Plan) -> Broker {
+    let connection = &found.server.kafka[&plan.source.connection];
+    Broker {
+        brokers: connection.brokers.clone(),
+        properties: connection.properties.clone(),
+    }
+}
+
 /// Every pipeline beside the server file, with a connection.
 pub(super) fn plans(found: &Found) -> Result<Vec<Arc<Plan>>, Failure> {
     let mut wrong = Diagnostics::default();
@@ -154,15 +174,9 @@ pub(super) fn start(
     let server = &found.server;
     let pipelines = plans
         .into_iter()
-        .map(|plan| {
-            let connection = &server.kafka[&plan.source.connection];
-            PipelineConfig {
-                cluster: Arc::new(Broker {
-                    brokers: connection.brokers.clone(),
-                    properties: connection.properties.clone(),
-                }),
-                plan,
-            }
+        .map(|plan| PipelineConfig {
+            cluster: Arc::new(broker_of(found, &plan)),
+            plan,
         })
         .collect();
     let cores = || thread::available_parallelism().map_or(1, usize::from);

@@ -5,7 +5,7 @@ use std::{env, fmt::Write as _, process::ExitCode};
 use alluvium_engine::{Comparison, Difference, DifferenceKind};
 use alluvium_plan::{Plan, TablePlan};
 use alluvium_runtime::{Reading, Refusal, TableVerdict, Verified, Verify, VerifyError, Windows};
-use alluvium_source::{Broker, SourceError};
+use alluvium_source::SourceError;
 use alluvium_types::MemoryBudget;
 use datafusion::common::ScalarValue;
 use serde_json::{Map, Value, json};
@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use crate::{
     cells,
     cli::VerifyArgs,
-    commands::run::plans,
+    commands::run::{broker_of, plan_of},
     failure::{Failure, WORK_FAILED},
     files,
     output::{Format, Sheet, grouped, plain, to_stdout},
@@ -32,23 +32,12 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
         );
     }
     let found = files::load(&args.server)?;
-    let plans = plans(&found)?;
-    let Some(plan) = plans.iter().find(|plan| *plan.name == *args.pipeline) else {
-        let known: Vec<&str> = plans.iter().map(|plan| &*plan.name).collect();
-        return Err(
-            Failure::input(format!("there is no pipeline `{}`", args.pipeline))
-                .help(format!("there are: {}", known.join(", "))),
-        );
-    };
+    let plan = &plan_of(&found, &args.pipeline)?;
     let runtime = Runtime::new()?;
-    let connection = &found.server.kafka[&plan.source.connection];
     let verify = Verify {
         store: runtime.block_on(found.store())?,
         plan: plan.clone(),
-        broker: Broker {
-            brokers: connection.brokers.clone(),
-            properties: connection.properties.clone(),
-        },
+        broker: broker_of(&found, plan),
         windows: Windows {
             from: args.from,
             to: args.to,
