@@ -6,10 +6,12 @@ type Target = fn(&[u8]);
 
 #[test]
 fn kept_inputs_break_no_promise() {
-    let targets: [(&str, Target); 3] = [
+    let targets: [(&str, Target); 5] = [
         ("decode", alluvium_fuzz::decode),
         ("sketches", alluvium_fuzz::sketches),
         ("pipelines", alluvium_fuzz::pipelines),
+        ("schemas", alluvium_fuzz::schemas),
+        ("log", alluvium_fuzz::log),
     ];
     for (name, target) in targets {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -4,9 +4,13 @@
 //! `corpus/` to its function in the ordinary tests.
 
 mod decode;
+mod log;
 mod pipelines;
+mod schemas;
 mod sketches;
 
 pub use decode::decode;
+pub use log::log;
 pub use pipelines::pipelines;
+pub use schemas::schemas;
 pub use sketches::sketches;

@@ -13,6 +13,7 @@ mod reading;
 mod real_kafka;
 mod replay;
 mod s3;
+mod secrets;
 mod site;
 mod sql;
 mod structure;

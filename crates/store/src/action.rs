@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::Error as _};
 use serde_json::{Map, Value, json};
 
 /// One line: exactly one of these is there. What we do not know is passed over.
@@ -76,7 +76,7 @@ pub(crate) struct Add {
     /// URL-encoded, from the table's folder.
     pub(crate) path: String,
     #[serde(default, deserialize_with = "or_default")]
-    pub(crate) partition_values: HashMap<String, Option<String>>,
+    pub(crate) partition_values: BTreeMap<String, Option<String>>,
     pub(crate) size: i64,
     pub(crate) modification_time: i64,
     pub(crate) data_change: bool,
@@ -156,11 +156,38 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Reads an entry. One of ours is refused when a single byte is another than was written, or when it stands in the
+    /// place of another version; of whoever makes no such promise, it must be lines of JSON, at least one (S9).
     pub(crate) fn parse(version: i64, json: &[u8]) -> Result<Self, serde_json::Error> {
+        refuse_damaged(json)?;
         let lines = serde_json::Deserializer::from_slice(json)
             .into_iter::<Line>()
-            .collect::<Result<_, _>>()?;
-        Ok(Self { version, lines })
+            .collect::<Result<Vec<_>, _>>()?;
+        if lines.is_empty() {
+            return Err(serde_json::Error::custom("it is empty"));
+        }
+        let entry = Self { version, lines };
+        match entry.our_info().and_then(|ours| ours.get("version")) {
+            Some(said) if said.as_i64() != Some(version) => Err(serde_json::Error::custom(
+                format!("it is the entry of version {said}"),
+            )),
+            _ => Ok(entry),
+        }
+    }
+
+    /// The id of the table that it was written for, where its writer said so.
+    pub(crate) fn table_id(&self) -> Option<&str> {
+        self.our_info()?.get("table_id")?.as_str()
+    }
+
+    /// Refuses an entry that was written for another table than the one of this id.
+    pub(crate) fn refuse_stray(&self, table_id: &str) -> Result<(), serde_json::Error> {
+        match self.table_id() {
+            Some(id) if id != table_id => Err(serde_json::Error::custom(format!(
+                "it is an entry of another table, with the id {id}"
+            ))),
+            _ => Ok(()),
+        }
     }
 
     /// The `commitInfo` of this version.
@@ -225,11 +252,13 @@ pub(crate) enum Effect {
 }
 
 impl Draft {
-    /// The entry's bytes: JSON lines, `commitInfo` first.
-    pub(crate) fn encode(&self, commit_id: &str, millis: i64) -> Vec<u8> {
+    /// The entry's bytes: JSON lines, `commitInfo` first, and in it a checksum of everything.
+    pub(crate) fn encode(&self, place: Place<'_>, commit_id: &str, millis: i64) -> Vec<u8> {
         let mut info = self.info.clone();
         info.insert("format".into(), FORMAT.into());
         info.insert("commit_id".into(), commit_id.into());
+        info.insert("table_id".into(), place.table_id.into());
+        info.insert("version".into(), place.version.into());
         let commit_info = json!({
             "timestamp": millis,
             "operation": self.operation,
@@ -238,10 +267,7 @@ impl Draft {
             "engineInfo": concat!("alluvium/", env!("CARGO_PKG_VERSION")),
             OUR_KEY: info,
         });
-        let mut lines = vec![Line {
-            commit_info: Some(commit_info),
-            ..Line::default()
-        }];
+        let mut lines = Vec::new();
         lines.extend(self.protocol.iter().map(|protocol| Line {
             protocol: Some(protocol.clone()),
             ..Line::default()
@@ -270,12 +296,56 @@ impl Draft {
             }),
             ..Line::default()
         }));
-        let mut bytes = Vec::new();
+        // The checksum stands first, at a fixed place, so that it is found in damaged bytes too.
+        let rest = commit_info.to_string();
+        let rest = rest.strip_prefix('{').unwrap_or_default();
+        let mut bytes = format!("{{\"commitInfo\":{{{SUM_KEY}{NO_SUM}\",{rest}}}\n").into_bytes();
         for line in &lines {
             serde_json::to_writer(&mut bytes, line).expect("log lines are plain values");
             bytes.push(b'\n');
         }
+        let (digits, sum) = sum(&bytes).expect("the key was just written");
+        bytes[digits].copy_from_slice(sum.as_bytes());
         bytes
+    }
+}
+
+/// Where an entry belongs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'t> {
+    /// The id in the table's metadata.
+    pub(crate) table_id: &'t str,
+    pub(crate) version: i64,
+}
+
+/// The key in `commitInfo` of the CRC-32C of all bytes of the entry, with zeros in its own place (S9).
+const SUM_KEY: &str = "\"alluvium_crc32c\":\"";
+const NO_SUM: &str = "00000000";
+/// The key begins before this byte.
+const SUM_WITHIN: usize = 40;
+
+/// Where the checksum stands in the bytes of an entry, and what it has to be; `None` where there is none.
+fn sum(json: &[u8]) -> Option<(std::ops::Range<usize>, String)> {
+    let key = json
+        .windows(SUM_KEY.len())
+        .take(SUM_WITHIN)
+        .position(|window| window == SUM_KEY.as_bytes())?;
+    let digits = key + SUM_KEY.len()..key + SUM_KEY.len() + NO_SUM.len();
+    let mut blank = json.to_vec();
+    blank
+        .get_mut(digits.clone())?
+        .copy_from_slice(NO_SUM.as_bytes());
+    Some((digits, format!("{:08x}", crc_fast::crc32_iscsi(&blank))))
+}
+
+fn refuse_damaged(json: &[u8]) -> Result<(), serde_json::Error> {
+    match sum(json) {
+        Some((digits, sum)) if &json[digits.clone()] != sum.as_bytes() => {
+            Err(serde_json::Error::custom(
+                "it is damaged: its bytes do not have the checksum that they were written with",
+            ))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -17,7 +17,7 @@ use rand::Rng as _;
 
 use crate::{
     StoreError,
-    action::{Draft, Entry, Metadata, Txn},
+    action::{Draft, Entry, Metadata, Place, Txn},
     clock::{Moment, wall_millis},
     definition::protocol,
     log::{Put, TableLog},
@@ -71,6 +71,7 @@ pub(crate) async fn create_table(
     info: serde_json::Map<String, serde_json::Value>,
     metadata: Metadata,
 ) -> Result<(), StoreError> {
+    let table_id = metadata.id.clone();
     let draft = Draft {
         operation: "CREATE TABLE",
         info,
@@ -78,7 +79,11 @@ pub(crate) async fn create_table(
         metadata: Some(metadata),
         ..Draft::default()
     };
-    let bytes = draft.encode(&CommitName::new().id, wall_millis());
+    let place = Place {
+        table_id: &table_id,
+        version: 0,
+    };
+    let bytes = draft.encode(place, &CommitName::new().id, wall_millis());
     match log.put_entry(0, bytes).await {
         Ok(Put::Landed | Put::Taken) => Ok(()),
         Err(source) => Err(StoreError::Object {
@@ -192,7 +197,11 @@ async fn put(
     draft: &Draft,
 ) -> Result<Answer, StoreError> {
     let version = snapshot.version + 1;
-    let bytes = draft.encode(&name.id, wall_millis());
+    let place = Place {
+        table_id: &snapshot.metadata.id,
+        version,
+    };
+    let bytes = draft.encode(place, &name.id, wall_millis());
     let entry = Entry::parse(version, &bytes).map_err(|source| StoreError::UnreadableEntry {
         table: log.table.clone(),
         version,

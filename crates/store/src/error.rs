@@ -51,8 +51,22 @@ pub enum StoreError {
         /// The first version that is missing.
         version: i64,
     },
-    /// A log entry is not what the Delta protocol says.
-    #[error("version {version} of {table} cannot be read: {source}")]
+    /// An entry of the table's log is gone, and nothing stands in for it (S9).
+    #[error(
+        "the log of {table} is damaged: {entry} is gone, and no log checkpoint says what it said; put that file back \
+         from a backup or from an older version of the object"
+    )]
+    LostEntry {
+        /// The table.
+        table: Arc<str>,
+        /// The path of the entry below the storage root.
+        entry: String,
+    },
+    /// A log entry is not what the Delta protocol says, or not what was written.
+    #[error(
+        "version {version} of {table} cannot be read: {source}; put its file in the folder _delta_log back from a \
+         backup or from an older version of the object"
+    )]
     UnreadableEntry {
         /// The table.
         table: Arc<str>,
@@ -198,6 +212,7 @@ impl StoreError {
             Self::Root { .. }
             | Self::NoConditionalPut { .. }
             | Self::Missing { .. }
+            | Self::LostEntry { .. }
             | Self::UnreadableEntry { .. }
             | Self::UnreadableFile { .. }
             | Self::Unsupported { .. }

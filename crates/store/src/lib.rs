@@ -14,6 +14,7 @@ mod clock;
 mod commit;
 mod compact;
 mod config;
+mod damage;
 mod dead_letters;
 mod definition;
 mod durable;
@@ -41,6 +42,7 @@ pub use compact::{
     Choice, CompactedFile, CompactionEnding, Compactor, Effort, Inputs, PaneFile, choose,
 };
 pub use config::StorageConfig;
+pub use damage::is_panic_expected;
 pub use dead_letters::{DeadLetters, LettersWritten};
 pub use error::StoreError;
 pub use history::{CommitKind, CommitRecord};

@@ -16,6 +16,7 @@ use crate::{
     StoreError,
     action::{Entry, Line},
     clock::Moment,
+    damage::survived,
     snapshot::Snapshot,
 };
 
@@ -48,8 +49,8 @@ pub(crate) enum Put {
 pub(crate) struct Listing {
     /// Versions with an entry, and when it was written (milliseconds by the store's clock).
     pub(crate) entries: BTreeMap<i64, i64>,
-    /// Paths of the parts of log checkpoints, by version.
-    checkpoints: BTreeMap<i64, BTreeMap<u32, (u32, Path)>>,
+    /// Paths of the parts of log checkpoints, by version and by how many parts there are.
+    checkpoints: BTreeMap<(i64, u32), BTreeMap<u32, Path>>,
 }
 
 impl Listing {
@@ -58,21 +59,22 @@ impl Listing {
         self.checkpoints
             .iter()
             .rev()
-            .filter_map(|(version, parts)| {
-                let (count, _) = parts.values().next()?;
-                (parts.len() == *count as usize)
-                    .then(|| (*version, parts.values().map(|(_, path)| path).collect()))
-            })
+            .filter(|((_, count), parts)| parts.keys().copied().eq(1..=*count))
+            .map(|((version, _), parts)| (*version, parts.values().collect()))
     }
 
-    fn take(&mut self, meta: &object_store::ObjectMeta) {
+    /// Takes what lies directly in the folder: below it people keep copies, and other products their own files.
+    fn take(&mut self, folder: &Path, meta: &object_store::ObjectMeta) {
         let Some(name) = meta.location.filename() else {
             return;
         };
+        if meta.location.parts_count() != folder.parts_count() + 1 {
+            return;
+        }
         let mut words = name.split('.');
         let Some(version) = words
             .next()
-            .filter(|digits| digits.len() == 20)
+            .filter(|digits| digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit()))
             .and_then(|digits| digits.parse::<i64>().ok())
         else {
             return;
@@ -83,14 +85,13 @@ impl Listing {
                     .insert(version, meta.last_modified.timestamp_millis());
             }
             ["checkpoint", "parquet"] => {
-                let part = BTreeMap::from([(1, (1, meta.location.clone()))]);
-                self.checkpoints.insert(version, part);
+                let part = BTreeMap::from([(1, meta.location.clone())]);
+                self.checkpoints.insert((version, 1), part);
             }
             ["checkpoint", part, count, "parquet"] => {
-                let parts = self.checkpoints.entry(version).or_default();
-                let whole = parts.get(&1).is_some_and(|(count, _)| *count == 1);
-                if let (false, Ok(part), Ok(count)) = (whole, part.parse(), count.parse()) {
-                    parts.insert(part, (count, meta.location.clone()));
+                if let (Ok(part), Ok(count)) = (part.parse(), count.parse()) {
+                    let parts = self.checkpoints.entry((version, count)).or_default();
+                    parts.entry(part).or_insert_with(|| meta.location.clone());
                 }
             }
             _ => {}
@@ -129,38 +130,81 @@ impl TableLog {
             match self.try_load().await {
                 // Clean-up ran between the listing and the reading.
                 Err(StoreError::TornLog { .. }) if attempt < LOAD_ATTEMPTS => attempt += 1,
+                Err(StoreError::TornLog { version, .. }) => return Err(self.lack(version).await?),
                 loaded => return loaded,
             }
         }
     }
 
+    /// What it means that a version is not in what was listed: it is only not listed, or it is gone.
+    async fn lack(&self, version: i64) -> Result<StoreError, StoreError> {
+        Ok(if self.has_entry(version).await? {
+            StoreError::TornLog {
+                table: self.table.clone(),
+                version,
+            }
+        } else {
+            StoreError::LostEntry {
+                table: self.table.clone(),
+                entry: self.entry_path(version).to_string(),
+            }
+        })
+    }
+
+    async fn has_entry(&self, version: i64) -> Result<bool, StoreError> {
+        let path = self.entry_path(version);
+        match self.store.head(&path).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(source) => Err(StoreError::Object {
+                doing: format!("look for {path}"),
+                source,
+            }),
+        }
+    }
+
     async fn try_load(&self) -> Result<Option<Snapshot>, StoreError> {
         let read_at = Moment::now();
-        if let Some(hinted) = self.last_checkpoint().await? {
+        let hint = self.last_checkpoint().await?;
+        if let Some(hint) = &hint {
             // Most of a long log lies before its newest checkpoint and need not even be listed.
-            let listing = self.list_from(hinted).await?;
+            let listing = self.list_from(hint.version).await?;
             let newest = listing.complete_checkpoints().next();
-            if newest.is_some_and(|(version, _)| version >= hinted)
-                && let Ok(Some(snapshot)) = self.add_up(&listing, read_at).await
+            if newest.is_some_and(|(version, _)| version >= hint.version)
+                && let Ok(Some(snapshot)) = self.add_up(&listing, Some(hint), read_at).await
             {
                 return Ok(Some(snapshot));
             }
         }
         let listing = self.list().await?;
-        self.add_up(&listing, read_at).await
+        self.add_up(&listing, hint.as_ref(), read_at).await
     }
 
     /// What `_last_checkpoint` says; it is only a hint, so one that cannot be read is as good as none (S9).
-    pub(crate) async fn last_checkpoint(&self) -> Result<Option<i64>, StoreError> {
-        #[derive(serde::Deserialize)]
-        struct Hint {
-            version: i64,
-        }
+    pub(crate) async fn last_checkpoint(&self) -> Result<Option<Hint>, StoreError> {
         let hint = self
-            .get(&self.log_folder().join("_last_checkpoint"))
-            .await?;
-        let parsed = hint.and_then(|bytes| serde_json::from_slice::<Hint>(&bytes).ok());
-        Ok(parsed.map(|hint| hint.version))
+            .hint()
+            .await?
+            .and_then(|bytes| serde_json::from_slice::<Hint>(&bytes).ok());
+        Ok(hint.filter(|hint| hint.version >= 0))
+    }
+
+    /// The newest complete checkpoint of this version or a later one.
+    pub(crate) async fn newest_checkpoint(&self, from: i64) -> Result<Option<i64>, StoreError> {
+        let listing = self.list_from(from).await?;
+        let newest = listing.complete_checkpoints().next();
+        Ok(newest
+            .map(|(version, _)| version)
+            .filter(|version| *version >= from))
+    }
+
+    /// The bytes of `_last_checkpoint`.
+    pub(crate) async fn hint(&self) -> Result<Option<Bytes>, StoreError> {
+        self.get(&self.hint_path()).await
+    }
+
+    pub(crate) fn hint_path(&self) -> Path {
+        self.log_folder().join("_last_checkpoint")
     }
 
     async fn list_from(&self, version: i64) -> Result<Listing, StoreError> {
@@ -176,6 +220,7 @@ impl TableLog {
         mut objects: BoxStream<'static, object_store::Result<object_store::ObjectMeta>>,
     ) -> Result<Listing, StoreError> {
         let mut listing = Listing::default();
+        let folder = self.log_folder();
         while let Some(meta) = objects
             .try_next()
             .await
@@ -184,7 +229,7 @@ impl TableLog {
                 self.table
             )))?
         {
-            listing.take(&meta);
+            listing.take(&folder, &meta);
         }
         Ok(listing)
     }
@@ -192,12 +237,14 @@ impl TableLog {
     async fn add_up(
         &self,
         listing: &Listing,
+        hint: Option<&Hint>,
         read_at: Moment,
     ) -> Result<Option<Snapshot>, StoreError> {
         let mut checkpoint = None;
         let mut unreadable = None;
+        let mut passed_over = Vec::new();
         for (version, parts) in listing.complete_checkpoints() {
-            match self.read_checkpoint(&parts).await {
+            match self.read_checkpoint(version, &parts, hint).await {
                 Ok(lines) => {
                     checkpoint = Some((version, lines));
                     break;
@@ -206,6 +253,7 @@ impl TableLog {
                 Err(error) if error.is_corrupt_file() => {
                     tracing::warn!(table = %self.table, version, %error, "passing over a log checkpoint");
                     unreadable = Some(error);
+                    passed_over.push((version, parts.into_iter().cloned().collect()));
                 }
                 Err(error) => return Err(error),
             }
@@ -242,11 +290,19 @@ impl TableLog {
             .buffered(READ_AHEAD)
             .try_collect()
             .await?;
-        Snapshot::replay(&self.table, &self.folder, checkpoint, entries, read_at).map(Some)
+        let mut snapshot =
+            Snapshot::replay(&self.table, &self.folder, checkpoint, entries, read_at)?;
+        snapshot.passed_over = passed_over;
+        Ok(Some(snapshot))
     }
 
-    /// Checkpoint rows as the same lines that entries consist of.
-    async fn read_checkpoint(&self, parts: &[&Path]) -> Result<Vec<Line>, StoreError> {
+    /// Checkpoint rows as the same lines that entries consist of. What the hint knows about them must be true.
+    pub(crate) async fn read_checkpoint(
+        &self,
+        version: i64,
+        parts: &[&Path],
+        hint: Option<&Hint>,
+    ) -> Result<Vec<Line>, StoreError> {
         let mut lines = Vec::new();
         for path in parts {
             let bytes = match self.get(path).await? {
@@ -254,22 +310,47 @@ impl TableLog {
                 None => {
                     return Err(StoreError::TornLog {
                         table: self.table.clone(),
-                        version: 0,
+                        version,
                     });
                 }
             };
             let shown = path.to_string();
-            let part = tokio::task::spawn_blocking(move || checkpoint_lines(bytes))
+            let part = tokio::task::spawn_blocking(move || survived(|| checkpoint_lines(bytes)))
                 .await
                 .map_err(|error| parquet::errors::ParquetError::External(Box::new(error)))
-                .and_then(|lines| lines)
+                .and_then(|lines| {
+                    let astray = "it is damaged: no decoder gets through it";
+                    lines.unwrap_or_else(|| {
+                        Err(parquet::errors::ParquetError::General(astray.into()))
+                    })
+                })
                 .map_err(|source| StoreError::UnreadableFile {
                     path: shown,
                     source,
                 })?;
             lines.extend(part);
         }
-        Ok(lines)
+        let wrong = |what: &str| StoreError::UnreadableFile {
+            path: parts
+                .first()
+                .map(|path| path.to_string())
+                .unwrap_or_default(),
+            source: parquet::errors::ParquetError::General(what.into()),
+        };
+        let describes_itself = lines.iter().any(|line| line.protocol.is_some())
+            && lines.iter().any(|line| line.meta_data.is_some());
+        if !describes_itself {
+            return Err(wrong(
+                "it is no log checkpoint: protocol or schema is missing",
+            ));
+        }
+        let expected = hint.filter(|hint| hint.version == version);
+        match expected.and_then(|hint| hint.tags.get(SUM_TAG)) {
+            Some(sum) if *sum != sum_of(&lines) => Err(wrong(
+                "it is damaged or of another table: it does not say what was written",
+            )),
+            _ => Ok(lines),
+        }
     }
 
     /// One entry; `None` when that version does not exist (yet, or any more).
@@ -303,31 +384,53 @@ impl TableLog {
     /// A snapshot that is no longer young is loaded anew: the entries it would need may be cleaned up, and a missing
     /// entry would pass for the end of the log (P12).
     pub(crate) async fn advance(&self, snapshot: &mut Snapshot) -> Result<(), StoreError> {
-        let mut ahead = 1;
+        let mut ahead = 2;
         while snapshot.is_young() {
             let read_at = Moment::now();
             let next = snapshot.version + 1;
-            // One at first, then more at once: where many write, many versions came since.
+            // Two at first, then more at once: where many write, many versions came since.
             let mut entries = futures::stream::iter(next..next + ahead)
                 .map(|version| self.read_entry(version))
                 .buffered(READ_AHEAD);
             while let Some(entry) = entries.try_next().await? {
                 match entry {
-                    None if snapshot.is_young() => {
-                        snapshot.read_at = read_at;
-                        return Ok(());
+                    None if !snapshot.is_young() => return self.reload(snapshot).await,
+                    None => {
+                        let behind = entries.try_next().await?;
+                        if !self.is_hole(snapshot.version + 1, behind).await? {
+                            snapshot.read_at = read_at;
+                            return Ok(());
+                        }
+                        return self.reload(snapshot).await;
                     }
-                    None => return self.reload(snapshot).await,
                     Some(entry) if entry.changes_table() => {
                         snapshot.remember(&entry);
                         return self.reload(snapshot).await;
                     }
-                    Some(entry) => snapshot.apply(&entry),
+                    Some(entry) => {
+                        snapshot.refuse_stray(&self.table, &entry)?;
+                        snapshot.apply(&entry);
+                    }
                 }
             }
             ahead = (2 * ahead).min(READ_AHEAD as i64);
         }
         self.reload(snapshot).await
+    }
+
+    /// Whether a version that was not there is a hole and not the end of the log: what lies behind one must not be overlooked
+    /// (S9). A wider one is seen by whoever reads the log whole. `behind` is the next version, where it was read already.
+    async fn is_hole(
+        &self,
+        version: i64,
+        behind: Option<Option<Entry>>,
+    ) -> Result<bool, StoreError> {
+        let is_more = match behind {
+            Some(entry) => entry.is_some(),
+            None => self.has_entry(version + 1).await?,
+        };
+        // It may have been put between the two looks.
+        Ok(is_more && !self.has_entry(version).await?)
     }
 
     async fn reload(&self, snapshot: &mut Snapshot) -> Result<(), StoreError> {
@@ -339,6 +442,10 @@ impl TableLog {
             return Err(StoreError::Replaced {
                 table: self.table.clone(),
             });
+        }
+        if newest.version < snapshot.version {
+            // What was recorded once is never unrecorded: events would be counted again.
+            return Err(self.lack(snapshot.version).await?);
         }
         newest.inherit(snapshot);
         *snapshot = newest;
@@ -362,6 +469,47 @@ impl TableLog {
             Err(error) => Err(error),
         }
     }
+}
+
+/// What `_last_checkpoint` says of the newest log checkpoint.
+#[derive(Debug, serde::Deserialize)]
+pub(crate) struct Hint {
+    pub(crate) version: i64,
+    #[serde(default)]
+    tags: BTreeMap<String, String>,
+}
+
+/// The tag in `_last_checkpoint` of what the lines of that checkpoint sum up to.
+pub(crate) const SUM_TAG: &str = "alluvium.lines";
+
+/// A checksum of what a log checkpoint says, in whatever order and bytes: two servers may write the same one at once, and
+/// a tombstone is there or not as time passes. Parquet has none of its own here, and a damaged one reads as another table.
+///
+/// It is stored, so what it is made of never changes under the same number (R7).
+pub(crate) fn sum_of(lines: &[Line]) -> String {
+    let mut count = 0_u64;
+    let mut sum = 0_u64;
+    let mut take = |kind: &str, value: serde_json::Result<Vec<u8>>| {
+        let mut bytes = kind.as_bytes().to_vec();
+        bytes.extend(value.expect("log lines are plain values"));
+        count += 1;
+        sum = sum.wrapping_add(u64::from(crc_fast::crc32_iscsi(&bytes)));
+    };
+    for line in lines {
+        if let Some(add) = &line.add {
+            take("add", serde_json::to_vec(add));
+        }
+        if let Some(txn) = &line.txn {
+            take("txn", serde_json::to_vec(txn));
+        }
+        if let Some(metadata) = &line.meta_data {
+            take("metaData", serde_json::to_vec(metadata));
+        }
+        if let Some(protocol) = &line.protocol {
+            take("protocol", serde_json::to_vec(protocol));
+        }
+    }
+    format!("1:{count}:{sum:x}")
 }
 
 fn checkpoint_lines(bytes: Bytes) -> Result<Vec<Line>, parquet::errors::ParquetError> {

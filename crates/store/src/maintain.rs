@@ -113,7 +113,10 @@ impl Upkeep {
             return Ok(done);
         };
         let (store, log, snapshot) = (&self.store, &self.log, &mut snapshot);
+        // Readable for sure: the log was added up from the one, and the other was read back.
+        let readable = snapshot.checkpoint;
         done.checkpoint = write_checkpoint(store, log, snapshot).await?;
+        let readable = done.checkpoint.or(readable);
         self.checkpoint = Some(snapshot.checkpoint.unwrap_or(0));
         if self.is_clean_due() {
             if let Some(Letters { pipeline, keep }) = &self.letters {
@@ -122,7 +125,7 @@ impl Upkeep {
             }
             let now = store_now(store).await?;
             (done.ledger_entries, done.log_files_removed) =
-                clean_log(store, log, snapshot, now).await?;
+                clean_log(store, log, snapshot, readable, now).await?;
             // Where something cannot be deleted, each try costs a version.
             self.last_clean = Some(Moment::now());
             done.orphans_removed = sweep_orphans(store, log, snapshot, now).await?;
@@ -181,13 +184,18 @@ pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Copies expired commits to the ledger, and only then lets the library remove their entries.
+/// Copies expired commits to the ledger, and only then lets the library remove their entries: those before `checkpoint`,
+/// which can be read. The library would also go by one that cannot, and take what alone says the same (S9).
 async fn clean_log(
     store: &Store,
     log: &TableLog,
     snapshot: &Snapshot,
+    checkpoint: Option<i64>,
     now: i64,
 ) -> Result<(usize, usize), StoreError> {
+    let Some(checkpoint) = checkpoint else {
+        return Ok((0, 0));
+    };
     let cutoff = now.saturating_sub(millis(snapshot.log_retention()));
     let listing = log.list().await?;
     // More than will be removed: the library also keeps what the oldest kept version needs.
@@ -197,7 +205,7 @@ async fn clean_log(
         .filter(|(_, written)| **written <= cutoff)
         .map(|(version, _)| *version)
         .collect();
-    if expired.is_empty() || listing.complete_checkpoints().next().is_none() {
+    if expired.is_empty() {
         return Ok((0, 0));
     }
     let records: Vec<CommitRecord> = futures::stream::iter(expired)
@@ -212,7 +220,7 @@ async fn clean_log(
     let entries = ledger::append(store, &log.table, records).await?;
     let (_, delta) = delta_log(store, log)?;
     let removed = checkpoints::cleanup_expired_logs_for(
-        u64::try_from(snapshot.version).unwrap_or(0),
+        u64::try_from(checkpoint).unwrap_or(0),
         delta.as_ref(),
         cutoff,
         None,
@@ -230,14 +238,26 @@ pub(crate) async fn history(
     log: &TableLog,
 ) -> Result<Vec<CommitRecord>, StoreError> {
     let listing = log.list().await?;
-    let in_log: Vec<CommitRecord> = futures::stream::iter(listing.entries.into_keys())
+    let mut in_log = Vec::new();
+    let mut table_id: Option<String> = None;
+    let mut entries = futures::stream::iter(listing.entries.into_keys())
         .map(|version| log.read_entry(version))
-        .buffered(READ_AHEAD)
-        .try_filter_map(|entry| async move {
-            Ok(entry.map(|entry| CommitRecord::from_entry(&log.table, &entry)))
-        })
-        .try_collect()
-        .await?;
+        .buffered(READ_AHEAD);
+    while let Some(entry) = entries.try_next().await? {
+        // One that is gone was taken by clean-up, which put it into the ledger.
+        let Some(entry) = entry else { continue };
+        if let Some(id) = &table_id {
+            entry
+                .refuse_stray(id)
+                .map_err(|source| StoreError::UnreadableEntry {
+                    table: log.table.clone(),
+                    version: entry.version,
+                    source,
+                })?;
+        }
+        table_id = table_id.or_else(|| entry.table_id().map(str::to_owned));
+        in_log.push(CommitRecord::from_entry(&log.table, &entry));
+    }
     let table: Arc<str> = log.table.clone();
     let mut records = std::collections::BTreeMap::new();
     let in_ledger = ledger::read(store, &table).await?;

@@ -47,6 +47,8 @@ pub(crate) struct Snapshot {
     pub(crate) offset_bounds: HashMap<String, (i64, i64)>,
     /// The newest log checkpoint that is known.
     pub(crate) checkpoint: Option<i64>,
+    /// Log checkpoints that could not be read, when the log was added up without them: version and files.
+    pub(crate) passed_over: Vec<(i64, Vec<Path>)>,
     /// Commits that this snapshot moved over, newest last.
     recent: VecDeque<(String, i64)>,
     /// The last version that was committed from here, ...
@@ -117,6 +119,7 @@ impl Snapshot {
             removed: Some(BTreeMap::new()),
             offset_bounds: HashMap::new(),
             checkpoint: checkpoint_version,
+            passed_over: Vec::new(),
             recent: VecDeque::new(),
             own: None,
             is_shared: false,
@@ -129,9 +132,38 @@ impl Snapshot {
             snapshot.add_up(lines);
         }
         for entry in &entries {
+            snapshot.refuse_stray(table, entry)?;
             snapshot.apply(entry);
         }
         Ok(snapshot)
+    }
+
+    /// Refuses an entry of another table, which somebody has put into the place of one of this table (S9).
+    pub(crate) fn refuse_stray(&self, table: &Arc<str>, entry: &Entry) -> Result<(), StoreError> {
+        entry
+            .refuse_stray(&self.metadata.id)
+            .map_err(|source| StoreError::UnreadableEntry {
+                table: table.clone(),
+                version: entry.version,
+                source,
+            })
+    }
+
+    /// Whether it holds the same files, recorded numbers and schema.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        let files: HashMap<&str, &CommittedFile> = other
+            .files
+            .iter()
+            .map(|file| (file.path.as_str(), file))
+            .collect();
+        self.version == other.version
+            && self.metadata == other.metadata
+            && self.txns == other.txns
+            && self.files.len() == files.len()
+            && self
+                .files
+                .iter()
+                .all(|file| files.get(file.path.as_str()) == Some(&file))
     }
 
     /// Moves to the next version. The entry does not change schema or protocol.

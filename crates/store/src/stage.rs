@@ -3,7 +3,7 @@
 //! Owns encoding, the split into files by partition value, and the memory for it. Does not own the commit. Files get
 //! names that never repeat, because the log takes a repeated one in silence.
 
-use std::{collections::HashMap, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use alluvium_plan::{PartitionBy, TableShape};
 use alluvium_types::{MemoryBudget, Reservation};
@@ -402,7 +402,7 @@ impl Stager {
             .column()
             .map(|column| (column.to_owned(), file.partition_value))
             .into_iter()
-            .collect::<HashMap<_, _>>();
+            .collect();
         let mut add = Add {
             path: file.path,
             partition_values,

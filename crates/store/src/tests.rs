@@ -2,6 +2,7 @@
 
 mod commits;
 mod compaction;
+mod damaged;
 mod faulty;
 mod letters;
 mod reader;

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     CommitKind, CommitRecord, Maintenance, StoreError,
-    action::{Draft, our_info},
+    action::{Draft, Place, our_info},
     audit,
     log::Put,
 };
@@ -213,12 +213,17 @@ async fn a_late_put_into_a_freed_place_is_no_part_of_the_history() {
     assert_eq!(store.history("clicks_per_minute").await.unwrap(), before);
 
     let log = writer.maintenance_log();
+    let table_id = log.load().await.unwrap().unwrap().metadata.id;
+    let place = Place {
+        table_id: &table_id,
+        version: 5,
+    };
     let entry = Draft {
         operation: "STREAMING UPDATE",
         info: our_info("commit", "clicks"),
         ..Draft::default()
     }
-    .encode("late", 0);
+    .encode(place, "late", 0);
     assert_eq!(log.put_entry(5, entry).await.unwrap(), Put::Landed);
     let after = store.history("clicks_per_minute").await.unwrap();
     assert_eq!(after, before, "the ledger knows what version 5 was");
