@@ -231,19 +231,32 @@ fn a_flood_of_broken_events_stops_its_pipeline_while_its_tables_answer() {
             .then_some(())
     });
     produce(r#"{"ts":"2026-03-08T12:00:00Z","key":"#, 5_000);
-    let reason = wait_for("the pipeline to stop", patience, || {
-        let status: Value = reqwest::blocking::get(format!("{}/v1/status", server.url))
-            .ok()?
-            .json()
-            .ok()?;
+    let pipeline = |url: &str| -> Option<Value> {
+        let status = reqwest::blocking::get(format!("{url}/v1/status"));
+        let status: Value = status.ok()?.json().ok()?;
         let pipelines = status.as_array().or_else(|| status["pipelines"].as_array());
-        let pipeline = pipelines?.first()?;
-        (pipeline["state"] == "stopped").then(|| pipeline["reason"].to_string())
+        pipelines?.first().cloned()
+    };
+    let stopped = wait_for("the pipeline to stop", patience, || {
+        pipeline(&server.url).filter(|pipeline| pipeline["state"] == "stopped")
     });
+    let reason = stopped["reason"].to_string();
     assert!(reason.contains("stop_if"), "{reason}");
 
-    // The process stays, says that it lives, and answers.
-    std::thread::sleep(Duration::from_secs(1));
+    // The process stays, says that it lives and how much waits, and answers.
+    let waiting = |pipeline: &Value| -> i64 {
+        let partitions = pipeline["partitions"].as_array().expect("partitions");
+        partitions
+            .iter()
+            .filter_map(|partition| partition["lag"].as_i64())
+            .sum()
+    };
+    let before = waiting(&stopped);
+    produce(r#"{"ts":"2026-03-08T12:00:00Z","key":"#, 7_000);
+    wait_for("the lag to grow", patience, || {
+        let grown = waiting(&pipeline(&server.url)?) - before;
+        (grown >= 7_000).then_some(())
+    });
     assert!(
         server.process.ended().is_none(),
         "{}",

@@ -49,8 +49,10 @@ use crate::{
 };
 use order::{KeyOrder, Place};
 
-/// Rows are gathered until a batch has about this many bytes: fat sketches come in small batches.
-const BATCH_BYTES: usize = 8 << 20;
+/// Rows are gathered until a batch has about this many bytes: fat sketches come in small batches. Least where memory is small,
+/// and usual; and the share of a budget that it may be.
+const BATCH_BYTES: (usize, usize) = (1 << 20, 8 << 20);
+const BATCH_SHARE: usize = 32;
 
 /// Merges panes of `parts`, all in the pane schema of `shape`: rows of one window and group become one
 /// row. The result comes sorted by window, then group columns, NULL first.
@@ -79,7 +81,8 @@ pub fn merge_panes(
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
     let bytes: usize = batches.iter().map(pane_size).sum();
     let row_bytes = bytes.div_ceil(rows.max(1)).max(1);
-    let batch_rows = (BATCH_BYTES / row_bytes).clamp(64, BATCH_ROWS);
+    let batch_bytes = budget.share(BATCH_SHARE, BATCH_BYTES.0, BATCH_BYTES.1);
+    let batch_rows = (batch_bytes / row_bytes).clamp(64, BATCH_ROWS);
     let held = batch_rows.min(rows) * row_bytes;
     let sorted = SortedRows {
         schema: schema.clone(),

@@ -1,5 +1,5 @@
-//! SQL functions that Alluvium adds to DataFusion: sums that never wrap, averages and sketches as
-//! mergeable states, and `measure()`.
+//! SQL functions that Alluvium adds to DataFusion: sums that never wrap, extremes that do not depend on
+//! the order of rows, averages and sketches as mergeable states, and `measure()`.
 //!
 //! Every aggregate here has exactly one state column, and its type is the type of the result. A
 //! partial aggregation therefore emits what a table stores, and merging stored states is an
@@ -11,6 +11,7 @@
 mod average;
 mod ddsketch;
 mod error;
+mod extreme;
 mod hll;
 mod measure;
 mod scalar;
@@ -27,6 +28,7 @@ use datafusion::{
 pub use average::{average_type, avg_finish, avg_merge, avg_state};
 pub use ddsketch::{ddsketch_agg, ddsketch_merge, ddsketch_quantile};
 pub use error::FunctionError;
+pub use extreme::{max, min};
 pub use hll::{hll_sketch_agg, hll_sketch_estimate, hll_union, hll_union_agg};
 pub use measure::measure;
 pub use sum::{sum, sum_merge};
@@ -43,11 +45,13 @@ pub fn register(session: &SessionContext) {
     session.remove_optimizer_rule("single_distinct_aggregation_to_group_by");
 }
 
-/// Every aggregate to register in a SQL session. `sum` takes the place of DataFusion's.
+/// Every aggregate to register in a SQL session. `sum`, `min` and `max` take the place of DataFusion's.
 pub fn aggregates() -> Vec<Arc<AggregateUDF>> {
     vec![
         sum(),
         sum_merge(),
+        min(),
+        max(),
         avg_state(),
         avg_merge(),
         hll_sketch_agg(),

@@ -223,7 +223,10 @@ impl<D: Definition> AggregateUDFImpl for SingleState<D> {
         &self,
         args: AccumulatorArgs<'_>,
     ) -> Result<Box<dyn GroupsAccumulator>> {
-        Ok(Box::new(Groups(D::states(input_type(D::NAME, &args)?)?)))
+        Ok(Box::new(Groups::new(D::states(input_type(
+            D::NAME,
+            &args,
+        )?)?)))
     }
 
     fn create_sliding_accumulator(
@@ -251,7 +254,13 @@ fn input_type<'a>(function: &str, args: &'a AccumulatorArgs<'_>) -> Result<&'a D
 }
 
 /// All groups of one aggregate, as DataFusion's hash aggregation wants them.
-struct Groups(Box<dyn States>);
+pub(crate) struct Groups(Box<dyn States>);
+
+impl Groups {
+    pub(crate) fn new(states: Box<dyn States>) -> Self {
+        Self(states)
+    }
+}
 
 impl GroupsAccumulator for Groups {
     fn update_batch(
@@ -306,10 +315,10 @@ impl GroupsAccumulator for Groups {
 }
 
 /// One group, for aggregation without GROUP BY and for growing window frames.
-struct OneGroup(Box<dyn States>);
+pub(crate) struct OneGroup(Box<dyn States>);
 
 impl OneGroup {
-    fn new(mut states: Box<dyn States>) -> Self {
+    pub(crate) fn new(mut states: Box<dyn States>) -> Self {
         states.grow(1);
         Self(states)
     }

@@ -36,7 +36,11 @@ use proptest::prelude::*;
 
 /// The aggregates that fold, with their argument and the one that merges their states.
 fn folds() -> Vec<(Arc<AggregateUDF>, &'static str, Arc<AggregateUDF>)> {
-    let mut folds = Vec::new();
+    // Of other types they are DataFusion's.
+    let mut folds = vec![
+        (functions::min(), "double", functions::min()),
+        (functions::max(), "double", functions::max()),
+    ];
     for column in ["int", "bigint", "decimal", "double"] {
         folds.push((functions::sum(), column, functions::sum_merge()));
         folds.push((functions::avg_state(), column, functions::avg_merge()));
@@ -456,8 +460,9 @@ fn groups_that_nothing_reached() {
         states.update_batch(&values, &[], None, 2).unwrap();
         let state = states.evaluate(EmitTo::All).unwrap();
         assert_eq!(state.len(), 2);
-        // A sum is NULL; an average and a sketch are states of no value.
-        assert_eq!(state.null_count() == 2, udaf.name() == "sum");
+        // A sum and an extreme are NULL; an average and a sketch are states of no value.
+        let is_null = ["sum", "min", "max"].contains(&udaf.name());
+        assert_eq!(state.null_count() == 2, is_null);
 
         // No state at all is NULL, whatever the kind: the measure may be younger than the pane.
         let stored = Arc::new(Schema::new(vec![Field::new(

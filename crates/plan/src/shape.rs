@@ -46,8 +46,8 @@ impl StateKind {
         match self {
             Self::Count => datafusion::functions_aggregate::count::count_udaf(),
             Self::Sum => functions::sum(),
-            Self::Min => datafusion::functions_aggregate::min_max::min_udaf(),
-            Self::Max => datafusion::functions_aggregate::min_max::max_udaf(),
+            Self::Min => functions::min(),
+            Self::Max => functions::max(),
             Self::Avg => functions::avg_state(),
             Self::Hll => functions::hll_sketch_agg(),
             Self::DdSketch => functions::ddsketch_agg(),
@@ -59,8 +59,8 @@ impl StateKind {
     pub fn merge(self) -> Arc<AggregateUDF> {
         match self {
             Self::Count | Self::Sum => functions::sum_merge(),
-            Self::Min => datafusion::functions_aggregate::min_max::min_udaf(),
-            Self::Max => datafusion::functions_aggregate::min_max::max_udaf(),
+            Self::Min => functions::min(),
+            Self::Max => functions::max(),
             Self::Avg => functions::avg_merge(),
             Self::Hll => functions::hll_union_agg(),
             Self::DdSketch => functions::ddsketch_merge(),

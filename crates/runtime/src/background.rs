@@ -1,7 +1,6 @@
 //! A thread that a server has beside all pipelines, for work that nobody waits for.
 //!
-//! Owns its start, its runtime for storage, and how it is told to stop. Does not own the work: that looks at [`Stop`], and says how
-//! soon it ends.
+//! Owns its start, and how it is told to stop. Does not own the work: that looks at [`Stop`], and says how soon it ends.
 
 use std::{
     io,
@@ -13,8 +12,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::runtime::Runtime;
-
 use crate::{host::Host, message::WAKE};
 
 /// The thread, seen from the one who started it.
@@ -25,19 +22,18 @@ pub(crate) struct Background {
 }
 
 impl Background {
-    /// Runs `work` on a thread called `name`, with a small runtime of its own for the store's input and output.
+    /// Runs `work` on a thread called `name`.
     pub(crate) fn start(
         name: &str,
         host: &Arc<dyn Host>,
-        work: impl FnOnce(Stop, Runtime) + Send + 'static,
+        work: impl FnOnce(Stop) + Send + 'static,
     ) -> io::Result<Self> {
         let stop = Stop {
             asked: Arc::default(),
             host: host.clone(),
         };
-        let io = host.io(&format!("{name}-io"))?;
         let asked = stop.clone();
-        let thread = host.spawn(name.to_owned(), Box::new(move || work(asked, io)))?;
+        let thread = host.spawn(name.to_owned(), Box::new(move || work(asked)))?;
         Ok(Self {
             stop,
             thread,

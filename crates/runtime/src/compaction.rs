@@ -326,7 +326,8 @@ pub(crate) fn start(
     publisher: Arc<Publisher>,
     host: &Arc<dyn Host>,
 ) -> io::Result<Background> {
-    Background::start("compaction", host, move |stop, io| {
+    let io = host.io("compaction-io")?;
+    Background::start("compaction", host, move |stop| {
         let mut work = Work {
             store,
             budget,

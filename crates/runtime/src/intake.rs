@@ -21,7 +21,7 @@ use crossbeam_channel::{Sender, TrySendError};
 use crate::{
     RuntimeError,
     assignment::Standings,
-    clock,
+    clock, lag,
     message::{Ending, Order, Progress, Ranges, Sealed, ToCommitter, ToWorker},
 };
 
@@ -397,17 +397,7 @@ impl Intake {
                     }
                 })
                 .collect();
-            for partition in &status.partitions {
-                if let Some(lag) = partition.lag {
-                    metrics::gauge!(
-                        "alluvium_kafka_consumer_lag_records",
-                        "pipeline" => pipeline.clone(),
-                        "topic" => partition.topic.clone(),
-                        "partition" => partition.partition.to_string()
-                    )
-                    .set(lag as f64);
-                }
-            }
+            lag::tell(&pipeline, &status.partitions);
         });
         metrics::counter!("alluvium_records_in_total", "pipeline" => pipeline.clone())
             .absolute(events);

@@ -10,7 +10,8 @@
 //! One intake thread a pipeline owns the consumer and is the only clock. Workers fold finite epochs.
 //! One committer thread a pipeline owns the table writers. A generation stands beside all channels;
 //! when it changes, everything in flight is stale and is dropped (P27). Beside them one thread a
-//! server merges files ([`TableCompaction`]), and one keeps up what lies behind the tables.
+//! server merges files ([`TableCompaction`]), one keeps up what lies behind the tables, and one asks
+//! how far stopped pipelines fall behind.
 
 mod assignment;
 mod background;
@@ -23,6 +24,7 @@ mod gather;
 mod host;
 mod instance;
 mod intake;
+mod lag;
 mod message;
 mod pipeline;
 mod refusals;

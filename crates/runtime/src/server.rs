@@ -16,6 +16,7 @@ use crate::{
     background::Background,
     clock, compaction,
     host::{Host, Machine},
+    lag,
     message::WAKE,
     pipeline::{Pipeline, Shared},
     upkeep,
@@ -47,8 +48,8 @@ pub struct Running {
     publisher: Arc<Publisher>,
     status: Arc<StatusBoard>,
     budget: MemoryBudget,
-    compaction: Background,
-    upkeep: Background,
+    /// Merging of files, upkeep, and the lag of stopped pipelines.
+    background: [Background; 3],
     _instance: Option<Instance>,
 }
 
@@ -95,6 +96,12 @@ impl Server {
             status: status.clone(),
             host,
         };
+        let lag = lag::start(
+            &config.pipelines,
+            publisher.clone(),
+            status.clone(),
+            &shared.host,
+        )?;
         let plans: Vec<Arc<Plan>> = config
             .pipelines
             .iter()
@@ -114,8 +121,7 @@ impl Server {
             publisher,
             status,
             budget,
-            compaction,
-            upkeep,
+            background: [compaction, upkeep, lag],
             _instance: config.instance,
         })
     }
@@ -183,17 +189,15 @@ impl Running {
         for pipeline in &self.pipelines {
             pipeline.ending.drain();
         }
-        self.compaction.stop();
-        self.upkeep.stop();
+        self.background.iter().for_each(Background::stop);
     }
 
     /// Waits until every pipeline has ended; `None` when that takes longer than `patience`. After `Some`
     /// everything that was handed over is durable, except where an error says otherwise.
     pub fn join(self, patience: Duration) -> Option<Vec<Stopped>> {
-        self.compaction.stop();
-        self.upkeep.stop();
+        self.background.iter().for_each(Background::stop);
         let until = Instant::now() + patience;
-        while !self.all_over() || !self.compaction.is_over() || !self.upkeep.is_over() {
+        while !self.all_over() || !self.background.iter().all(Background::is_over) {
             if Instant::now() >= until {
                 return None;
             }
@@ -207,8 +211,7 @@ impl Running {
                 error: pipeline.join().err(),
             })
             .collect();
-        self.compaction.join();
-        self.upkeep.join();
+        self.background.into_iter().for_each(Background::join);
         Some(stopped)
     }
 }

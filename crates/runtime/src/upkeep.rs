@@ -41,7 +41,8 @@ pub(crate) fn start(
         .iter()
         .map(|plan| Kept::new(store.upkeep_of_dead_letters(&plan.name, plan.keep_dead_letters)))
         .collect();
-    Background::start("upkeep", host, move |stop, io| {
+    let io = host.io("upkeep-io")?;
+    Background::start("upkeep", host, move |stop| {
         let work = Work {
             store,
             publisher,

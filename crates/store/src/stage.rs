@@ -29,8 +29,9 @@ use crate::{
     stats::{FileStats, date_text},
 };
 
-/// Encoded bytes of a row group: small enough to skip many of them, and the most that waits in memory.
-const ROW_GROUP_BYTES: usize = 16 << 20;
+/// Encoded bytes of a row group: small enough to skip many of them, and the most that waits in memory. Least where memory is
+/// small, and usual.
+const ROW_GROUP_BYTES: (usize, usize) = (4 << 20, 16 << 20);
 /// Rows of a row group.
 pub(crate) const ROW_GROUP_ROWS: usize = 128 << 10;
 /// Rows of a page: what a query of one window and key has to decode at least.
@@ -43,8 +44,11 @@ const DICTIONARY_BYTES: usize = 1 << 20;
 const FALSE_POSITIVES: f64 = 0.05;
 /// Rows handed to the encoder at once, so that one large batch does not wait in memory twice.
 const SLICE_ROWS: usize = 8 << 10;
-/// A larger file goes up in parts of this size.
-const PART_BYTES: usize = 8 << 20;
+/// A larger file goes up in parts of this size: least where memory is small, which is the least that S3 takes, and usual.
+const PART_BYTES: (usize, usize) = (5 << 20, 8 << 20);
+/// The shares of a budget that a row group and a part may be.
+const ROW_GROUP_SHARE: usize = 16;
+const PART_SHARE: usize = 32;
 /// A file that has grown so far is ended with its window, and another one begun.
 const FILE_BYTES: usize = 256 << 20;
 
@@ -148,6 +152,8 @@ pub(crate) struct Stager {
     schema: SchemaRef,
     partition_by: PartitionBy,
     reservation: Option<Reservation>,
+    row_group_bytes: usize,
+    part_bytes: usize,
     open: Option<OpenFile>,
     name: CommitName,
     /// Before the first file was put: a process may stand still before it hears that one was.
@@ -198,6 +204,9 @@ impl Stager {
         partition_by: PartitionBy,
         budget: Option<&MemoryBudget>,
     ) -> Self {
+        let share = |parts, (least, usual)| {
+            budget.map_or(usual, |budget| budget.share(parts, least, usual))
+        };
         Self {
             store,
             table,
@@ -205,6 +214,8 @@ impl Stager {
             schema,
             partition_by,
             reservation: budget.map(|budget| budget.reserve(0)),
+            row_group_bytes: share(ROW_GROUP_SHARE, ROW_GROUP_BYTES),
+            part_bytes: share(PART_SHARE, PART_BYTES),
             open: None,
             name: CommitName::new(),
             begun: Moment::now(),
@@ -360,7 +371,11 @@ impl Stager {
         file.stats.add(rows);
         file.last_window = window_starts(rows).and_then(|starts| starts.values().last().copied());
         let written = file.writer.write(rows).await;
-        let held = file.writer.memory_size() + PART_BYTES;
+        // What is encoded is there twice when a row group ends: as pages, and as the bytes of them all. Behind that one part is
+        // on its way and the next one is gathered.
+        let encoded = file.writer.memory_size();
+        let behind = file.writer.bytes_written() + encoded;
+        let held = 2 * encoded + behind.min(2 * self.part_bytes);
         self.hold(held);
         written.map_err(|source| self.failed(source))?;
         self.rows += rows.num_rows() as u64;
@@ -375,9 +390,10 @@ impl Stager {
         };
         let target = full_path(&self.folder, &path);
         // One part after the other: over a link that is slow, parts that go at the same time would all be too late.
-        let upload = BufWriter::with_capacity(self.store.clone(), target, PART_BYTES)
+        let upload = BufWriter::with_capacity(self.store.clone(), target, self.part_bytes)
             .with_max_concurrency(1);
-        let properties = writer_properties(self.schema.fields(), &self.filtered);
+        let properties =
+            writer_properties(self.schema.fields(), &self.filtered, self.row_group_bytes);
         let writer = AsyncArrowWriter::try_new(upload, self.schema.clone(), Some(properties))
             .map_err(|source| self.failed(source))?;
         Ok(OpenFile {
@@ -496,14 +512,18 @@ pub(crate) fn relabel(
     }
 }
 
-fn writer_properties(fields: &Fields, filtered: &[Arc<str>]) -> WriterProperties {
+fn writer_properties(
+    fields: &Fields,
+    filtered: &[Arc<str>],
+    row_group_bytes: usize,
+) -> WriterProperties {
     let [quick, level] = [1, 3].map(|level| ZstdLevel::try_new(level).expect("a level of zstd"));
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(level))
         .set_created_by(concat!("alluvium ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
         .set_data_page_row_count_limit(PAGE_ROWS)
-        .set_max_row_group_bytes(Some(ROW_GROUP_BYTES))
+        .set_max_row_group_bytes(Some(row_group_bytes))
         .set_dictionary_page_size_limit(STATE_DICTIONARY_BYTES);
     for field in fields {
         // Only states carry metadata.

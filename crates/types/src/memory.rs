@@ -1,12 +1,15 @@
 //! The budget that holds memory in (P30).
 //!
 //! Owns the counter and the thresholds. Does not own the reaction to them: intake sends an early
-//! barrier at half of the budget and pauses at four fifths.
+//! barrier at half of the budget and pauses at four fifths, and earlier where the budget is small.
 
 use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
+
+/// Bytes that a merge and a Parquet writer want, whatever the budget is.
+const WORK: usize = 24 << 20;
 
 #[derive(Debug)]
 struct Counter {
@@ -47,15 +50,26 @@ impl MemoryBudget {
         self.0.peak.load(Ordering::Relaxed)
     }
 
-    /// Whether half is used: time for an early barrier and commit.
-    pub fn is_half_used(&self) -> bool {
-        self.used() >= self.0.limit / 2
+    /// What may be used before fetching stops. The last fifth is for merging and Parquet buffers; of a small budget it is
+    /// more, two fifths at most, as these do not shrink with it.
+    fn flow(&self) -> usize {
+        let limit = self.0.limit;
+        limit - (limit / 5).max((limit / 5 * 2).min(WORK))
     }
 
-    /// Whether four fifths are used: time to stop fetching. The last fifth is for merging and
-    /// Parquet buffers.
+    /// Whether half is used (of a small budget: less): time for an early barrier and commit.
+    pub fn is_half_used(&self) -> bool {
+        self.used() >= self.flow() / 8 * 5
+    }
+
+    /// Whether four fifths are used (of a small budget: less): time to stop fetching.
     pub fn is_nearly_used(&self) -> bool {
-        self.used() >= self.0.limit / 5 * 4
+        self.used() >= self.flow()
+    }
+
+    /// A part of the budget for one purpose, within bounds: `1 / parts` of it, at least `least`, at most `most` bytes.
+    pub fn share(&self, parts: usize, least: usize, most: usize) -> usize {
+        (self.0.limit / parts).clamp(least, most)
     }
 
     /// Counts `bytes` until the reservation is dropped.
@@ -117,13 +131,27 @@ mod tests {
         let budget = MemoryBudget::new(100);
         let mut first = budget.reserve(30);
         let second = budget.reserve(25);
-        assert!(budget.is_half_used() && !budget.is_nearly_used());
         first.resize(60);
-        assert!(budget.is_nearly_used());
         first.resize(10);
         drop(second);
         assert_eq!((budget.used(), budget.peak()), (10, 85));
         drop(first);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn a_small_budget_leaves_more_for_work() {
+        const MIB: usize = 1 << 20;
+        for (limit, half, nearly) in [(1000, 500, 800), (512, 256, 410), (64, 25, 40), (10, 4, 6)] {
+            let budget = MemoryBudget::new(limit * MIB);
+            let is_used = |mib: usize| {
+                let _held = budget.reserve(mib * MIB);
+                (budget.is_half_used(), budget.is_nearly_used())
+            };
+            assert_eq!(is_used(half - 1), (false, false), "{limit}");
+            assert_eq!(is_used(half + 1), (true, false), "{limit}");
+            assert_eq!(is_used(nearly - 1), (true, false), "{limit}");
+            assert_eq!(is_used(nearly + 1), (true, true), "{limit}");
+        }
     }
 }

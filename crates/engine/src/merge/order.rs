@@ -15,8 +15,10 @@ use datafusion::arrow::{
     row::{OwnedRow, RowConverter, Rows, SortField},
 };
 
-/// Rows of one range, about: their keys are encoded and sorted together.
-const RANGE_ROWS: usize = 128 << 10;
+/// Rows of one range, about: their keys are encoded and sorted together. Least where memory is small, and usual; and the share of
+/// a budget's bytes that so many rows may be.
+const RANGE_ROWS: (usize, usize) = (32 << 10, 128 << 10);
+const RANGE_SHARE: usize = 1 << 10;
 /// Keys looked at for each range, to find where ranges begin.
 const SAMPLES: usize = 32;
 
@@ -42,7 +44,8 @@ impl KeyOrder {
         batches: &[RecordBatch],
         budget: &MemoryBudget,
     ) -> Result<Self, ArrowError> {
-        Self::in_ranges_of(RANGE_ROWS, schema, keys, batches, budget)
+        let rows = budget.share(RANGE_SHARE, RANGE_ROWS.0, RANGE_ROWS.1);
+        Self::in_ranges_of(rows, schema, keys, batches, budget)
     }
 
     pub(super) fn in_ranges_of(
@@ -97,6 +100,9 @@ impl KeyOrder {
             self.reservation.resize(0);
             return Ok(None);
         };
+        let mut counted = self
+            .budget
+            .reserve(places.len() * size_of::<(usize, usize)>());
         let wanted: Vec<(usize, usize)> = places
             .iter()
             .map(|&(batch, row)| (batch as usize, row as usize))
@@ -111,9 +117,15 @@ impl KeyOrder {
             })
             .collect::<Result<Vec<_>, _>>()?;
         drop(wanted);
+        let copied = columns
+            .iter()
+            .map(Array::get_array_memory_size)
+            .sum::<usize>();
+        // Encoded they are about as large again.
+        counted.resize(2 * copied);
         let encoded = self.converter.convert_columns(&columns)?;
         drop(columns);
-        let _counted = self.budget.reserve(encoded.size());
+        counted.resize(encoded.size());
         let mut order: Vec<u32> = (0..places.len() as u32).collect();
         let key = |at: &u32| encoded.row(*at as usize);
         // Places are in the order of their batches, so positions among them are too.

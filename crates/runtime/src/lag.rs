@@ -1,0 +1,152 @@
+//! How far partitions are behind, told to status and metrics; also of pipelines that have stopped and see Kafka no more.
+//!
+//! Owns the thread that asks for the latter. A stopped pipeline whose lag stood still would look as if nothing waited for it.
+
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
+
+use alluvium_plan::{PartitionStatus, PipelineState, Plan, Published, Publisher, StatusBoard};
+use alluvium_source::Cluster;
+use alluvium_types::TopicPartition;
+
+use crate::{
+    PipelineConfig,
+    background::{Background, Stop},
+    host::Host,
+};
+
+/// How often it is asked.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// How long the broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Sets the metric of every partition whose lag is known.
+pub(crate) fn tell(pipeline: &str, partitions: &[PartitionStatus]) {
+    for partition in partitions {
+        if let Some(lag) = partition.lag {
+            metrics::gauge!(
+                "alluvium_kafka_consumer_lag_records",
+                "pipeline" => pipeline.to_owned(),
+                "topic" => partition.topic.clone(),
+                "partition" => partition.partition.to_string()
+            )
+            .set(lag as f64);
+        }
+    }
+}
+
+/// Starts the thread. Told to stop, it ends after the question in hand.
+pub(crate) fn start(
+    pipelines: &[PipelineConfig],
+    publisher: Arc<Publisher>,
+    status: Arc<StatusBoard>,
+    host: &Arc<dyn Host>,
+) -> io::Result<Background> {
+    let pipelines = pipelines.to_vec();
+    Background::start("lag", host, move |stop| {
+        watch(&pipelines, &publisher, &status, &stop);
+    })
+}
+
+fn watch(pipelines: &[PipelineConfig], publisher: &Publisher, status: &StatusBoard, stop: &Stop) {
+    loop {
+        stop.rest(LOOK_EVERY);
+        if stop.is_asked() {
+            return;
+        }
+        for stopped in status.all() {
+            if stopped.state != PipelineState::Stopped || stopped.partitions.is_empty() {
+                continue;
+            }
+            let named = |known: &&PipelineConfig| *known.plan.name == *stopped.pipeline;
+            let Some(known) = pipelines.iter().find(named) else {
+                continue;
+            };
+            let ends = match ends(&*known.cluster, &stopped.partitions) {
+                Ok(ends) => ends,
+                Err(error) => {
+                    tracing::debug!(pipeline = %known.plan.name, %error, "the lag is not known");
+                    continue;
+                }
+            };
+            let recorded = recorded(&known.plan, &publisher.current());
+            status.update(&known.plan.name, |status| {
+                measure(&mut status.partitions, &ends, &recorded);
+                tell(&status.pipeline, &status.partitions);
+            });
+        }
+    }
+}
+
+fn ends(
+    cluster: &dyn Cluster,
+    partitions: &[PartitionStatus],
+) -> Result<BTreeMap<TopicPartition, i64>, alluvium_source::SourceError> {
+    let partitions: Vec<TopicPartition> = partitions.iter().map(key).collect();
+    let bounds = cluster.log_bounds(&partitions, PATIENCE)?;
+    Ok(bounds
+        .into_iter()
+        .map(|(partition, (_, end))| (partition, end))
+        .collect())
+}
+
+fn key(partition: &PartitionStatus) -> TopicPartition {
+    TopicPartition::new(partition.topic.as_str(), partition.partition)
+}
+
+/// What the slowest table of a pipeline records: other servers of the group may have gone on.
+fn recorded(plan: &Plan, published: &Published) -> BTreeMap<TopicPartition, i64> {
+    let mut slowest = BTreeMap::new();
+    let tables = plan.tables.iter();
+    for table in tables.filter_map(|table| published.tables.get(&table.name)) {
+        for (partition, &offset) in table.committed.offsets.iter() {
+            let kept = slowest.entry(partition.clone()).or_insert(offset);
+            *kept = offset.min(*kept);
+        }
+    }
+    slowest
+}
+
+fn measure(
+    partitions: &mut [PartitionStatus],
+    ends: &BTreeMap<TopicPartition, i64>,
+    recorded: &BTreeMap<TopicPartition, i64>,
+) {
+    for partition in partitions {
+        let key = key(partition);
+        partition.committed = recorded.get(&key).copied().max(partition.committed);
+        partition.log_end = ends.get(&key).copied().or(partition.log_end);
+        let reached = partition.committed.or(partition.position);
+        let lag = partition.log_end.zip(reached);
+        partition.lag = lag.map(|(end, reached)| (end - reached).max(0));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_counted_from_what_the_slowest_table_records() {
+        let partition = |number, position, committed| PartitionStatus {
+            topic: "clicks".into(),
+            partition: number,
+            position: Some(position),
+            committed,
+            log_end: Some(40),
+            lag: Some(1),
+            ..PartitionStatus::default()
+        };
+        let key = |number| TopicPartition::new("clicks", number);
+        let mut partitions = [
+            partition(0, 20, Some(10)),
+            partition(1, 20, None),
+            partition(2, 20, Some(15)),
+        ];
+        let ends = BTreeMap::from([(key(0), 100), (key(1), 50)]);
+        measure(&mut partitions, &ends, &BTreeMap::from([(key(0), 30)]));
+        assert_eq!(
+            partitions.map(|partition| partition.lag),
+            [Some(70), Some(30), Some(25)]
+        );
+    }
+}
