@@ -29,7 +29,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 fn main() -> ExitCode {
     refuse_huge_pages();
-    allocator::give_back_soon();
+    allocator::give_back_at_once();
     let cli = match Cli::from_process() {
         Parsed::Known(cli) => cli,
         Parsed::Planned(answer) => return answer.report(),

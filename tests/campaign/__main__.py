@@ -30,6 +30,7 @@ def arguments():
     parser.add_argument("--minutes", type=float, default=None, help="default: 60, of a trial what it takes")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--binary", type=pathlib.Path, default=None, help="default: release/alluvium in the target folder, then debug/alluvium")
+    parser.add_argument("--beside", type=pathlib.Path, default=None, help="the binary of another version: every other process is of it")
     parser.add_argument("--folder", type=pathlib.Path, default=None, help="where everything is kept (default: a temporary folder)")
     parser.add_argument("--port", type=int, default=21900, help="the first of two hundred ports, of which free ones are taken")
     parser.add_argument("--rate", type=int, default=17_000, help="events a second")
@@ -81,6 +82,7 @@ def main() -> int:
         seed=asked.seed,
         folder=folder.resolve(),
         binary=binary.resolve(),
+        beside=asked.beside and asked.beside.resolve(),
         port=asked.port,
         rate=asked.rate,
         residents=asked.residents,
@@ -160,6 +162,8 @@ def faults(settings) -> tuple[str, list[str]]:
         verdicts = campaign.finish()
         journal, ledger = campaign.journal, campaign.ledger
         asked_for = floors.floors(settings.minutes, campaign.missing())
+        if settings.beside:
+            asked_for["kill of another version"] = asked_for["kill"] // 4
         findings += [finding for verdict in verdicts.values() for finding in verdict.findings]
         findings += journal.surprises
         findings += [

@@ -37,6 +37,7 @@ class Settings:
     seed: int
     folder: pathlib.Path
     binary: pathlib.Path
+    beside: pathlib.Path | None
     port: int
     rate: int
     residents: int
@@ -128,6 +129,7 @@ class Campaign:
             folder,
             kind,
             settings.binary,
+            beside=settings.beside,
             kafka=self.kafka,
             storage=place,
             store=store,

@@ -94,10 +94,12 @@ class Server:
         self.process: Process | None = None
         self.skew = 0  # seconds by which its clock is wrong
         self.wanted = False  # whether an end by itself is a surprise
+        self.of_another = len(fleet.servers) % 2 == 0  # whether its process is of the other version, where there is one
         self.file = fleet.write_server(self)
 
     def start(self):
-        command = [str(self.fleet.binary), "run", "-c", str(self.file)]
+        self.of_another = self.fleet.beside is not None and not self.of_another
+        command = [str(self.fleet.beside if self.of_another else self.fleet.binary), "run", "-c", str(self.file)]
         env = {"NO_COLOR": "1", "ALLUVIUM_LOG": "info"}
         if self.skew:
             env |= {"LD_PRELOAD": str(self.fleet.skewed), "SKEW_SECONDS": str(self.skew)}
@@ -162,6 +164,7 @@ class Fleet:
         pipeline: str,
         binary: pathlib.Path,
         *,
+        beside: pathlib.Path | None = None,
         kafka,
         storage,
         store,
@@ -170,7 +173,7 @@ class Fleet:
         commit_every: str,
         stop_if: str,
     ):
-        self.folder, self.pipeline, self.binary, self.kafka = folder, pipeline, binary, kafka
+        self.folder, self.pipeline, self.binary, self.beside, self.kafka = folder, pipeline, binary, beside, kafka
         self.storage, self.store, self.topic = storage, store, topic
         self.links = links
         self.logs = {name: Log(storage, f"tables/{name}") for name in ("per_key", "ratios")}

@@ -11,6 +11,7 @@ def render(settings, command, machine, seconds, journal, floors, verdicts, ledge
         f"{machine}. {seconds / 60:.1f} minutes of faults, {settings.residents} servers and up to 2 guests in each of the fleets "
         f"{', '.join(settings.fleets)}; {'Apache Kafka' if settings.real_kafka else 'the embedded broker'}.",
         "",
+        *([f"Every other process was of another version: {settings.beside.name}.", ""] if settings.beside else []),
         f"{ledger['events']:,} events; {ledger['transactions']['committed']:,} transactions committed, "
         f"{ledger['transactions']['aborted']:,} aborted; {ledger['letters']:,} events that cannot be taken.",
         "",

@@ -78,6 +78,11 @@ impl Open {
         self.ranges.iter().any(|ranges| !ranges.is_empty())
     }
 
+    /// Whether nothing that this pipeline has taken waits to be folded or committed. Then it has nothing to give back by waiting.
+    fn is_empty(&self) -> bool {
+        !self.dirty && !self.has_data() && self.ordered.is_none() && self.is_clear()
+    }
+
     fn is_clear(&self) -> bool {
         self.batch.is_empty() && self.sealed.is_none() && self.barriers.iter().all(Option::is_none)
     }
@@ -226,7 +231,7 @@ impl Intake {
         let mut busy = false;
         for _ in 0..TAKES_PER_ROUND {
             self.push_out(open);
-            if !open.batch.is_empty() || self.budget.is_nearly_used() {
+            if !open.batch.is_empty() || (self.budget.is_nearly_used() && !open.is_empty()) {
                 break;
             }
             let Some(batch) = self.drain.take(self.batch_bytes, clock::now()) else {

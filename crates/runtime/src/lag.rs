@@ -4,9 +4,11 @@
 
 use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
-use alluvium_plan::{PartitionStatus, PipelineState, Plan, Published, Publisher, StatusBoard};
+use alluvium_plan::{PartitionStatus, PipelineState, PipelineStatus, Plan, StatusBoard};
 use alluvium_source::Cluster;
+use alluvium_store::{Store, StoreError};
 use alluvium_types::TopicPartition;
+use tokio::runtime::Runtime;
 
 use crate::{
     PipelineConfig,
@@ -15,7 +17,7 @@ use crate::{
 };
 
 /// How often it is asked.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -36,44 +38,87 @@ pub(crate) fn tell(pipeline: &str, partitions: &[PartitionStatus]) {
 
 /// Starts the thread. Told to stop, it ends after the question in hand.
 pub(crate) fn start(
+    store: Store,
     pipelines: &[PipelineConfig],
-    publisher: Arc<Publisher>,
     status: Arc<StatusBoard>,
     host: &Arc<dyn Host>,
 ) -> io::Result<Background> {
     let pipelines = pipelines.to_vec();
+    let io = host.io("lag-io")?;
     Background::start("lag", host, move |stop| {
-        watch(&pipelines, &publisher, &status, &stop);
+        let watch = Watch {
+            store,
+            pipelines,
+            status,
+            stop,
+            io,
+        };
+        watch.run();
     })
 }
 
-fn watch(pipelines: &[PipelineConfig], publisher: &Publisher, status: &StatusBoard, stop: &Stop) {
-    loop {
-        stop.rest(LOOK_EVERY);
-        if stop.is_asked() {
-            return;
-        }
-        for stopped in status.all() {
-            if stopped.state != PipelineState::Stopped || stopped.partitions.is_empty() {
-                continue;
-            }
-            let named = |known: &&PipelineConfig| *known.plan.name == *stopped.pipeline;
-            let Some(known) = pipelines.iter().find(named) else {
-                continue;
-            };
-            let ends = match ends(&*known.cluster, &stopped.partitions) {
-                Ok(ends) => ends,
-                Err(error) => {
-                    tracing::debug!(pipeline = %known.plan.name, %error, "the lag is not known");
-                    continue;
+struct Watch {
+    store: Store,
+    pipelines: Vec<PipelineConfig>,
+    status: Arc<StatusBoard>,
+    stop: Stop,
+    io: Runtime,
+}
+
+impl Watch {
+    fn run(self) {
+        loop {
+            self.stop.rest(LOOK_EVERY);
+            for stopped in self.status.all() {
+                if self.stop.is_asked() {
+                    return;
                 }
-            };
-            let recorded = recorded(&known.plan, &publisher.current());
-            status.update(&known.plan.name, |status| {
-                measure(&mut status.partitions, &ends, &recorded);
-                tell(&status.pipeline, &status.partitions);
-            });
+                if stopped.state == PipelineState::Stopped && !stopped.partitions.is_empty() {
+                    self.look(&stopped);
+                }
+            }
+            if self.stop.is_asked() {
+                return;
+            }
         }
+    }
+
+    fn look(&self, stopped: &PipelineStatus) {
+        let named = |known: &&PipelineConfig| *known.plan.name == *stopped.pipeline;
+        let Some(PipelineConfig { plan, cluster }) = self.pipelines.iter().find(named) else {
+            return;
+        };
+        let ends = match ends(&**cluster, &stopped.partitions) {
+            Ok(ends) => ends,
+            Err(error) => {
+                tracing::debug!(pipeline = %plan.name, %error, "the lag is not known");
+                return;
+            }
+        };
+        let recorded = match self.recorded(plan) {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                tracing::debug!(pipeline = %plan.name, %error, "what is recorded is not known");
+                return;
+            }
+        };
+        self.status.update(&plan.name, |status| {
+            measure(&mut status.partitions, &ends, &recorded);
+            tell(&status.pipeline, &status.partitions);
+        });
+    }
+
+    /// What the slowest table of a pipeline records: other servers of the group may have gone on.
+    fn recorded(&self, plan: &Plan) -> Result<BTreeMap<TopicPartition, i64>, StoreError> {
+        let mut slowest = BTreeMap::new();
+        for table in &plan.tables {
+            let table = self.io.block_on(self.store.read_table(&table.name))?;
+            for (partition, &offset) in table.offsets.iter() {
+                let kept = slowest.entry(partition.clone()).or_insert(offset);
+                *kept = offset.min(*kept);
+            }
+        }
+        Ok(slowest)
     }
 }
 
@@ -91,19 +136,6 @@ fn ends(
 
 fn key(partition: &PartitionStatus) -> TopicPartition {
     TopicPartition::new(partition.topic.as_str(), partition.partition)
-}
-
-/// What the slowest table of a pipeline records: other servers of the group may have gone on.
-fn recorded(plan: &Plan, published: &Published) -> BTreeMap<TopicPartition, i64> {
-    let mut slowest = BTreeMap::new();
-    let tables = plan.tables.iter();
-    for table in tables.filter_map(|table| published.tables.get(&table.name)) {
-        for (partition, &offset) in table.committed.offsets.iter() {
-            let kept = slowest.entry(partition.clone()).or_insert(offset);
-            *kept = offset.min(*kept);
-        }
-    }
-    slowest
 }
 
 fn measure(

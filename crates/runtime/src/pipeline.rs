@@ -37,8 +37,10 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 const BATCH_SHARE: usize = 64;
 /// The smallest and the largest size of a raw batch.
 const BATCH_BYTES: (usize, usize) = (64 << 10, 1 << 20);
-/// The client's prefetch queues may hold this share of the ingest budget, beside it.
+/// The client's prefetch queues of one pipeline may hold this share of the ingest budget, ...
 const QUEUE_SHARE: usize = 8;
+/// ... and those of all pipelines of a server this one.
+const QUEUES_SHARE: usize = 4;
 /// The most the client's prefetch queues may hold.
 const QUEUE_BYTES: usize = 64 << 20;
 
@@ -57,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) budget: MemoryBudget,
     pub(crate) workers: usize,
+    /// How many pipelines share it.
+    pub(crate) pipelines: usize,
     pub(crate) instance: Option<String>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) status: Arc<StatusBoard>,
@@ -218,7 +222,9 @@ impl Life {
                 instance: self.shared.instance.clone(),
                 properties: plan.source.properties.clone(),
                 memory: self.shared.budget.clone(),
-                queue_bytes: (limit / QUEUE_SHARE).min(QUEUE_BYTES),
+                queue_bytes: (limit / QUEUE_SHARE)
+                    .min(limit / QUEUES_SHARE / self.shared.pipelines)
+                    .min(QUEUE_BYTES),
                 partition_count,
             },
             generation.clone(),

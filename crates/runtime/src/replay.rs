@@ -143,8 +143,8 @@ pub fn replay(
         }
         let letters = io.block_on(store.letters(&plan.name)).map_err(failed)?;
         let mut refusals = Refusals::of(&history);
-        let places = io.block_on(letters.keys(&table)).map_err(failed)?;
-        refusals.count(places, letters.have_expired());
+        let places = io.block_on(letters.places(&table)).map_err(failed)?;
+        refusals.count(&places, letters.have_expired());
         if work.replay_some(&letters, &refusals)? == Progress::Ended {
             return Ok(work.done);
         }
@@ -213,8 +213,9 @@ impl Work {
             let place = |letter: &Letter| (letter.partition.clone(), letter.offset);
             letters.sort_by_cached_key(place);
             letters.dedup_by_key(|letter| place(letter));
-            let (ours, others): (Vec<_>, Vec<_>) =
-                letters.into_iter().partition(|letter| refusals.has(letter));
+            let (ours, others): (Vec<_>, Vec<_>) = letters
+                .into_iter()
+                .partition(|letter| refusals.has(letter, version));
             elsewhere += others.len() as u64;
             sent += ours.len() as u64;
             self.push(&mut fold, &ours)

@@ -88,6 +88,7 @@ impl Server {
             store,
             budget: budget.clone(),
             workers: config.workers.max(1),
+            pipelines: config.pipelines.len().max(1),
             instance: config
                 .instance
                 .as_ref()
@@ -97,8 +98,8 @@ impl Server {
             host,
         };
         let lag = lag::start(
+            shared.store.clone(),
             &config.pipelines,
-            publisher.clone(),
             status.clone(),
             &shared.host,
         )?;

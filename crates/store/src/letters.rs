@@ -24,6 +24,9 @@ use crate::{
     parquet_reader::read_columns,
 };
 
+/// The column with the version of the definition under which a letter was written.
+const DEFINITION: &str = "pipeline_version";
+
 /// One dead letter, as far as sending it through the pipeline again needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Letter {
@@ -43,6 +46,19 @@ pub struct Letter {
     pub table: Option<Arc<str>>,
     /// The version of the definition under which it was refused.
     pub pipeline_version: String,
+}
+
+/// Where a dead letter stands, without the event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LetterPlace {
+    /// The version of the dead letters that it came in.
+    pub version: i64,
+    /// The partition of its event.
+    pub partition: TopicPartition,
+    /// The offset of its event.
+    pub offset: i64,
+    /// The version of the definition under which it was written.
+    pub definition: Arc<str>,
 }
 
 impl Letter {
@@ -112,20 +128,20 @@ impl Letters {
         self.have_expired
     }
 
-    /// Where the letters stand that may be of this table: those that it refused, and those that all did.
+    /// Where the letters stand that may be of this table: those that it refused, and those that all did. By version.
     ///
     /// # Errors
     /// As of [`Self::read`].
-    pub async fn keys(&self, table: &str) -> Result<Vec<(TopicPartition, i64)>, StoreError> {
+    pub async fn places(&self, table: &str) -> Result<Vec<LetterPlace>, StoreError> {
+        let wanted: Vec<&str> = KEY.into_iter().chain([DEFINITION]).collect();
         let mut all = Vec::new();
-        for file in self.versions.values().flatten() {
-            let objects = self.store.object_store();
-            for batch in read_columns(objects, &file.path, file.size, &KEY).await? {
-                let keys = keys_of(&batch).ok_or_else(|| self.foreign(file))?;
-                let ours = keys
-                    .into_iter()
-                    .filter(|(_, _, named)| named.as_deref().is_none_or(|named| named == table));
-                all.extend(ours.map(|(partition, offset, _)| (partition, offset)));
+        for (&version, files) in &self.versions {
+            for file in files {
+                let objects = self.store.object_store();
+                for batch in read_columns(objects, &file.path, file.size, &wanted).await? {
+                    let places = places_of(&batch, version, table);
+                    all.extend(places.ok_or_else(|| self.foreign(file))?);
+                }
             }
         }
         Ok(all)
@@ -170,11 +186,32 @@ async fn commit_of(store: &Store, file: &CommittedFile) -> Result<Option<String>
     Ok(ids.next().map(|ids| ids.value(0).to_owned()))
 }
 
+/// The places in a batch of letters that may be of one table.
+fn places_of(batch: &RecordBatch, version: i64, table: &str) -> Option<Vec<LetterPlace>> {
+    let definitions = batch.column_by_name(DEFINITION)?.as_string_opt::<i32>()?;
+    let mut shared: Arc<str> = "".into();
+    let mut places = Vec::new();
+    for (row, (partition, offset, named)) in keys_of(batch)?.into_iter().enumerate() {
+        if named.is_none_or(|named| *named == *table) {
+            if *shared != *definitions.value(row) {
+                shared = definitions.value(row).into();
+            }
+            places.push(LetterPlace {
+                version,
+                partition,
+                offset,
+                definition: shared.clone(),
+            });
+        }
+    }
+    Some(places)
+}
+
 fn letters_of(batch: &RecordBatch) -> Option<Vec<Letter>> {
     let column = |name: &str| batch.column_by_name(name);
     let text = |name: &str| column(name)?.as_string_opt::<i32>();
     let bytes = |name: &str| column(name)?.as_binary_opt::<i32>();
-    let (topics, tables, definitions) = (text("topic")?, text("table")?, text("pipeline_version")?);
+    let (topics, tables, definitions) = (text("topic")?, text("table")?, text(DEFINITION)?);
     let (keys, payloads) = (bytes("key")?, bytes("payload")?);
     let partitions = column("partition")?.as_primitive_opt::<Int32Type>()?;
     let offsets = column("offset")?.as_primitive_opt::<Int64Type>()?;

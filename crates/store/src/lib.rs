@@ -46,7 +46,7 @@ pub use damage::is_panic_expected;
 pub use dead_letters::{DeadLetters, LettersWritten};
 pub use error::StoreError;
 pub use history::{CommitKind, CommitRecord};
-pub use letters::{Letter, Letters};
+pub use letters::{Letter, LetterPlace, Letters};
 pub use maintain::{Maintenance, Upkeep};
 pub use reader::TableReader;
 pub use stage::Staged;

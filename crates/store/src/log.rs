@@ -10,7 +10,7 @@ use bytes::Bytes;
 use datafusion::arrow::json::LineDelimitedWriter;
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, path::Path};
-use parquet::arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::{
     StoreError,
@@ -49,18 +49,43 @@ pub(crate) enum Put {
 pub(crate) struct Listing {
     /// Versions with an entry, and when it was written (milliseconds by the store's clock).
     pub(crate) entries: BTreeMap<i64, i64>,
-    /// Paths of the parts of log checkpoints, by version and by how many parts there are.
-    checkpoints: BTreeMap<(i64, u32), BTreeMap<u32, Path>>,
+    /// The parts of log checkpoints, by version and by how many parts there are.
+    checkpoints: BTreeMap<(i64, u32), BTreeMap<u32, Part>>,
+}
+
+/// A file of a log checkpoint.
+#[derive(Clone, Debug)]
+struct Part {
+    path: Path,
+    /// When it was written (milliseconds by the store's clock).
+    written: i64,
+}
+
+impl Part {
+    fn of(meta: &object_store::ObjectMeta) -> Self {
+        Self {
+            path: meta.location.clone(),
+            written: meta.last_modified.timestamp_millis(),
+        }
+    }
 }
 
 impl Listing {
     /// Complete checkpoints, newest first.
     pub(crate) fn complete_checkpoints(&self) -> impl Iterator<Item = (i64, Vec<&Path>)> {
+        self.checkpoints_until(i64::MAX)
+    }
+
+    /// Complete checkpoints that were written until then (milliseconds by the store's clock), newest first.
+    pub(crate) fn checkpoints_until(&self, until: i64) -> impl Iterator<Item = (i64, Vec<&Path>)> {
         self.checkpoints
             .iter()
             .rev()
             .filter(|((_, count), parts)| parts.keys().copied().eq(1..=*count))
-            .map(|((version, _), parts)| (*version, parts.values().collect()))
+            .filter(move |(_, parts)| parts.values().all(|part| part.written <= until))
+            .map(|((version, _), parts)| {
+                (*version, parts.values().map(|part| &part.path).collect())
+            })
     }
 
     /// Takes what lies directly in the folder: below it people keep copies, and other products their own files.
@@ -85,13 +110,13 @@ impl Listing {
                     .insert(version, meta.last_modified.timestamp_millis());
             }
             ["checkpoint", "parquet"] => {
-                let part = BTreeMap::from([(1, meta.location.clone())]);
+                let part = BTreeMap::from([(1, Part::of(meta))]);
                 self.checkpoints.insert((version, 1), part);
             }
             ["checkpoint", part, count, "parquet"] => {
                 if let (Ok(part), Ok(count)) = (part.parse(), count.parse()) {
                     let parts = self.checkpoints.entry((version, count)).or_default();
-                    parts.entry(part).or_insert_with(|| meta.location.clone());
+                    parts.entry(part).or_insert_with(|| Part::of(meta));
                 }
             }
             _ => {}
@@ -151,7 +176,7 @@ impl TableLog {
         })
     }
 
-    async fn has_entry(&self, version: i64) -> Result<bool, StoreError> {
+    pub(crate) async fn has_entry(&self, version: i64) -> Result<bool, StoreError> {
         let path = self.entry_path(version);
         match self.store.head(&path).await {
             Ok(_) => Ok(true),
@@ -345,9 +370,9 @@ impl TableLog {
             ));
         }
         let expected = hint.filter(|hint| hint.version == version);
-        match expected.and_then(|hint| hint.tags.get(SUM_TAG)) {
-            Some(sum) if *sum != sum_of(&lines) => Err(wrong(
-                "it is damaged or of another table: it does not say what was written",
+        match expected.and_then(Hint::sum) {
+            Some(sum) if sum != sum_of(&lines) => Err(wrong(
+                "it is damaged or of another table: `_last_checkpoint` beside it has the sum of other lines",
             )),
             _ => Ok(lines),
         }
@@ -476,11 +501,31 @@ impl TableLog {
 pub(crate) struct Hint {
     pub(crate) version: i64,
     #[serde(default)]
-    tags: BTreeMap<String, String>,
+    tags: Option<BTreeMap<String, serde_json::Value>>,
+}
+
+impl Hint {
+    /// What the lines of that checkpoint sum up to; `None` where nobody said it, in a way that is known here and whole (R7).
+    fn sum(&self) -> Option<&str> {
+        let tag = self.tags.as_ref()?.get(SUM_TAG)?.as_str()?;
+        let (sum, own) = tag.rsplit_once(':')?;
+        (sum.starts_with(SUM_FORMAT) && own == own_sum(sum)).then_some(sum)
+    }
 }
 
 /// The tag in `_last_checkpoint` of what the lines of that checkpoint sum up to.
 pub(crate) const SUM_TAG: &str = "alluvium.lines";
+/// What a sum of this kind begins with.
+const SUM_FORMAT: &str = "1:";
+
+/// The tag's value: a sum, and a checksum of that.
+pub(crate) fn tag_of(sum: &str) -> String {
+    format!("{sum}:{}", own_sum(sum))
+}
+
+fn own_sum(sum: &str) -> String {
+    format!("{:08x}", crc_fast::crc32_iscsi(sum.as_bytes()))
+}
 
 /// A checksum of what a log checkpoint says, in whatever order and bytes: two servers may write the same one at once, and
 /// a tombstone is there or not as time passes. Parquet has none of its own here, and a damaged one reads as another table.
@@ -509,25 +554,24 @@ pub(crate) fn sum_of(lines: &[Line]) -> String {
             take("protocol", serde_json::to_vec(protocol));
         }
     }
-    format!("1:{count}:{sum:x}")
+    format!("{SUM_FORMAT}{count}:{sum:x}")
 }
 
+/// Decodes every column, those too of which nothing is wanted: the library does so when it writes the next checkpoint, and a
+/// decoder that panics over them would end the process there.
 fn checkpoint_lines(bytes: Bytes) -> Result<Vec<Line>, parquet::errors::ParquetError> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes)?;
     let wanted = ["add", "remove", "txn", "metaData", "protocol"];
-    let roots = builder
-        .schema()
-        .fields()
-        .iter()
-        .enumerate()
+    let fields = builder.schema().fields().iter().enumerate();
+    let wanted: Vec<usize> = fields
         .filter(|(_, field)| wanted.contains(&field.name().as_str()))
-        .map(|(position, _)| position);
-    let mask = ProjectionMask::roots(builder.parquet_schema(), roots);
+        .map(|(position, _)| position)
+        .collect();
     let mut lines = Vec::new();
-    for batch in builder.with_projection(mask).build()? {
+    for batch in builder.build()? {
         let mut json = Vec::new();
         let mut writer = LineDelimitedWriter::new(&mut json);
-        writer.write(&batch?)?;
+        writer.write(&batch?.project(&wanted)?)?;
         writer.finish()?;
         for line in serde_json::Deserializer::from_slice(&json).into_iter() {
             lines.push(

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Store, StoreError,
-    log::{SUM_TAG, TableLog, sum_of},
+    log::{SUM_TAG, TableLog, sum_of, tag_of},
     snapshot::Snapshot,
 };
 
@@ -62,6 +62,15 @@ pub(crate) async fn write_checkpoint(
     remove_passed_over(store, log, snapshot).await?;
     if let Some(hint) = log.last_checkpoint().await? {
         let newest = log.newest_checkpoint(hint.version).await?;
+        if hint.version > snapshot.version
+            && newest.is_none()
+            && !log.has_entry(hint.version).await?
+        {
+            // Of a log that was longer once, or damaged. The library would keep it for ever, and other readers go by it.
+            let hint = log.hint_path();
+            tracing::warn!(table = %log.table, "removing {hint}: it names a version that does not exist");
+            remove(store, &hint).await?;
+        }
         let newest = newest.filter(|version| *version <= snapshot.version);
         snapshot.checkpoint = snapshot.checkpoint.max(newest);
         if !due(snapshot) {
@@ -76,9 +85,10 @@ pub(crate) async fn write_checkpoint(
         remove(store, &hint).await?;
         write(store, log, version).await?;
     }
-    vouch(store, log, snapshot).await?;
+    let is_right = vouch(store, log, snapshot).await?;
+    // One that had to be removed is not tried again before the next one is due.
     snapshot.checkpoint = Some(version);
-    Ok(Some(version))
+    Ok(is_right.then_some(version))
 }
 
 /// Lets the library write a log checkpoint of one version.
@@ -115,14 +125,29 @@ async fn remove_passed_over(
         match log.read_checkpoint(version, &paths, hint.as_ref()).await {
             Err(error) if error.is_corrupt_file() => {
                 tracing::warn!(table = %log.table, version, %error, "removing a log checkpoint");
-                for path in &parts {
-                    remove(store, path).await?;
-                }
+                remove_checkpoint(store, log, version, &paths).await?;
             }
             // It is whole, or gone: the bytes that came the first time were not its own.
             Ok(_) | Err(StoreError::TornLog { .. }) => {}
             Err(error) => return Err(error),
         }
+    }
+    Ok(())
+}
+
+/// The hint that names it goes first: other readers fail where it names what is not there.
+async fn remove_checkpoint(
+    store: &Store,
+    log: &TableLog,
+    version: i64,
+    parts: &[&Path],
+) -> Result<(), StoreError> {
+    let hint = log.last_checkpoint().await?;
+    if hint.is_some_and(|hint| hint.version == version) {
+        remove(store, &log.hint_path()).await?;
+    }
+    for path in parts {
+        remove(store, path).await?;
     }
     Ok(())
 }
@@ -137,51 +162,63 @@ async fn remove(store: &Store, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Reads the new checkpoint back, and notes beside the hint what it says, so that damage is seen. One that does not say what
-/// the log says is removed.
-async fn vouch(store: &Store, log: &TableLog, snapshot: &Snapshot) -> Result<(), StoreError> {
+/// Reads the new checkpoint back, and notes beside the hint what it says, so that damage is seen. One that twice does not say
+/// what the log says is removed; the answer is whether it does.
+async fn vouch(store: &Store, log: &TableLog, snapshot: &Snapshot) -> Result<bool, StoreError> {
     let version = snapshot.version;
     let path = log
         .log_folder()
         .join(format!("{version:020}.checkpoint.parquet"));
-    let lines = log.read_checkpoint(version, &[&path], None).await?;
-    let sum = sum_of(&lines);
-    let read_at = snapshot.read_at;
-    let says = Snapshot::replay(
-        &log.table,
-        &log.folder,
-        Some((version, lines)),
-        Vec::new(),
-        read_at,
-    )?;
-    if !says.is_same_as(snapshot) {
-        remove(store, &path).await?;
-        return Err(StoreError::UnreadableFile {
-            path: path.to_string(),
-            source: parquet::errors::ParquetError::General(
-                "it did not say what the log says, so it was removed".into(),
-            ),
-        });
-    }
-    let Some(bytes) = log.hint().await? else {
-        return Ok(());
+    let said = match says(log, snapshot, &path).await? {
+        None => says(log, snapshot, &path).await?,
+        said => said,
     };
-    let mut hint: serde_json::Map<String, Value> = match serde_json::from_slice(&bytes) {
-        Ok(hint) => hint,
-        Err(_) => return Ok(()),
+    let Some((sum, size)) = said else {
+        tracing::warn!(table = %log.table, "removing {path}: it does not say what the log says");
+        remove_checkpoint(store, log, version, &[&path]).await?;
+        return Ok(false);
     };
-    if hint.get("version").and_then(Value::as_i64) != Some(version) {
+    let bytes = log.hint().await?;
+    let hint = bytes.and_then(|bytes| serde_json::from_slice::<Map>(&bytes).ok());
+    let named = |hint: &Map| hint.get("version").and_then(Value::as_i64);
+    let mut hint = match hint {
         // Another server has written a newer one meanwhile.
-        return Ok(());
-    }
+        Some(hint) if named(&hint) > Some(version) => return Ok(true),
+        Some(hint) if named(&hint) == Some(version) => hint,
+        // One of an older checkpoint came later than ours.
+        _ => Map::from_iter([
+            ("version".to_owned(), version.into()),
+            ("size".to_owned(), size.into()),
+        ]),
+    };
     // A checksum of the hint itself would no longer hold.
     hint.remove("checksum");
-    hint.insert("tags".into(), json!({ SUM_TAG: sum }));
+    hint.insert("tags".into(), json!({ SUM_TAG: tag_of(&sum) }));
     let path = log.hint_path();
     store
         .object_store()
         .put(&path, Value::Object(hint).to_string().into())
         .await
         .map_err(StoreError::object(format!("write {path}")))?;
-    Ok(())
+    Ok(true)
 }
+
+/// The sum and the number of the lines of a checkpoint; `None` when it says something else than `snapshot`, of its version.
+async fn says(
+    log: &TableLog,
+    snapshot: &Snapshot,
+    path: &Path,
+) -> Result<Option<(String, usize)>, StoreError> {
+    let lines = log.read_checkpoint(snapshot.version, &[path], None).await?;
+    let (sum, size) = (sum_of(&lines), lines.len());
+    let says = Snapshot::replay(
+        &log.table,
+        &log.folder,
+        Some((snapshot.version, lines)),
+        Vec::new(),
+        snapshot.read_at,
+    )?;
+    Ok(says.is_same_as(snapshot).then_some((sum, size)))
+}
+
+type Map = serde_json::Map<String, Value>;

@@ -13,7 +13,7 @@ use crate::{
     CommitRecord, Store, StoreError,
     clock::Moment,
     dead_letters, ledger,
-    log::TableLog,
+    log::{Listing, TableLog},
     log_checkpoint::{delta_error, delta_log, write_checkpoint},
     snapshot::Snapshot,
     sweep::sweep_orphans,
@@ -113,10 +113,7 @@ impl Upkeep {
             return Ok(done);
         };
         let (store, log, snapshot) = (&self.store, &self.log, &mut snapshot);
-        // Readable for sure: the log was added up from the one, and the other was read back.
-        let readable = snapshot.checkpoint;
-        done.checkpoint = write_checkpoint(store, log, snapshot).await?;
-        let readable = done.checkpoint.or(readable);
+        let written = write_checkpoint(store, log, snapshot).await;
         self.checkpoint = Some(snapshot.checkpoint.unwrap_or(0));
         if self.is_clean_due() {
             if let Some(Letters { pipeline, keep }) = &self.letters {
@@ -124,12 +121,13 @@ impl Upkeep {
                     dead_letters::expire(store, log, snapshot, pipeline, *keep).await?;
             }
             let now = store_now(store).await?;
-            (done.ledger_entries, done.log_files_removed) =
-                clean_log(store, log, snapshot, readable, now).await?;
+            let cleaned = clean_log(store, log, snapshot, now).await;
             // Where something cannot be deleted, each try costs a version.
             self.last_clean = Some(Moment::now());
             done.orphans_removed = sweep_orphans(store, log, snapshot, now).await?;
+            (done.ledger_entries, done.log_files_removed) = cleaned?;
         }
+        done.checkpoint = written?;
         Ok(done)
     }
 }
@@ -184,20 +182,18 @@ pub(crate) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-/// Copies expired commits to the ledger, and only then lets the library remove their entries: those before `checkpoint`,
-/// which can be read. The library would also go by one that cannot, and take what alone says the same (S9).
+/// Copies expired commits to the ledger, and only then lets the library remove their entries.
 async fn clean_log(
     store: &Store,
     log: &TableLog,
     snapshot: &Snapshot,
-    checkpoint: Option<i64>,
     now: i64,
 ) -> Result<(usize, usize), StoreError> {
-    let Some(checkpoint) = checkpoint else {
-        return Ok((0, 0));
-    };
     let cutoff = now.saturating_sub(millis(snapshot.log_retention()));
     let listing = log.list().await?;
+    let Some(checkpoint) = trusted_checkpoint(log, &listing, cutoff).await? else {
+        return Ok((0, 0));
+    };
     // More than will be removed: the library also keeps what the oldest kept version needs.
     let expired: Vec<i64> = listing
         .entries
@@ -208,16 +204,34 @@ async fn clean_log(
     if expired.is_empty() {
         return Ok((0, 0));
     }
-    let records: Vec<CommitRecord> = futures::stream::iter(expired)
+    let mut records: Vec<CommitRecord> = Vec::new();
+    let mut entries = futures::stream::iter(expired)
         .map(|version| log.read_entry(version))
-        .buffered(READ_AHEAD)
-        .try_filter_map(|entry| async move {
+        .buffered(READ_AHEAD);
+    let mut unreadable = None;
+    while let Some(entry) = entries.next().await {
+        match entry {
+            Ok(Some(entry)) => records.push(CommitRecord::from_entry(&log.table, &entry)),
             // An entry that is gone was taken by another server's clean-up, which put it into the ledger.
-            Ok(entry.map(|entry| CommitRecord::from_entry(&log.table, &entry)))
-        })
-        .try_collect()
-        .await?;
+            Ok(None) => {}
+            Err(error @ StoreError::UnreadableEntry { .. }) => {
+                unreadable = Some(error);
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    drop(entries);
     let entries = ledger::append(store, &log.table, records).await?;
+    if let Some(error) = unreadable {
+        // The table reads well without it. What it says is not lost for good while it lies there.
+        tracing::warn!(
+            "the log of {} is not cleaned up any more: {error}. Restore that file from a copy, or move it away: then its \
+             commit is missing in the table's history",
+            log.table
+        );
+        return Ok((entries, 0));
+    }
     let (_, delta) = delta_log(store, log)?;
     let removed = checkpoints::cleanup_expired_logs_for(
         u64::try_from(checkpoint).unwrap_or(0),
@@ -228,6 +242,30 @@ async fn clean_log(
     .await
     .map_err(delta_error(format!("clean up the log of {}", log.table)))?;
     Ok((entries, removed))
+}
+
+/// The newest log checkpoint that was written before `cutoff` and can be read: entries before it may go.
+///
+/// The library would also go by one that cannot be read, and take what alone says the same (S9). And one that was written just now,
+/// in the place of a damaged one, may still go: another server that has seen the damaged one may be about to remove it.
+async fn trusted_checkpoint(
+    log: &TableLog,
+    listing: &Listing,
+    cutoff: i64,
+) -> Result<Option<i64>, StoreError> {
+    let hint = log.last_checkpoint().await?;
+    for (version, parts) in listing.checkpoints_until(cutoff) {
+        match log.read_checkpoint(version, &parts, hint.as_ref()).await {
+            Ok(_) => return Ok(Some(version)),
+            Err(error) if error.is_corrupt_file() => {
+                tracing::warn!(table = %log.table, version, %error, "not cleaning up by a log checkpoint");
+            }
+            // Another server's clean-up took it.
+            Err(StoreError::TornLog { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// History of one table. The log is read first, then the ledger, so that an entry which is cleaned up meanwhile is seen there.

@@ -48,6 +48,8 @@ def kill(campaign, fleet, rng):
         server.kill()
         if reached.read > reached.committed:
             campaign.journal.effect("kill", server=server.name, read=reached.read, committed=reached.committed)
+            if server.of_another:
+                campaign.journal.effect("kill of another version", server=server.name)
         time.sleep(rng.choice((0, 0, 0.5, 2)))
         server.skew = 0
         server.start()

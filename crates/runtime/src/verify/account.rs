@@ -16,22 +16,11 @@ use std::{
     sync::Arc,
 };
 
-use alluvium_store::{CommitKind, CommitRecord, Replayed};
+use alluvium_store::{CommitKind, CommitRecord, LetterPlace, Replayed};
 use alluvium_types::{OffsetRange, RawBatch, Reject, TopicPartition};
 
 use super::Doubt;
 use crate::refusals::Refusals;
-
-/// A dead letter that may be of the table, as far as its fate goes.
-#[derive(Clone, Debug)]
-pub(super) struct LetterPlace {
-    /// The version of the dead letters that it came in.
-    pub(super) version: i64,
-    pub(super) partition: TopicPartition,
-    pub(super) offset: i64,
-    /// The definition's version under which it was written.
-    pub(super) definition: String,
-}
 
 /// What is done with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -140,14 +129,19 @@ impl Account {
     /// Decides by the dead letters that may be of this table, all that there are.
     pub(super) fn judge(&mut self, letters: &[LetterPlace], have_expired: bool) {
         let place = |letter: &LetterPlace| (letter.partition.clone(), letter.offset);
-        self.refusals
-            .count(letters.iter().map(place).collect(), have_expired);
+        self.refusals.count(letters, have_expired);
         let mut replayed = HashSet::new();
         let mut judged: BTreeMap<(TopicPartition, i64), (usize, Fate)> = BTreeMap::new();
         for letter in letters {
             let Some(commit) = self.refusals.commit(&letter.partition, letter.offset) else {
                 continue;
             };
+            if !self
+                .refusals
+                .is_the_one(&letter.partition, letter.offset, letter.version)
+            {
+                continue;
+            }
             let is_certain = self.refusals.is_certain(commit, &letter.definition);
             let fate = match is_certain {
                 true => self

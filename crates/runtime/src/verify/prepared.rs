@@ -8,13 +8,10 @@ use std::{
 };
 
 use alluvium_plan::CommittedFile;
-use alluvium_store::{CommitRecord, StoreError, TableReader, audit};
+use alluvium_store::{CommitRecord, LetterPlace, StoreError, TableReader, audit};
 use alluvium_types::{OffsetRange, TopicPartition};
 
-use super::{
-    Doubt, Refusal, Verify,
-    account::{Account, LetterPlace},
-};
+use super::{Doubt, Refusal, Verify, account::Account};
 use crate::{clock::micros, pipeline::table_spec};
 
 /// A table whose rows can be computed again as far as it says itself.
@@ -122,18 +119,6 @@ fn letters(verify: &Verify, table: &Arc<str>) -> Result<(Vec<LetterPlace>, bool)
     let letters = verify
         .io
         .block_on(verify.store.letters(&verify.plan.name))?;
-    let mut places = Vec::new();
-    for version in letters.versions_after(None) {
-        let read = verify.io.block_on(letters.read(version))?;
-        let ours = read
-            .into_iter()
-            .filter(|letter| letter.table.as_ref().is_none_or(|named| named == table));
-        places.extend(ours.map(|letter| LetterPlace {
-            version,
-            partition: letter.partition,
-            offset: letter.offset,
-            definition: letter.pipeline_version,
-        }));
-    }
+    let places = verify.io.block_on(letters.places(table))?;
     Ok((places, letters.have_expired()))
 }

@@ -239,3 +239,17 @@ fn events_that_the_log_has_lost_are_told() {
     assert_eq!(account.share_of(&batch(20, 24)), Share::Nothing);
     assert_eq!(account.fate(&partition(), 20), Fate::LeftOut);
 }
+
+#[test]
+fn an_event_with_two_letters_was_refused_once_and_is_replayed_once() {
+    // One by a server that died before its commit, and one by the server that committed.
+    let letters = [letter(5, 3, "older"), letter(6, 3, "old")];
+    let mut history = vec![commit(1, "old", 1), commit(2, "new", 0)];
+    let mut left_out = account(&history, &letters);
+    assert_eq!(fates(&left_out), [(3, Fate::LeftOut)]);
+    assert_eq!(read(&mut left_out, &[]), []);
+    history.push(replay(3, None, 6, 1));
+    let mut replayed = account(&history, &letters);
+    assert_eq!(fates(&replayed), [(3, Fate::Replayed)]);
+    assert_eq!(read(&mut replayed, &[]), []);
+}
