@@ -877,3 +877,87 @@ fn a_decoder_that_panics_is_survived() {
     assert_eq!(survived.unwrap().join().unwrap(), (None, false));
     assert_eq!(panics_of_decoders().load(Ordering::Relaxed), seen);
 }
+
+/// A sum that is damaged itself, or of a kind that only a later version knows, says nothing about the checkpoint.
+#[tokio::test]
+async fn a_sum_that_cannot_be_relied_upon_is_none() {
+    let table = table().await;
+    let good = String::from_utf8(table.now[&hint()].to_vec()).unwrap();
+    let tag = good.split(SUM_TAG).nth(1).unwrap()[3..]
+        .split('"')
+        .next()
+        .unwrap()
+        .to_owned();
+    let mut alone = table.now.clone();
+    alone.retain(|path, _| {
+        let of_log = path.strip_prefix(LOG).and_then(|name| name.get(1..21));
+        let version = of_log.and_then(|digits| digits.parse::<i64>().ok());
+        version.is_none_or(|version| version >= table.checkpoint)
+    });
+    for (place, digit) in tag.char_indices().filter(|(_, digit)| *digit != ':') {
+        let mut other = tag.clone();
+        let changed = if digit == '5' { "6" } else { "5" };
+        other.replace_range(place..=place, changed);
+        let changed = Bytes::from(good.replace(&tag, &other));
+        alone.insert(hint(), changed);
+        let store = store_of(&alone).await;
+        assert_eq!(read(&store).await.unwrap(), table.truth, "{other}");
+    }
+    for other in ["2:anything", "", "1:1:1", "null"] {
+        let changed = match other {
+            "null" => good.replace(&format!("\"{tag}\""), "null"),
+            other => good.replace(&tag, other),
+        };
+        alone.insert(hint(), changed.into());
+        let store = store_of(&alone).await;
+        assert_eq!(read(&store).await.unwrap(), table.truth, "{other}");
+    }
+}
+
+/// An old entry that nobody needs any more keeps the log from being cleaned up, as what it says would be lost. Everything else
+/// goes on.
+#[tokio::test]
+async fn a_damaged_old_entry_stops_neither_sweeps_nor_checkpoints() {
+    let table = table().await;
+    let objects = super::faulty::FaultyStore::new(3, super::faulty::Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), unhurried());
+    put_all(&store, &table.now).await;
+    let damaged = flipped(&table.now[&entry(7)], 5);
+    let orphan = Path::from(format!("tables/{TABLE}/orphan.zstd.parquet"));
+    store
+        .object_store()
+        .put(&Path::from(entry(7)), damaged.into())
+        .await
+        .unwrap();
+    store
+        .object_store()
+        .put(&orphan, "nobody's".into())
+        .await
+        .unwrap();
+    objects
+        .age
+        .store(30 * 24 * 3600, std::sync::atomic::Ordering::Relaxed);
+    let done = store.upkeep(TABLE).run().await.unwrap();
+    assert_eq!(done.checkpoint, Some(NEWEST));
+    assert_eq!((done.log_files_removed, done.orphans_removed), (0, 1));
+    assert!(done.ledger_entries >= 7, "{done:?}");
+    let after = read(&store).await.unwrap();
+    assert_eq!(after.totals, table.truth.totals);
+}
+
+/// A hint may name a version that does not exist: of a log that was restored from a copy, say.
+#[tokio::test]
+async fn a_hint_that_is_ahead_of_the_log_is_healed() {
+    let table = table().await;
+    let mut objects = table.now.clone();
+    let named = format!("\"version\":{}", table.checkpoint);
+    let ahead = replaced(&table.now[&hint()], &named, "\"version\":4711");
+    objects.insert(hint(), ahead);
+    let store = store_of(&objects).await;
+    assert_eq!(written_checkpoint(&store, "ahead").await, Some(NEWEST));
+    let healed = store.object_store().get(&Path::from(hint())).await.unwrap();
+    let healed: serde_json::Value = serde_json::from_slice(&healed.bytes().await.unwrap()).unwrap();
+    assert_eq!(healed["version"], NEWEST);
+    assert!(healed["tags"][SUM_TAG].is_string(), "{healed}");
+    assert_eq!(read(&store).await.unwrap(), table.truth);
+}
