@@ -10,6 +10,7 @@ import json
 import pathlib
 import re
 import threading
+import zlib
 
 from .delta import Log
 from .processes import Process
@@ -94,7 +95,7 @@ class Server:
         self.process: Process | None = None
         self.skew = 0  # seconds by which its clock is wrong
         self.wanted = False  # whether an end by itself is a surprise
-        self.of_another = len(fleet.servers) % 2 == 0  # whether its process is of the other version, where there is one
+        self.of_another = zlib.crc32(name.encode()) % 2 == 0  # whether its process is of the other version, where there is one
         self.file = fleet.write_server(self)
 
     def start(self):

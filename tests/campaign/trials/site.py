@@ -29,7 +29,7 @@ MILESTONES = {
 class Site:
     """One server beside `pipelines`, each a name and a text. To `Server` it is a fleet of one."""
 
-    skewed = None
+    skewed, beside = None, None
 
     def __init__(self, folder: pathlib.Path, kafka, binary: pathlib.Path, *, schema: str, pipelines: dict[str, str], more="", s3=None):
         folder.mkdir(parents=True)
