@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod clients;
+mod damage;
 mod forged;
 mod golden;
 mod kill;

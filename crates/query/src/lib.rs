@@ -44,5 +44,5 @@ pub use running::RunningQuery;
 pub use session::{Instead, Session, Setting};
 pub use shared::Limits;
 pub use storage::{Commit, DeadLetters, RecordedPartition, Storage};
-pub use threads::runtime_for_clients;
+pub use threads::{runtime_for_clients, works_for_clients};
 pub use view::{AsOf, ReadMode, TableAsOf};

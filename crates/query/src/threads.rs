@@ -3,7 +3,7 @@
 //! Owns the one priority that everything has which works for analysts: planning, executing, and writing answers for clients. Ingestion
 //! keeps the process's own, so that it wins wherever both want the same core. Does not own what they do.
 
-use std::io;
+use std::{cell::Cell, io};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -28,8 +28,20 @@ pub(crate) fn threads_for_queries() -> usize {
     (cores / 2).max(2)
 }
 
-/// Puts the calling thread behind the rest of the process, for good. Where that cannot be had, nothing changes.
+thread_local! {
+    static WORKS_FOR_CLIENTS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread works for those who ask. A panic in one ends the query or the connection that it works for: a file that is
+/// damaged so that its decoder panics must not end ingestion. Whoever ends the process on a panic asks this in its hook.
+pub fn works_for_clients() -> bool {
+    WORKS_FOR_CLIENTS.get()
+}
+
+/// Puts the calling thread behind the rest of the process, for good. Where that cannot be had, it only counts as one that works
+/// for clients.
 pub(crate) fn give_way() {
+    WORKS_FOR_CLIENTS.set(true);
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{getpid, getpriority_process, setpriority_process};

@@ -26,6 +26,7 @@ use crate::{
     Staged, Store, StoreError,
     action::{Draft, Effect, our_info},
     commit::{Decision, Outcome, commit},
+    damage::Surviving,
     definition::{PIPELINE, refuse_foreign},
     log::TableLog,
     parquet_reader::{ObjectReader, open_file},
@@ -307,7 +308,7 @@ pub struct PaneFile {
     path: String,
     schema: SchemaRef,
     positions: Vec<usize>,
-    stream: ParquetRecordBatchStream<ObjectReader>,
+    stream: Surviving<ParquetRecordBatchStream<ObjectReader>>,
 }
 
 impl fmt::Debug for PaneFile {
@@ -352,7 +353,7 @@ impl PaneFile {
             path: path.to_owned(),
             schema: schema.clone(),
             positions,
-            stream,
+            stream: Surviving::new(stream),
         })
     }
 

@@ -16,7 +16,7 @@ use crate::{
     StoreError,
     action::{Entry, Line},
     clock::Moment,
-    damage::survived,
+    damage::{or_astray, survived},
     snapshot::Snapshot,
 };
 
@@ -343,12 +343,7 @@ impl TableLog {
             let part = tokio::task::spawn_blocking(move || survived(|| checkpoint_lines(bytes)))
                 .await
                 .map_err(|error| parquet::errors::ParquetError::External(Box::new(error)))
-                .and_then(|lines| {
-                    let astray = "it is damaged: no decoder gets through it";
-                    lines.unwrap_or_else(|| {
-                        Err(parquet::errors::ParquetError::General(astray.into()))
-                    })
-                })
+                .and_then(or_astray)
                 .map_err(|source| StoreError::UnreadableFile {
                     path: shown,
                     source,

@@ -17,7 +17,10 @@ use parquet::{
     file::metadata::{ParquetMetaData, ParquetMetaDataReader},
 };
 
-use crate::StoreError;
+use crate::{
+    StoreError,
+    damage::{Surviving, survived_by},
+};
 
 /// Ranges of one object.
 pub(crate) struct ObjectReader {
@@ -71,7 +74,7 @@ pub(crate) async fn open_file(
         path: Path::from(path),
         size,
     };
-    ParquetRecordBatchStreamBuilder::new(reader)
+    survived_by(ParquetRecordBatchStreamBuilder::new(reader))
         .await
         .map_err(|source| StoreError::UnreadableFile {
             path: path.to_owned(),
@@ -117,7 +120,7 @@ pub(crate) fn rows_of<'a>(
         .with_limit(rows.len())
         .build()
         .map_err(unreadable)?;
-    Ok(batches.map(move |batch| {
+    Ok(Surviving::new(batches).map(move |batch| {
         let batch = batch.map_err(unreadable)?;
         let positions: Result<Vec<usize>, _> = columns
             .iter()

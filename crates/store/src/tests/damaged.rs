@@ -961,3 +961,31 @@ async fn a_hint_that_is_ahead_of_the_log_is_healed() {
     assert!(healed["tags"][SUM_TAG].is_string(), "{healed}");
     assert_eq!(read(&store).await.unwrap(), table.truth);
 }
+
+/// Files of panes too may be damaged so that a decoder panics over them. Whoever reads one gets an error that names it, or rows.
+#[tokio::test]
+async fn a_damaged_file_of_panes_ends_no_process() {
+    let table = table().await;
+    let store = store_of(&table.now).await;
+    let file = store.read_table(TABLE).await.unwrap().files[0].clone();
+    let good = table.now[&file.path].clone();
+    let (mut refused, mut panicked) = (0, 0);
+    for seed in 0..400 {
+        let mut bytes = flipped(&good, 2 * seed);
+        if seed % 3 == 0 {
+            bytes = flipped(&bytes, 2 * seed + 1);
+        }
+        let path = Path::from(file.path.as_str());
+        store.object_store().put(&path, bytes.into()).await.unwrap();
+        let columns = ["window_start", "clicks", "bytes"];
+        let read = read_columns(store.object_store(), &file.path, file.size, &columns).await;
+        if let Err(error) = read {
+            let text = format!("{error:?}");
+            assert!(text.contains(&file.path), "{text}");
+            panicked += usize::from(text.contains("no decoder gets through"));
+            refused += 1;
+        }
+    }
+    assert!(refused > 100, "{refused}");
+    eprintln!("{refused} of 400 are refused, of which decoders panicked over {panicked}");
+}
