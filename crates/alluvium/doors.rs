@@ -125,6 +125,8 @@ impl Entry {
                             told = error;
                         }
                     }
+                    // The hook has told what is wrong; files that are whole again are taken then.
+                    Err(error) if error.is_panic() => {}
                     // The process is ending.
                     Err(_) => return,
                 }
@@ -288,6 +290,15 @@ impl Door {
             close,
             serving: io.spawn(serve(listener, closed)),
         })
+    }
+
+    /// Whether it has ended by itself, and answers nobody any more.
+    pub(crate) fn is_over(&self) -> bool {
+        self.serving.is_finished()
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
     }
 
     /// Where it listens.

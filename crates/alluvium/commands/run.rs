@@ -70,8 +70,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         doors.push(door);
     }
 
-    while !stop.is_asked() && !running.nothing_left() {
+    let mut fallen = None;
+    while fallen.is_none() && !stop.is_asked() && !running.nothing_left() {
         thread::sleep(LOOK);
+        fallen = doors.iter().find(|door| door.is_over()).map(Door::kind);
     }
     stop.ask();
     running.drain();
@@ -94,6 +96,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         .help("give them more time with `--drain-seconds`"));
     };
     tracing::info!("drained in {} ms", started.elapsed().as_millis());
+    if let Some(kind) = fallen {
+        return Err(Failure::work(format!(
+            "the door for {kind} ended by itself, so the server did too"
+        ))
+        .help("the log says why; start it again: nothing is lost"));
+    }
     verdict(&stopped)
 }
 

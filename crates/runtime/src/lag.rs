@@ -14,6 +14,7 @@ use crate::{
     PipelineConfig,
     background::{Background, Stop},
     host::Host,
+    message::WAKE,
 };
 
 /// How often it is asked.
@@ -71,16 +72,18 @@ impl Watch {
             self.stop.rest(LOOK_EVERY);
             for stopped in self.status.all() {
                 if self.stop.is_asked() {
-                    return;
+                    break;
                 }
                 if stopped.state == PipelineState::Stopped && !stopped.partitions.is_empty() {
                     self.look(&stopped);
                 }
             }
             if self.stop.is_asked() {
-                return;
+                break;
             }
         }
+        // A request that is still under way must not hold the end of the process.
+        self.io.shutdown_background();
     }
 
     fn look(&self, stopped: &PipelineStatus) {
@@ -108,12 +111,29 @@ impl Watch {
         });
     }
 
+    /// What comes of a question to the store; `None` when this is told to stop before: nobody waits for the rest.
+    fn unless_stopped<T>(&self, question: impl Future<Output = T>) -> Option<T> {
+        let stopped = async {
+            while !self.stop.is_asked() {
+                tokio::time::sleep(WAKE).await;
+            }
+        };
+        self.io.block_on(async {
+            tokio::select! {
+                answer = question => Some(answer),
+                () = stopped => None,
+            }
+        })
+    }
+
     /// What the slowest table of a pipeline records: other servers of the group may have gone on.
     fn recorded(&self, plan: &Plan) -> Result<BTreeMap<TopicPartition, i64>, StoreError> {
         let mut slowest = BTreeMap::new();
         for table in &plan.tables {
-            let table = self.io.block_on(self.store.read_table(&table.name))?;
-            for (partition, &offset) in table.offsets.iter() {
+            let Some(table) = self.unless_stopped(self.store.read_table(&table.name)) else {
+                return Ok(BTreeMap::new());
+            };
+            for (partition, &offset) in table?.offsets.iter() {
                 let kept = slowest.entry(partition.clone()).or_insert(offset);
                 *kept = offset.min(*kept);
             }

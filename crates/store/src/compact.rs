@@ -26,7 +26,7 @@ use crate::{
     Staged, Store, StoreError,
     action::{Draft, Effect, our_info},
     commit::{Decision, Outcome, commit},
-    damage::Surviving,
+    damage::{Surviving, or_astray, survived},
     definition::{PIPELINE, refuse_foreign},
     log::TableLog,
     parquet_reader::{ObjectReader, open_file},
@@ -342,7 +342,8 @@ impl PaneFile {
             .filter(|(_, field)| names.contains(field.name().as_str()))
             .map(|(position, _)| position);
         let mask = parquet::arrow::ProjectionMask::roots(builder.parquet_schema(), roots);
-        let stream = builder.with_projection(mask).build().map_err(unreadable)?;
+        let builder = builder.with_projection(mask);
+        let stream = or_astray(survived(|| builder.build())).map_err(unreadable)?;
         let positions = schema
             .fields()
             .iter()

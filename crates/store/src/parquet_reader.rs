@@ -19,7 +19,7 @@ use parquet::{
 
 use crate::{
     StoreError,
-    damage::{Surviving, survived_by},
+    damage::{Surviving, or_astray, survived, survived_by},
 };
 
 /// Ranges of one object.
@@ -114,12 +114,11 @@ pub(crate) fn rows_of<'a>(
         .map(|(position, _)| position)
         .collect();
     let mask = ProjectionMask::roots(builder.parquet_schema(), positions);
-    let batches = builder
+    let builder = builder
         .with_projection(mask)
         .with_offset(rows.start)
-        .with_limit(rows.len())
-        .build()
-        .map_err(unreadable)?;
+        .with_limit(rows.len());
+    let batches = or_astray(survived(|| builder.build())).map_err(unreadable)?;
     Ok(Surviving::new(batches).map(move |batch| {
         let batch = batch.map_err(unreadable)?;
         let positions: Result<Vec<usize>, _> = columns

@@ -16,7 +16,7 @@ use object_store::{ObjectStore, ObjectStoreExt as _, buffered::BufWriter, path::
 use parquet::{
     arrow::AsyncArrowWriter,
     basic::{Compression, ZstdLevel},
-    file::properties::WriterProperties,
+    file::properties::{EnabledStatistics, WriterProperties},
     schema::types::ColumnPath,
 };
 
@@ -530,6 +530,11 @@ fn writer_properties(
         if field.metadata().is_empty() {
             let path = ColumnPath::from(field.name().as_str());
             properties = properties.set_column_dictionary_page_size_limit(path, DICTIONARY_BYTES);
+        }
+        // Bounds leave NaN out, which is the largest double in every answer: whoever skips by them loses rows.
+        if matches!(field.data_type(), DataType::Float64) {
+            let path = ColumnPath::from(field.name().as_str());
+            properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
         }
         // Sketches hardly repeat: a dictionary of them only costs memory, and looking longer finds no more.
         if matches!(field.data_type(), DataType::Binary) {
