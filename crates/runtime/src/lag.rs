@@ -120,8 +120,9 @@ impl Watch {
         };
         self.io.block_on(async {
             tokio::select! {
-                answer = question => Some(answer),
+                biased;
                 () = stopped => None,
+                answer = question => Some(answer),
             }
         })
     }

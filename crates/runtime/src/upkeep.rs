@@ -127,8 +127,9 @@ fn keep_up(io: &Runtime, stop: &Stop, kept: &mut Kept, pause: Duration) -> bool 
     };
     let outcome = io.block_on(async {
         tokio::select! {
-            outcome = kept.upkeep.run() => Some(outcome),
+            biased;
             () = stopped => None,
+            outcome = kept.upkeep.run() => Some(outcome),
         }
     });
     let pause = match outcome {

@@ -340,14 +340,14 @@ impl TableLog {
                 }
             };
             let shown = path.to_string();
-            let part = tokio::task::spawn_blocking(move || survived(|| checkpoint_lines(bytes)))
-                .await
-                .map_err(|error| parquet::errors::ParquetError::External(Box::new(error)))
-                .and_then(or_astray)
-                .map_err(|source| StoreError::UnreadableFile {
+            // Here and not on a thread for blocking work: whoever loads a table waits for it anyway, and a schedule of the simulation
+            // can only be run again when nothing happens beside it.
+            let part = or_astray(survived(|| checkpoint_lines(bytes))).map_err(|source| {
+                StoreError::UnreadableFile {
                     path: shown,
                     source,
-                })?;
+                }
+            })?;
             lines.extend(part);
         }
         let wrong = |what: &str| StoreError::UnreadableFile {
