@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use crate::{
-    process::{alluvium, number, results, sql, wait_for},
+    process::{alluvium, results, wait_for},
     site::{Site, TOPIC, broker},
 };
 
@@ -68,14 +68,12 @@ fn a_damaged_file_ends_neither_a_server_nor_a_command() {
         produced
     };
     let server_file = site.path("one.yaml");
-    let counted = || {
-        let query = "select coalesce(sum(events), 0) as n from per_key";
-        number(&sql(&server_file, query)[0]["n"])
-    };
     let patience = Duration::from_secs(60);
     let mut server = site.run("one");
     let all = produce(20_000);
-    wait_for("the events", patience, || (counted() == all).then_some(()));
+    wait_for("the events", patience, || {
+        (site.counted() == all).then_some(())
+    });
     server.process.drain(Duration::from_secs(30));
 
     let largest = files(&site.table())
@@ -136,5 +134,7 @@ fn a_damaged_file_ends_neither_a_server_nor_a_command() {
         server.process.messages()
     );
     fs::write(&largest, &good).unwrap();
-    wait_for("all events", patience, || (counted() == all).then_some(()));
+    wait_for("all events", patience, || {
+        (site.counted() == all).then_some(())
+    });
 }

@@ -222,13 +222,7 @@ fn a_flood_of_broken_events_stops_its_pipeline_while_its_tables_answer() {
         10,
     );
     wait_for("the good events", patience, || {
-        (number(
-            &sql(
-                &site.path("one.yaml"),
-                "select coalesce(sum(events), 0) as n from per_key",
-            )[0]["n"],
-        ) == 10)
-            .then_some(())
+        (site.counted() == 10).then_some(())
     });
     produce(r#"{"ts":"2026-03-08T12:00:00Z","key":"#, 5_000);
     let pipeline = |url: &str| -> Option<Value> {
@@ -291,14 +285,12 @@ fn a_topic_that_was_made_anew_while_nobody_read_is_not_read_for_the_old_one() {
             results(&["produce", "--brokers", brokers, "--topic", TOPIC, file]);
         };
         let server_file = site.path("one.yaml");
-        let counted = || {
-            let query = "select coalesce(sum(events), 0) as n from per_key";
-            number(&sql(&server_file, query)[0]["n"])
-        };
         let patience = Duration::from_secs(60);
         let mut server = site.run("one");
         produce(&former, 600);
-        wait_for("the events", patience, || (counted() == 600).then_some(()));
+        wait_for("the events", patience, || {
+            (site.counted() == 600).then_some(())
+        });
         server.process.drain(Duration::from_secs(30));
 
         // A fresh broker has a topic of that name with another id, and more events than before.
@@ -334,7 +326,11 @@ fn a_topic_that_was_made_anew_while_nobody_read_is_not_read_for_the_old_one() {
                     && line.ends_with(" 1")),
             "{metrics}"
         );
-        assert_eq!(counted(), 600, "{drain}: nothing of the new topic counts");
+        assert_eq!(
+            site.counted(),
+            600,
+            "{drain}: nothing of the new topic counts"
+        );
         server.process.drain(Duration::from_secs(30));
 
         // The operator's word, with the id that the halt names: from the recorded offsets on, here 600 in all.
@@ -347,7 +343,9 @@ fn a_topic_that_was_made_anew_while_nobody_read_is_not_read_for_the_old_one() {
         let word = format!("start: earliest\n    continued_by: {{{TOPIC}: {id}}}");
         fs::write(&pipeline, text.replace("start: earliest", &word)).unwrap();
         let mut server = site.run("one");
-        wait_for("the rest", patience, || (counted() == 3_000).then_some(()));
+        wait_for("the rest", patience, || {
+            (site.counted() == 3_000).then_some(())
+        });
         server.process.drain(Duration::from_secs(30));
     }
 }

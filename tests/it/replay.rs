@@ -9,35 +9,9 @@ use crate::{
     site::{Site, TOPIC, broker},
 };
 
-const TABLES: &str = "\
-tables:
-  per_key:
-    window: {tumbling: 1m}
-    group_by: {key: key}
-    measures:
-      events: count(*)
-      amount: sum(amount)
-  ratios:
-    window: {tumbling: 1m}
-    group_by: {key: key}
-    measures:
-      events: count(*)
-      ratio: sum(coalesce(amount, 0) / divisor)
-";
 const GOOD: usize = 2_000;
 const WITHOUT_AMOUNT: usize = 300;
 const BY_NOUGHT: usize = 20;
-
-fn write_pipeline(site: &Site, amount: &str) {
-    let columns = format!(
-        "version: 1\ncolumns:\n  ts: timestamp\n  key: string\n  amount: {amount}\n  divisor: int\n"
-    );
-    fs::write(site.path("schemas/event.yaml"), columns).unwrap();
-    let path = site.path("pipelines/events.yaml");
-    let text = fs::read_to_string(&path).unwrap();
-    let head = text.split("tables:").next().unwrap();
-    fs::write(&path, format!("{head}{TABLES}")).unwrap();
-}
 
 fn produce(brokers: &str, folder: &Path) {
     let mut lines = Vec::new();
@@ -88,7 +62,7 @@ fn letters_are_replayed_once_after_the_pipeline_was_mended() {
     let folder = tempfile::tempdir().unwrap();
     let (_broker, brokers) = broker(folder.path());
     let site = Site::new(&brokers, "300ms");
-    write_pipeline(&site, "int");
+    site.write_ratios("int");
     produce(&brokers, folder.path());
     let file = site.path("one.yaml");
     let name = file.display().to_string();
@@ -125,7 +99,7 @@ fn letters_are_replayed_once_after_the_pipeline_was_mended() {
     );
     server.process.drain(Duration::from_secs(30));
 
-    write_pipeline(&site, "int?");
+    site.write_ratios("int?");
     let mut server = site.run("one");
     // Killed at some moment, and by several at a time, beside the server.
     let mut rng = StdRng::seed_from_u64(9);
@@ -181,7 +155,7 @@ fn letters_are_replayed_once_after_the_pipeline_was_mended() {
 
     // What it came to is what a pipeline makes that was right from the start.
     let other = Site::new(&brokers, "300ms");
-    write_pipeline(&other, "int?");
+    other.write_ratios("int?");
     let mut server = other.run("one");
     let at_once = other.path("one.yaml");
     for (table, more) in [("per_key", ", amount"), ("ratios", ", ratio")] {

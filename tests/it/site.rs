@@ -21,12 +21,28 @@ use rdkafka::{
 
 use crate::{
     ledger,
-    process::{Process, alluvium},
+    process::{Process, alluvium, number, sql},
 };
 
 pub(crate) const PARTITIONS: i32 = 6;
 pub(crate) const TOPIC: &str = "events";
 pub(crate) const KEYS: u64 = 997;
+
+const RATIOS: &str = "\
+tables:
+  per_key:
+    window: {tumbling: 1m}
+    group_by: {key: key}
+    measures:
+      events: count(*)
+      amount: sum(amount)
+  ratios:
+    window: {tumbling: 1m}
+    group_by: {key: key}
+    measures:
+      events: count(*)
+      ratio: sum(coalesce(amount, 0) / divisor)
+";
 
 /// A folder with a server file, one pipeline and its schema.
 pub(crate) struct Site {
@@ -77,6 +93,29 @@ impl Site {
             );
         }
         Self { folder }
+    }
+
+    /// Other tables of its pipeline, and another schema.
+    pub(crate) fn write(&self, tables: &str, schema: &str) {
+        fs::write(self.path("schemas/event.yaml"), schema).unwrap();
+        let path = self.path("pipelines/events.yaml");
+        let text = fs::read_to_string(&path).unwrap();
+        let head = text.split("tables:").next().unwrap();
+        fs::write(&path, format!("{head}{tables}")).unwrap();
+    }
+
+    /// The tables `per_key` and `ratios`, of which the second cannot divide by nought, and what type `amount` has.
+    pub(crate) fn write_ratios(&self, amount: &str) {
+        let schema = format!(
+            "version: 1\ncolumns:\n  ts: timestamp\n  key: string\n  amount: {amount}\n  divisor: int\n"
+        );
+        self.write(RATIOS, &schema);
+    }
+
+    /// The events of its table.
+    pub(crate) fn counted(&self) -> i64 {
+        let query = "select coalesce(sum(events), 0) as n from per_key";
+        number(&sql(&self.path("one.yaml"), query)[0]["n"])
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {

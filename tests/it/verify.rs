@@ -59,15 +59,6 @@ columns:
 ";
 
 /// Writes a pipeline's tables and the columns of its events.
-fn write_pipeline(site: &Site, tables: &str, columns: &str) {
-    fs::write(site.path("schemas/event.yaml"), columns).unwrap();
-    let path = site.path("pipelines/events.yaml");
-    let text = fs::read_to_string(&path).unwrap();
-    let head = text.split("commit_every:").next().unwrap();
-    let text = format!("{head}commit_every: 300ms\nrefresh_every: 200ms\n{tables}");
-    fs::write(&path, text).unwrap();
-}
-
 /// Sends lines, and returns how many.
 fn produce(brokers: &str, folder: &Path, lines: &[String]) -> i64 {
     let file = folder.join("events.ndjson");
@@ -147,7 +138,7 @@ fn tables_are_what_kafka_makes_of_them_again() {
     let folder = tempfile::tempdir().unwrap();
     let (_broker, brokers) = broker(folder.path());
     let site = Site::new(&brokers, "300ms");
-    write_pipeline(&site, TABLES, COLUMNS);
+    site.write(TABLES, COLUMNS);
     let mut server = site.run("one");
     let mut sent = 0;
     for round in 0..4 {
@@ -358,26 +349,6 @@ fn rows_that_were_changed_by_hand_are_found() {
 
 #[test]
 fn refused_events_count_where_they_were_replayed_and_only_there() {
-    const TABLES: &str = "\
-tables:
-  per_key:
-    window: {tumbling: 1m}
-    group_by: {key: key}
-    measures:
-      events: count(*)
-      amount: sum(amount)
-  ratios:
-    window: {tumbling: 1m}
-    group_by: {key: key}
-    measures:
-      events: count(*)
-      ratio: sum(coalesce(amount, 0) / divisor)
-";
-    let columns = |amount: &str| {
-        format!(
-            "version: 1\ncolumns:\n  ts: timestamp\n  key: string\n  amount: {amount}\n  divisor: int\n"
-        )
-    };
     let folder = tempfile::tempdir().unwrap();
     let (_broker, brokers) = broker(folder.path());
     let site = Site::new(&brokers, "300ms");
@@ -410,7 +381,7 @@ tables:
         );
     };
 
-    write_pipeline(&site, TABLES, &columns("int"));
+    site.write_ratios("int");
     let mut server = site.run("one");
     let mut sent = produce(&brokers, folder.path(), &lines(2_000));
     wait_for_commit(&server, sent);
@@ -418,7 +389,7 @@ tables:
     no_notes(&verdict(["equal"; 2]));
 
     // Mended, and read on: what was refused is not part of the tables, though it would be taken today.
-    write_pipeline(&site, TABLES, &columns("int?"));
+    site.write_ratios("int?");
     no_notes(&verdict(["equal"; 2]));
     let mut server = site.run("one");
     sent += produce(&brokers, folder.path(), &lines(1_000));
@@ -439,7 +410,7 @@ tables:
     no_notes(&verdict(["equal"; 2]));
 
     // With the former file what was replayed cannot be computed again, and that is said.
-    write_pipeline(&site, TABLES, &columns("int"));
+    site.write_ratios("int");
     let tables = verdict(["different"; 2]);
     let notes = tables["per_key"]["notes"].to_string();
     assert!(

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use alluvium_functions::canonical;
 use datafusion::arrow::{
     array::{Array, ArrayRef, AsArray, Float64Array},
     datatypes::{DataType, Float64Type},
@@ -14,12 +15,6 @@ pub(crate) fn canonical_keys(keys: ArrayRef) -> ArrayRef {
         return keys;
     }
     let doubles = keys.as_primitive::<Float64Type>();
-    let unified: Float64Array = doubles.unary(|value| {
-        if value.is_nan() {
-            f64::NAN
-        } else {
-            value + 0.0
-        }
-    });
+    let unified: Float64Array = doubles.unary(canonical);
     Arc::new(unified)
 }

@@ -23,7 +23,10 @@ use datafusion::{
     },
 };
 
-use crate::single_state::{Groups, OneGroup, Rows, States};
+use crate::{
+    double::canonical,
+    single_state::{Groups, OneGroup, Rows, States},
+};
 
 /// `min(x)`: NULL when there is no value. NaN is one value and the largest double, as in Postgres, so it is the smallest only
 /// where there is no other. The two zeros are one value, `0.0`.
@@ -171,22 +174,15 @@ trait Real: ArrowPrimitiveType + Send + Sync {
 }
 
 impl Real for Float32Type {
+    // Every single is a double too.
     fn canonical(value: f32) -> f32 {
-        if value.is_nan() {
-            f32::NAN
-        } else {
-            value + 0.0
-        }
+        canonical(value.into()) as f32
     }
 }
 
 impl Real for Float64Type {
     fn canonical(value: f64) -> f64 {
-        if value.is_nan() {
-            f64::NAN
-        } else {
-            value + 0.0
-        }
+        canonical(value)
     }
 }
 
@@ -263,7 +259,7 @@ impl<T: Real> States for Extremes<T> {
 #[derive(Debug)]
 struct Moving(Box<dyn Accumulator>);
 
-fn canonical(arrays: &[ArrayRef]) -> Vec<ArrayRef> {
+fn canonical_arrays(arrays: &[ArrayRef]) -> Vec<ArrayRef> {
     let one = |array: &ArrayRef| -> ArrayRef {
         match array.data_type() {
             DataType::Float32 => Arc::new(
@@ -284,11 +280,11 @@ fn canonical(arrays: &[ArrayRef]) -> Vec<ArrayRef> {
 
 impl Accumulator for Moving {
     fn update_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.0.update_batch(&canonical(values))
+        self.0.update_batch(&canonical_arrays(values))
     }
 
     fn retract_batch(&mut self, values: &[ArrayRef]) -> Result<()> {
-        self.0.retract_batch(&canonical(values))
+        self.0.retract_batch(&canonical_arrays(values))
     }
 
     fn supports_retract_batch(&self) -> bool {
@@ -308,7 +304,7 @@ impl Accumulator for Moving {
     }
 
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
-        self.0.merge_batch(&canonical(states))
+        self.0.merge_batch(&canonical_arrays(states))
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod average;
 mod ddsketch;
+mod double;
 mod error;
 mod extreme;
 mod hll;
@@ -27,6 +28,7 @@ use datafusion::{
 
 pub use average::{average_type, avg_finish, avg_merge, avg_state};
 pub use ddsketch::{ddsketch_agg, ddsketch_merge, ddsketch_quantile};
+pub use double::canonical;
 pub use error::FunctionError;
 pub use extreme::{max, min};
 pub use hll::{hll_sketch_agg, hll_sketch_estimate, hll_union, hll_union_agg};

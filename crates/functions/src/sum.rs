@@ -25,6 +25,7 @@ use datafusion::{
 };
 
 use crate::{
+    double::canonical,
     error::FunctionError,
     single_state::{Definition, Rows, SingleState, States},
 };
@@ -213,14 +214,8 @@ impl Total for Float64Type {
         value as f64
     }
 
-    // Both zeros are one value, and so are all that are no number.
     fn key(value: f64) -> u128 {
-        let value = if value.is_nan() {
-            f64::NAN
-        } else {
-            value + 0.0
-        };
-        value.to_bits().into()
+        canonical(value).to_bits().into()
     }
 
     fn value(key: u128) -> f64 {

@@ -12,6 +12,8 @@ use std::{
     time::Duration,
 };
 
+use tokio::runtime::Runtime;
+
 use crate::{host::Host, message::WAKE};
 
 /// The thread, seen from the one who started it.
@@ -67,6 +69,22 @@ pub(crate) struct Stop {
 impl Stop {
     pub(crate) fn is_asked(&self) -> bool {
         self.asked.load(Ordering::Acquire)
+    }
+
+    /// What comes of work for the store; `None` when it is asked to stop before. Then nobody waits for the rest.
+    pub(crate) fn unless_asked<T>(&self, io: &Runtime, work: impl Future<Output = T>) -> Option<T> {
+        let asked = async {
+            while !self.is_asked() {
+                tokio::time::sleep(WAKE).await;
+            }
+        };
+        io.block_on(async {
+            tokio::select! {
+                biased;
+                () = asked => None,
+                done = work => Some(done),
+            }
+        })
     }
 
     /// Sleeps for so long, or until it is asked.

@@ -309,7 +309,7 @@ struct Shares {
 
 impl Shares {
     fn of(budget: &MemoryBudget) -> Self {
-        let memory = (budget.limit() / MEMORY_SHARE).clamp(MEMORY.0, MEMORY.1);
+        let memory = budget.share(MEMORY_SHARE, MEMORY.0, MEMORY.1);
         let rows = memory / 4;
         Self {
             files: (memory - rows) as u64,

@@ -14,7 +14,6 @@ use crate::{
     PipelineConfig,
     background::{Background, Stop},
     host::Host,
-    message::WAKE,
 };
 
 /// How often it is asked.
@@ -98,12 +97,13 @@ impl Watch {
                 return;
             }
         };
-        let recorded = match self.recorded(plan) {
-            Ok(recorded) => recorded,
-            Err(error) => {
+        let recorded = match self.stop.unless_asked(&self.io, self.recorded(plan)) {
+            Some(Ok(recorded)) => recorded,
+            Some(Err(error)) => {
                 tracing::debug!(pipeline = %plan.name, %error, "what is recorded is not known");
                 return;
             }
+            None => return,
         };
         self.status.update(&plan.name, |status| {
             measure(&mut status.partitions, &ends, &recorded);
@@ -111,30 +111,12 @@ impl Watch {
         });
     }
 
-    /// What comes of a question to the store; `None` when this is told to stop before: nobody waits for the rest.
-    fn unless_stopped<T>(&self, question: impl Future<Output = T>) -> Option<T> {
-        let stopped = async {
-            while !self.stop.is_asked() {
-                tokio::time::sleep(WAKE).await;
-            }
-        };
-        self.io.block_on(async {
-            tokio::select! {
-                biased;
-                () = stopped => None,
-                answer = question => Some(answer),
-            }
-        })
-    }
-
     /// What the slowest table of a pipeline records: other servers of the group may have gone on.
-    fn recorded(&self, plan: &Plan) -> Result<BTreeMap<TopicPartition, i64>, StoreError> {
+    async fn recorded(&self, plan: &Plan) -> Result<BTreeMap<TopicPartition, i64>, StoreError> {
         let mut slowest = BTreeMap::new();
         for table in &plan.tables {
-            let Some(table) = self.unless_stopped(self.store.read_table(&table.name)) else {
-                return Ok(BTreeMap::new());
-            };
-            for (partition, &offset) in table?.offsets.iter() {
+            let table = self.store.read_table(&table.name).await?;
+            for (partition, &offset) in table.offsets.iter() {
                 let kept = slowest.entry(partition.clone()).or_insert(offset);
                 *kept = offset.min(*kept);
             }

@@ -251,7 +251,10 @@ impl Life {
             drain,
             workers: inboxes,
             committer: committer.clone(),
-            batch_bytes: (limit / BATCH_SHARE).clamp(BATCH_BYTES.0, BATCH_BYTES.1),
+            batch_bytes: self
+                .shared
+                .budget
+                .share(BATCH_SHARE, BATCH_BYTES.0, BATCH_BYTES.1),
         };
         let drain = intake.run();
         self.say(PipelineState::Draining, None);

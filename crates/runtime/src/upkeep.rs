@@ -19,7 +19,6 @@ use tokio::runtime::Runtime;
 use crate::{
     background::{Background, Stop},
     host::Host,
-    message::WAKE,
 };
 
 /// How often it looks whether something is due for a table.
@@ -120,18 +119,7 @@ impl Work {
 /// stop.
 fn keep_up(io: &Runtime, stop: &Stop, kept: &mut Kept, pause: Duration) -> bool {
     let begun = Instant::now();
-    let stopped = async {
-        while !stop.is_asked() {
-            tokio::time::sleep(WAKE).await;
-        }
-    };
-    let outcome = io.block_on(async {
-        tokio::select! {
-            biased;
-            () = stopped => None,
-            outcome = kept.upkeep.run() => Some(outcome),
-        }
-    });
+    let outcome = stop.unless_asked(io, kept.upkeep.run());
     let pause = match outcome {
         None => return false,
         Some(Ok(done)) => {

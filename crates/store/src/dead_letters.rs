@@ -7,7 +7,7 @@
 //! the version after that snapshot. If it is refused, the letters of the versions in between are read first.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -21,17 +21,18 @@ use datafusion::arrow::{
     buffer::OffsetBuffer,
     datatypes::{DataType, Field, Fields, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit},
 };
+use futures::TryStreamExt as _;
 use serde_json::json;
 
 use crate::{
     Checkpoint, Store, StoreError,
     action::{Draft, our_info},
     checkpoint::Names,
+    clock::millis,
     commit::{CommitName, Decision, Outcome, commit},
     definition::refuse_foreign,
     ledger::open_plain,
     log::TableLog,
-    maintain::older_than,
     parquet_reader::read_columns,
     snapshot::Snapshot,
     stage::Stager,
@@ -298,6 +299,32 @@ impl DeadLetters {
             }
         }
     }
+}
+
+/// The table's files that the store has held for longer than `keep`.
+async fn older_than(
+    store: &Store,
+    log: &TableLog,
+    snapshot: &Snapshot,
+    keep: Duration,
+) -> Result<Vec<String>, StoreError> {
+    if snapshot.files.is_empty() {
+        return Ok(Vec::new());
+    }
+    let cutoff = store.now().await?.saturating_sub(millis(keep));
+    let written: HashMap<String, i64> = store
+        .object_store()
+        .list(Some(&log.folder))
+        .map_ok(|meta| {
+            let written = meta.last_modified.timestamp_millis();
+            (meta.location.to_string(), written)
+        })
+        .try_collect()
+        .await
+        .map_err(StoreError::object(format!("list {}", log.folder)))?;
+    let is_old = |path: &&String| written.get(*path).is_some_and(|written| *written <= cutoff);
+    let paths = snapshot.files.iter().map(|file| &file.path);
+    Ok(paths.filter(is_old).cloned().collect())
 }
 
 /// Takes files that the store has held for longer than `keep` out of the table; returns how many. Their bytes stay until

@@ -7,11 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use deltalake_core::checkpoints;
 use futures::{StreamExt as _, TryStreamExt as _};
-use object_store::{ObjectStoreExt as _, path::Path};
 
 use crate::{
     CommitRecord, Store, StoreError,
-    clock::Moment,
+    clock::{Moment, millis},
     dead_letters, ledger,
     log::{Listing, TableLog},
     log_checkpoint::{delta_error, delta_log, write_checkpoint},
@@ -120,7 +119,7 @@ impl Upkeep {
                 done.files_expired =
                     dead_letters::expire(store, log, snapshot, pipeline, *keep).await?;
             }
-            let now = store_now(store).await?;
+            let now = store.now().await?;
             let cleaned = clean_log(store, log, snapshot, now).await;
             // Where something cannot be deleted, each try costs a version.
             self.last_clean = Some(Moment::now());
@@ -130,56 +129,6 @@ impl Upkeep {
         done.checkpoint = written?;
         Ok(done)
     }
-}
-
-/// The table's files that the store has held for longer than `keep`.
-pub(crate) async fn older_than(
-    store: &Store,
-    log: &TableLog,
-    snapshot: &Snapshot,
-    keep: Duration,
-) -> Result<Vec<String>, StoreError> {
-    if snapshot.files.is_empty() {
-        return Ok(Vec::new());
-    }
-    let cutoff = store_now(store).await?.saturating_sub(millis(keep));
-    let written: std::collections::HashMap<String, i64> = store
-        .object_store()
-        .list(Some(&log.folder))
-        .map_ok(|meta| {
-            let written = meta.last_modified.timestamp_millis();
-            (meta.location.to_string(), written)
-        })
-        .try_collect()
-        .await
-        .map_err(StoreError::object(format!("list {}", log.folder)))?;
-    let is_old = |path: &&String| written.get(*path).is_some_and(|written| *written <= cutoff);
-    let paths = snapshot.files.iter().map(|file| &file.path);
-    Ok(paths.filter(is_old).cloned().collect())
-}
-
-/// The store's own clock in milliseconds, by the stamp it gives to an object.
-pub(crate) async fn store_now(store: &Store) -> Result<i64, StoreError> {
-    let objects = store.object_store();
-    let probe = Path::from(format!("probes/{}", uuid::Uuid::new_v4()));
-    let doing = || format!("ask the storage for its time with {probe}");
-    objects
-        .put(&probe, "now".into())
-        .await
-        .map_err(StoreError::object(doing()))?;
-    let meta = objects.head(&probe).await;
-    objects
-        .delete(&probe)
-        .await
-        .map_err(StoreError::object(doing()))?;
-    Ok(meta
-        .map_err(StoreError::object(doing()))?
-        .last_modified
-        .timestamp_millis())
-}
-
-pub(crate) fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Copies expired commits to the ledger, and only then lets the library remove their entries.

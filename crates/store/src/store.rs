@@ -262,6 +262,26 @@ impl Store {
         &self.0.rules
     }
 
+    /// The store's own clock in milliseconds, by the stamp it gives to an object.
+    pub(crate) async fn now(&self) -> Result<i64, StoreError> {
+        let objects = self.object_store();
+        let probe = Path::from(format!("probes/{}", uuid::Uuid::new_v4()));
+        let doing = || format!("ask the storage for its time with {probe}");
+        objects
+            .put(&probe, "now".into())
+            .await
+            .map_err(StoreError::object(doing()))?;
+        let meta = objects.head(&probe).await;
+        objects
+            .delete(&probe)
+            .await
+            .map_err(StoreError::object(doing()))?;
+        Ok(meta
+            .map_err(StoreError::object(doing()))?
+            .last_modified
+            .timestamp_millis())
+    }
+
     pub(crate) fn patience(&self) -> Patience {
         Patience {
             put: self.0.rules.put_timeout,

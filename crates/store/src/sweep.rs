@@ -9,10 +9,10 @@ use serde_json::json;
 use crate::{
     Store, StoreError,
     action::{Draft, our_info},
+    clock::millis,
     commit::{CommitName, Decision, commit},
     compact::pipeline,
     log::TableLog,
-    maintain::{millis, store_now},
     snapshot::Snapshot,
 };
 
@@ -45,7 +45,7 @@ pub(crate) async fn vacuum(
         table: log.table.clone(),
     };
     let mut snapshot = log.load().await?.ok_or_else(missing)?;
-    let now = store_now(store).await?;
+    let now = store.now().await?;
     let orphans = find_orphans(store, log, &mut snapshot, now).await?;
     match vacuum {
         Vacuum::Look => Ok(orphans),

@@ -12,7 +12,7 @@
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -130,16 +130,15 @@ impl Account {
     pub(super) fn judge(&mut self, letters: &[LetterPlace], have_expired: bool) {
         let place = |letter: &LetterPlace| (letter.partition.clone(), letter.offset);
         self.refusals.count(letters, have_expired);
-        let mut replayed = HashSet::new();
         let mut judged: BTreeMap<(TopicPartition, i64), (usize, Fate)> = BTreeMap::new();
         for letter in letters {
             let Some(commit) = self.refusals.commit(&letter.partition, letter.offset) else {
                 continue;
             };
-            if !self
-                .refusals
-                .is_the_one(&letter.partition, letter.offset, letter.version)
-            {
+            // One version may have two of an event; under one definition, so they say the same.
+            let is_judged = judged.contains_key(&place(letter));
+            let refusals = &self.refusals;
+            if is_judged || !refusals.is_the_one(&letter.partition, letter.offset, letter.version) {
                 continue;
             }
             let is_certain = self.refusals.is_certain(commit, &letter.definition);
@@ -153,9 +152,7 @@ impl Account {
                         // Which ones it passed over it does not say: the same definition does so again.
                         let decides_again = definition.as_deref() == Some(&*self.definition);
                         let took = *took;
-                        if replayed.insert((letter.version, place(letter))) {
-                            self.replays[replay].known += 1;
-                        }
+                        self.replays[replay].known += 1;
                         match took.refused {
                             0 => Fate::Replayed,
                             _ if decides_again => Fate::Replayed,
@@ -165,8 +162,7 @@ impl Account {
                     }),
                 false => Fate::Undecided,
             };
-            let held = judged.entry(place(letter)).or_insert((commit, fate));
-            held.1 = more_certain(held.1, fate);
+            judged.insert(place(letter), (commit, fate));
         }
         for ((partition, offset), (commit, fate)) in judged {
             let read_by = &self.refusals.commits[commit];
@@ -353,12 +349,4 @@ impl Account {
         let (version, ..) = self.imbalances().find(|(_, _, _, then)| *then > 0)?;
         Some(Doubt::RefusedThen { events, version })
     }
-}
-
-/// Of what two letters of one event tell, that which is certain; that it was replayed outweighs that it was refused.
-fn more_certain(one: Fate, other: Fate) -> Fate {
-    [Fate::Replayed, Fate::LeftOut]
-        .into_iter()
-        .find(|fate| [one, other].contains(fate))
-        .unwrap_or(Fate::Undecided)
 }
