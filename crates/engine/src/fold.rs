@@ -28,7 +28,7 @@ use datafusion::{
 use crate::{
     EngineError, JsonDecoder, ObservedBatch,
     evaluate::{Failures, as_selection, evaluate},
-    pool::{BATCH_ROWS, task_context},
+    pool::{BATCH_ROWS, BudgetPool, task_context},
 };
 use table::TableFold;
 
@@ -48,7 +48,7 @@ pub struct EpochFold {
     /// Counts rejects and observed times; plans count their states themselves.
     reservation: Reservation,
     /// Where plans count them.
-    states: Arc<dyn MemoryPool>,
+    states: Arc<BudgetPool>,
 }
 
 /// Raw batches that follow each other in one partition's log. They are decoded one by one, as small as they come, and
@@ -231,7 +231,8 @@ impl EpochFold {
     /// [`EngineError`] when the plan cannot be carried out, which is a bug of whoever made it.
     pub fn new(plan: Arc<Plan>, budget: MemoryBudget) -> Result<Self, EngineError> {
         let decoder = JsonDecoder::new(&plan)?;
-        let context = task_context(&budget).map_err(|source| EngineError::Merge {
+        let states = BudgetPool::with_room(&budget);
+        let context = task_context(states.clone()).map_err(|source| EngineError::Merge {
             source: Box::new(source),
         })?;
         let tables = plan
@@ -247,7 +248,7 @@ impl EpochFold {
             rejects: Vec::new(),
             observed: Vec::new(),
             reservation: budget.reserve(0),
-            states: context.memory_pool().clone(),
+            states,
         })
     }
 
@@ -523,15 +524,14 @@ impl EpochFold {
     pub fn finish(mut self) -> Result<EpochPart, EngineError> {
         self.settle()?;
         let mut reservation = self.reservation;
+        let mut held = reservation.bytes();
         let mut tables = Vec::with_capacity(self.tables.len());
+        // A plan counts neither its states nor its columns once it has begun to hand them out.
+        self.states.give_room(&mut reservation);
         for table in self.tables {
-            // States become columns at once, which a plan counts as little as its states from then on. They are as large
-            // together.
-            let held = reservation.bytes();
-            reservation.resize(held + self.states.reserved());
             let part = table.finish()?;
-            let panes: usize = part.panes.iter().map(pane_size).sum();
-            reservation.resize(held + panes);
+            held += part.panes.iter().map(pane_size).sum::<usize>();
+            reservation.resize(held + self.states.reserved());
             tables.push(part);
         }
         Ok(EpochPart {

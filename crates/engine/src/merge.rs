@@ -45,7 +45,7 @@ use crate::{
     EngineError,
     fold::pane_size,
     leaf::{Answer, Leaf, PollError, next},
-    pool::{BATCH_ROWS, task_context},
+    pool::{BATCH_ROWS, BudgetPool, task_context},
 };
 use order::{KeyOrder, Place};
 
@@ -200,7 +200,7 @@ fn aggregation(
         Leaf::new(sorted, pane_order(schema, keys)),
         schema.clone(),
     )?
-    .execute(0, task_context(budget)?)
+    .execute(0, task_context(BudgetPool::once(budget))?)
 }
 
 fn column(schema: &SchemaRef, position: usize) -> Arc<dyn PhysicalExpr> {

@@ -5,7 +5,7 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
 };
 
 use alluvium_types::{MemoryBudget, Reservation};
@@ -23,19 +23,68 @@ use datafusion::{
 /// Rows of one batch, in and out of every plan.
 pub(crate) const BATCH_ROWS: usize = 8192;
 
+/// Counts what plans hold, and, for states that are to become columns, the room for these too.
 #[derive(Debug)]
-struct BudgetPool {
-    held: Mutex<Reservation>,
+pub(crate) struct BudgetPool {
+    held: Mutex<Held>,
+}
+
+#[derive(Debug)]
+struct Held {
+    bytes: usize,
+    /// How often they are counted.
+    times: usize,
+    reservation: Reservation,
+}
+
+impl Held {
+    fn count(&mut self) {
+        self.reservation.resize(self.bytes * self.times);
+    }
 }
 
 impl BudgetPool {
-    fn change(&self, change: impl FnOnce(usize) -> usize) {
-        let mut held = self
-            .held
+    /// Counts every byte once.
+    pub(crate) fn once(budget: &MemoryBudget) -> Arc<Self> {
+        Self::counting(1, budget)
+    }
+
+    /// Counts every byte twice until [`Self::give_room`]. States become columns all at once, and while they do, they are
+    /// there in both forms. Who counts that when it happens finds the room taken.
+    pub(crate) fn with_room(budget: &MemoryBudget) -> Arc<Self> {
+        Self::counting(2, budget)
+    }
+
+    fn counting(times: usize, budget: &MemoryBudget) -> Arc<Self> {
+        let held = Held {
+            bytes: 0,
+            times,
+            reservation: budget.reserve(0),
+        };
+        Arc::new(Self {
+            held: Mutex::new(held),
+        })
+    }
+
+    /// Counts once from now on, and lets `reservation` count the room. What is counted together stays as it is.
+    pub(crate) fn give_room(&self, reservation: &mut Reservation) {
+        let mut held = self.lock();
+        let room = held.bytes * (held.times - 1);
+        held.times = 1;
+        held.count();
+        reservation.resize(reservation.bytes() + room);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held
             .lock()
-            .expect("nobody panics while holding the counter");
-        let bytes = change(held.bytes());
-        held.resize(bytes);
+            .expect("nobody panics while holding the counter")
+    }
+
+    fn change(&self, change: impl FnOnce(usize) -> usize) {
+        let mut held = self.lock();
+        held.bytes = change(held.bytes);
+        held.count();
     }
 }
 
@@ -64,10 +113,7 @@ impl MemoryPool for BudgetPool {
     }
 
     fn reserved(&self) -> usize {
-        self.held
-            .lock()
-            .expect("nobody panics while holding the counter")
-            .bytes()
+        self.lock().bytes
     }
 
     fn memory_limit(&self) -> MemoryLimit {
@@ -75,9 +121,9 @@ impl MemoryPool for BudgetPool {
     }
 }
 
-/// What every plan of the engine runs in: memory counted by `budget`, no files, and no step that
+/// What every plan of the engine runs in: memory counted by `pool`, no files, and no step that
 /// gives up aggregating because keys seem to be unique, which would write one sketch a row.
-pub(crate) fn task_context(budget: &MemoryBudget) -> Result<Arc<TaskContext>> {
+pub(crate) fn task_context(pool: Arc<BudgetPool>) -> Result<Arc<TaskContext>> {
     let mut config = SessionConfig::new()
         .with_batch_size(BATCH_ROWS)
         .with_target_partitions(1);
@@ -85,11 +131,8 @@ pub(crate) fn task_context(budget: &MemoryBudget) -> Result<Arc<TaskContext>> {
         .options_mut()
         .execution
         .skip_partial_aggregation_probe_rows_threshold = usize::MAX;
-    let pool = BudgetPool {
-        held: Mutex::new(budget.reserve(0)),
-    };
     let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(pool))
+        .with_memory_pool(pool)
         .with_disk_manager_builder(
             DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled),
         )

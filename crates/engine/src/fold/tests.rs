@@ -427,6 +427,35 @@ fn only_wanted_tables_see_a_batch() {
 }
 
 #[test]
+fn room_for_columns_is_counted_before_they_are_made() {
+    let plan = pipeline(
+        "",
+        r#"
+  one: {window: {tumbling: 1m}, group_by: {k: big}, measures: {people: approx_distinct(n)}}
+  other: {window: {tumbling: 1m}, group_by: {n: n}, measures: {events: count(*)}}
+"#,
+    );
+    let budget = MemoryBudget::new(1 << 30);
+    let mut fold = EpochFold::new(plan.clone(), budget.clone()).unwrap();
+    let events: Vec<String> = (0..10_000)
+        .map(|row| at(0, &format!("\"big\":{},\"n\":{row}", row % 5000)))
+        .collect();
+    fold.push(&batch(&records(&events)), TableSet::all(2))
+        .unwrap();
+    fold.settle().unwrap();
+    let (used, peak) = (budget.used(), budget.peak());
+    let part = fold.finish().unwrap();
+    assert_eq!(budget.peak(), peak);
+    let panes: usize = part
+        .tables
+        .iter()
+        .flat_map(|table| &table.panes)
+        .map(pane_size)
+        .sum();
+    assert!((panes..used).contains(&budget.used()), "{used}, {panes}");
+}
+
+#[test]
 fn memory_is_counted_until_the_part_is_dropped() {
     let plan = pipeline(
         "",

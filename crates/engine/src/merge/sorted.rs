@@ -28,7 +28,10 @@ use datafusion::{
 use futures::Stream;
 
 use super::{MergedPanes, aggregation, pane_order};
-use crate::{EngineError, pool::task_context};
+use crate::{
+    EngineError,
+    pool::{BudgetPool, task_context},
+};
 
 /// Batches of one part, sorted by window, then group columns, NULL first. An error ends the merge.
 pub type SortedPart =
@@ -73,7 +76,7 @@ pub fn merge_sorted(
         });
     }
     let order = pane_order(&schema, keys).expect("a pane has a window to be sorted by");
-    let pool = task_context(budget).map_err(failed)?;
+    let pool = task_context(BudgetPool::once(budget)).map_err(failed)?;
     let merged = StreamingMergeBuilder::new()
         .with_streams(streams)
         .with_schema(schema.clone())
