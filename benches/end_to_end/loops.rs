@@ -40,10 +40,7 @@ impl Assignments for FromTheBeginning {
         partitions: &[TopicPartition],
         _deadline: Instant,
     ) -> Option<BTreeMap<TopicPartition, Recorded>> {
-        let start = Recorded {
-            offset: 0,
-            topic: None,
-        };
+        let start = Recorded::at(0);
         Some(
             partitions
                 .iter()

@@ -127,6 +127,21 @@ impl Found {
         Diagnostics(found)
     }
 
+    /// The storage, for commands that write to it: it must refuse to create one key twice (S8).
+    pub(crate) async fn store_to_write(&self) -> Result<Store, Failure> {
+        let store = self.store().await?;
+        match store.prove().await {
+            Ok(()) => Ok(store),
+            Err(error) => {
+                let root = &self.server.storage.root;
+                Err(
+                    Failure::work(format!("the storage at {root} cannot be written to"))
+                        .because(&error),
+                )
+            }
+        }
+    }
+
     /// Opens its storage.
     ///
     /// # Errors

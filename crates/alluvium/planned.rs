@@ -22,7 +22,7 @@ const PLANNED: [Planned; 5] = [
     Planned {
         name: "seek",
         about: "moves a position by hand",
-        meanwhile: "a new table name starts afresh, with `start` as its pipeline file says",
+        meanwhile: "a new pipeline file, whose tables have new names, starts afresh, with `start` as it says",
     },
     Planned {
         name: "pause",

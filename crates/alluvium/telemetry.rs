@@ -93,11 +93,31 @@ const COUNTERS: [(&str, &str); 15] = [
     ("alluvium_queries_total", "Queries, by their outcome."),
 ];
 /// The gauges and what they say.
-const GAUGES: [(&str, &str); 4] = [
+const GAUGES: [(&str, &str); 9] = [
     ("alluvium_build_info", "One, with the version as a label."),
     (
         "alluvium_kafka_consumer_lag_records",
         "Records of a partition that no committed version covers yet.",
+    ),
+    (
+        "alluvium_kafka_open_transaction_records",
+        "Records of a partition that wait behind a transaction which has been open for more than five minutes.",
+    ),
+    (
+        "alluvium_partition_halted",
+        "One for a partition that stands still until a person acts.",
+    ),
+    (
+        "alluvium_clock_ahead_seconds",
+        "By how much this machine's clock is ahead of the storage's; below zero it is behind. Asked every hour.",
+    ),
+    (
+        "alluvium_pipeline_version_conflict",
+        "One while another server commits to the same tables by other pipeline or schema files.",
+    ),
+    (
+        "alluvium_pipeline_state",
+        "One for the state that a pipeline is in, zero for the others.",
     ),
     (
         "alluvium_state_bytes",

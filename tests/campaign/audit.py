@@ -91,7 +91,7 @@ def chain(log: Log) -> list[str]:
                 for place, offset in offsets.items():
                     if at.get(place) != offset:
                         found.append(f"{where}: {place} is moved from {at.get(place)} to {offset} by a watermark")
-            case "create" | "compact" | "grow" | "replay":
+            case "create" | "compact" | "grow" | "replay" | "sweep" | "expiry":
                 for place in offsets:
                     found.append(f"{where}: {place} is moved by {ours['kind']}")
             case kind:

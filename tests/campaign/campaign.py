@@ -70,6 +70,8 @@ class Campaign:
         self.journal = Journal(self.folder / "schedule.ndjson")
         self.topic = "events"
         self.partitions, self.most_partitions = PARTITIONS, PARTITIONS + 10
+        # Partitions that are new and of which some fleet has not committed events yet.
+        self.growing: set[int] = set()
         self.fleets: list[Fleet] = []
         self.disk: pathlib.Path | None = None
         self.disk_fleet: Fleet | None = None
@@ -225,6 +227,9 @@ class Campaign:
                 for fleet in self.fleets:
                     fleet.advance()
                 reached = [fleet.reached() for fleet in self.fleets]
+                for number in [new for new in list(self.growing) if all(one.get(new, 0) > 0 for one in reached)]:
+                    self.journal.effect("topic growth", partition=number)
+                    self.growing.discard(number)
                 behind = {partition: min(one.get(partition, 0) for one in reached) for partition in range(self.partitions)}
                 if self.producer.process.ended() is None and not self.over():
                     self.producer.tell({"recorded": behind})
@@ -254,6 +259,9 @@ class Campaign:
                 self.journal.surprise(f"{server.name} halted {reached.halted}")
                 server.kill()
                 server.start()
+            elif reached and reached.state == "stopped" and "was fenced" in (reached.reason or "") and self.was_cut_off(server):
+                # It says so before it ends; the next look sees that.
+                pass
             elif reached and reached.state == "stopped":
                 self.journal.surprise(f"{server.name} stopped: {reached.reason}", tail=server.process.tail(15))
                 server.kill()

@@ -175,7 +175,7 @@ def restored(site: Site) -> list[str]:
     site.restore()
     site.server.start()
     found = site.halted("created again")
-    word = re.search(r"continued_by: {TOPIC: (\d+)}", next(iter((site.server.status() or NOTHING).halted.values()), ""))
+    word = re.search(r"continued_by: {[^:{}]+: (\d+)}", next(iter((site.server.status() or NOTHING).halted.values()), ""))
     if not word:
         return found or [f"{site.name}: the halt does not say what to write"]
     site.server.drained(45)

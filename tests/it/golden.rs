@@ -211,6 +211,7 @@ async fn run(plan: &Arc<Plan>, lines: &[ReplayLine], store: &Store, cut: Cut) ->
             let facts = CommitFacts {
                 ranges: ranges.clone(),
                 watermarks: watermarks.clone(),
+                leader_epochs: BTreeMap::new(),
                 balance,
                 pipeline_version: plan.version.clone(),
                 epoch: Epoch(epoch),

@@ -319,13 +319,21 @@ fn a_topic_that_was_made_anew_while_nobody_read_is_not_read_for_the_old_one() {
         );
         let metrics = reqwest::blocking::get(format!("{}/metrics", server.url)).unwrap();
         let metrics = metrics.text().unwrap();
-        assert!(
-            metrics
-                .lines()
-                .any(|line| line.starts_with("alluvium_partition_halts_total")
-                    && line.ends_with(" 1")),
-            "{metrics}"
-        );
+        for metric in [
+            "alluvium_partition_halts_total",
+            "alluvium_partition_halted",
+        ] {
+            assert!(
+                metrics
+                    .lines()
+                    .any(|line| line.starts_with(metric) && line.ends_with(" 1")),
+                "{metric} in {metrics}"
+            );
+        }
+        let ready = reqwest::blocking::get(format!("{}/readyz?verbose", server.url)).unwrap();
+        let (code, said) = (ready.status().as_u16(), ready.text().unwrap());
+        assert_eq!(code, 503, "none of its partitions goes on: {said}");
+        assert!(said.contains("1 of 1 partitions halted"), "{said}");
         assert_eq!(
             site.counted(),
             600,
@@ -335,7 +343,7 @@ fn a_topic_that_was_made_anew_while_nobody_read_is_not_read_for_the_old_one() {
 
         // The operator's word, with the id that the halt names: from the recorded offsets on, here 600 in all.
         let id = halted[0]
-            .split("continued_by: {TOPIC: ")
+            .split(&format!("continued_by: {{{TOPIC}: "))
             .nth(1)
             .and_then(|rest| rest.split('}').next())
             .expect("the halt says what to write");

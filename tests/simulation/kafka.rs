@@ -467,6 +467,16 @@ impl SimulatedDrain {
     fn hold(&self, name: &TopicPartition, start: Option<Recorded>) -> Held {
         let high = self.world.state().kafka.log(name).map_or(0, |log| log.high);
         let offset = start.map_or(0, |start| start.offset);
+        let leader = start.and_then(|start| start.leader_epoch);
+        if leader.is_some() {
+            self.world.state().counts.add(Kind::UnderLeader);
+        }
+        if leader.is_some() && leader != leader_of(offset) {
+            self.world.state().violations.push(format!(
+                "{name} is to be read from {offset} on, before which its leader was {:?} and not {leader:?}",
+                leader_of(offset)
+            ));
+        }
         let halted = match start {
             None => Some(Halt::Unrecorded),
             Some(_) if offset > high => Some(Halt::BeyondHigh {
@@ -599,7 +609,8 @@ impl Drain for SimulatedDrain {
             self.turn = at + 1;
             let reservation = self.memory.reserve(builder.size());
             let batch = builder.finish(held.name.clone(), range, self.held, now, Some(reservation));
-            return Some(batch.into());
+            let batch = FetchedBatch::from(batch).written_under(leader_of(end));
+            return Some(batch);
         }
         None
     }
@@ -680,3 +691,8 @@ pub(crate) fn append(world: &World, partition: &TopicPartition, mut record: Reco
 
 /// The whole time for which nothing was heard of a process is over after this.
 pub(crate) const BEYOND_SESSION: i64 = SESSION + 500 * MILLI;
+
+/// Under which leader the record before an offset was written; of some the broker does not say.
+fn leader_of(offset: i64) -> Option<i32> {
+    (offset % 5 > 0).then(|| i32::try_from(offset / 3).unwrap_or(i32::MAX))
+}

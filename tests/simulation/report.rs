@@ -21,6 +21,8 @@ pub enum Kind {
     Rebalance,
     /// A member of the group was found to be another's past.
     Fenced,
+    /// A partition went on behind a record whose leader was recorded.
+    UnderLeader,
     /// A table had moved on.
     Overtaken,
     /// Files were merged and old ones deleted by hand.

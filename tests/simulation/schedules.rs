@@ -30,6 +30,7 @@ fn no_schedule_loses_or_doubles_an_event() {
         Kind::PutTwice,
         Kind::PutExists,
         Kind::FailedRead,
+        Kind::UnderLeader,
         Kind::Overtaken,
         Kind::Merge,
         Kind::Letter,

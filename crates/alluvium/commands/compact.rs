@@ -19,7 +19,7 @@ use crate::{
 pub(crate) fn run(args: &CompactArgs) -> Result<(), Failure> {
     let found = files::load(&args.server)?;
     let runtime = Runtime::new()?;
-    let store = runtime.block_on(found.store())?;
+    let store = runtime.block_on(found.store_to_write())?;
     let budget = MemoryBudget::new(found.server.memory.ingest);
     let mut sheet = Sheet::new([
         "table",

@@ -18,7 +18,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let found = files::load(&args.server)?;
     let plan = &plan_of(&found, &args.pipeline)?;
     let runtime = Runtime::new()?;
-    let store = runtime.block_on(found.store())?;
+    let store = runtime.block_on(found.store_to_write())?;
     let budget = MemoryBudget::new(found.server.memory.ingest);
     let refused = match args.skip_refused {
         true => Refused::PassOver,

@@ -155,9 +155,9 @@ pub(super) fn plans(found: &Found) -> Result<Vec<Arc<Plan>>, Failure> {
 /// The server's storage, which must refuse to create one key twice (S8).
 async fn usable_store(found: &Found) -> Result<Store, Failure> {
     let store = found.store().await?;
-    match store.probe().await {
+    match store.prove().await {
         Ok(()) => {}
-        // Storage that is away for a moment is no reason not to start: every pipeline waits for it.
+        // Storage that is away for a moment is no reason not to start: every pipeline waits for it, and proves it then.
         Err(error) if error.class() == ErrorClass::Transient => {
             tracing::warn!("storage does not answer yet: {error}");
         }

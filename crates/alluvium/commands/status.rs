@@ -86,13 +86,14 @@ fn partition_rows(sheet: &mut Sheet, name: Option<&str>, pipeline: &PipelineStat
 
 /// One pipeline for people.
 fn screen(pipeline: &PipelineStatus) -> String {
-    let (colour, state) = match pipeline.state {
-        PipelineState::Starting => ("36", "starting"),
-        PipelineState::Waiting => ("33", "waiting"),
-        PipelineState::Running => ("32", "running"),
-        PipelineState::Draining => ("36", "draining"),
-        PipelineState::Stopped => ("31", "stopped"),
+    let colour = match pipeline.state {
+        PipelineState::Starting | PipelineState::Draining => "36",
+        PipelineState::Running if pipeline.halted() > 0 => "31",
+        PipelineState::Running if pipeline.reason.is_none() => "32",
+        PipelineState::Running | PipelineState::Waiting => "33",
+        PipelineState::Stopped => "31",
     };
+    let state = pipeline.state.name();
     let mut text = format!(
         "\x1b[1m{}\x1b[0m  \x1b[{colour}m{state}\x1b[0m",
         pipeline.pipeline
@@ -100,17 +101,18 @@ fn screen(pipeline: &PipelineStatus) -> String {
     if let Some(reason) = &pipeline.reason {
         text.push_str(&format!(": {reason}"));
     }
-    let lag: i64 = pipeline
-        .partitions
-        .iter()
-        .filter_map(|partition| partition.lag)
-        .sum();
+    let lags = pipeline.partitions.iter().map(|partition| partition.lag);
+    let unknown = lags.clone().filter(Option::is_none).count();
+    let lag: i64 = lags.flatten().sum();
+    let mut behind = grouped(u64::try_from(lag).unwrap_or(0));
+    if unknown > 0 {
+        behind.push_str(&format!(" (and {unknown} partitions unknown)"));
+    }
     text.push_str(&format!(
-        "\n{} events in ({}), {} rejected, {} behind, memory {} of {}",
+        "\n{} events in ({}), {} rejected, {behind} behind, memory {} of {}",
         grouped(pipeline.events_in),
         bytes(pipeline.bytes_in),
         grouped(pipeline.rejected),
-        grouped(u64::try_from(lag).unwrap_or(0)),
         bytes(pipeline.memory_used),
         bytes(pipeline.memory_limit),
     ));

@@ -15,10 +15,17 @@ use crate::{
 pub(crate) fn run(args: &VacuumArgs) -> Result<(), Failure> {
     let found = files::load(&args.server)?;
     let runtime = Runtime::new()?;
-    let store = runtime.block_on(found.store())?;
-    let (action, done) = match args.dry_run {
-        true => (Vacuum::Look, "would be deleted"),
-        false => (Vacuum::Delete, "deleted"),
+    let (action, done, store) = match args.dry_run {
+        true => (
+            Vacuum::Look,
+            "would be deleted",
+            runtime.block_on(found.store())?,
+        ),
+        false => (
+            Vacuum::Delete,
+            "deleted",
+            runtime.block_on(found.store_to_write())?,
+        ),
     };
     let mut sheet = Sheet::new(["table", "file", "bytes"]);
     let mut bytes = 0;

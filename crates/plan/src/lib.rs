@@ -46,5 +46,7 @@ pub use server::{
     ScramVerifier, Secret, Server, Storage, TokenHash, User, load_server,
 };
 pub use shape::{Finish, MeasureShape, ShapeError, StateKind, StateShape, TableShape};
-pub use status::{PartitionStatus, PipelineState, PipelineStatus, StatusBoard, TableStatus};
+pub use status::{
+    PartitionStatus, PipelineState, PipelineStatus, StatusBoard, TableStatus, Trouble,
+};
 pub use yaml::Environment;

@@ -28,6 +28,47 @@ pub enum PipelineState {
     Stopped,
 }
 
+impl PipelineState {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Starting,
+        Self::Waiting,
+        Self::Running,
+        Self::Draining,
+        Self::Stopped,
+    ];
+
+    /// Its name in metrics and in `system.pipelines`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// What may be wrong while a pipeline goes on. Each begins and ends for itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// Partitions that stand still until a person acts.
+    Halted,
+    /// Recorded offsets that cannot be read yet.
+    Start,
+    /// Complaints of the Kafka client.
+    Broker,
+    /// A transaction that nobody ends holds readers back.
+    Transaction,
+    /// Commits that end in errors and are tried again.
+    Commit,
+    /// Other servers write the same tables by other files.
+    Definition,
+    /// This machine's clock is not that of the storage.
+    Clock,
+}
+
 /// One partition as this process knows it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PartitionStatus {
@@ -41,6 +82,8 @@ pub struct PartitionStatus {
     pub committed: Option<i64>,
     /// End of Kafka's log.
     pub log_end: Option<i64>,
+    /// End of what can be read of it: before the first open transaction.
+    pub stable_end: Option<i64>,
     /// Records that are not committed yet: `log_end - committed`.
     pub lag: Option<i64>,
     /// Its watermark.
@@ -77,6 +120,9 @@ pub struct PipelineStatus {
     pub state: PipelineState,
     /// Why, when it is not simply running, and what to do.
     pub reason: Option<String>,
+    /// What `reason` is made of while it runs; see [`Self::set_trouble`].
+    #[serde(skip)]
+    pub troubles: BTreeMap<Trouble, String>,
     /// The assigned partitions.
     pub partitions: Vec<PartitionStatus>,
     /// Its tables.
@@ -98,6 +144,43 @@ pub struct PipelineStatus {
     /// From a record's Kafka timestamp until queries can see it, 99th percentile of the last minute,
     /// in milliseconds.
     pub freshness_p99_ms: Option<f64>,
+}
+
+impl PipelineStatus {
+    /// It is in this state from now on, for this reason. What was wrong before is not any more.
+    pub fn enter(&mut self, state: PipelineState, reason: Option<String>) {
+        self.state = state;
+        self.reason = reason;
+        self.troubles.clear();
+    }
+
+    /// Something is wrong, in these words, or is not any more. Of a pipeline that does not run, the reason for that is more
+    /// important.
+    pub fn set_trouble(&mut self, trouble: Trouble, text: Option<String>) {
+        if !matches!(self.state, PipelineState::Running | PipelineState::Draining) {
+            return;
+        }
+        let before = match text {
+            Some(text) => self.troubles.insert(trouble, text),
+            None => self.troubles.remove(&trouble),
+        };
+        if before.as_ref() != self.troubles.get(&trouble) {
+            let texts: Vec<&str> = self.troubles.values().map(String::as_str).collect();
+            self.reason = (!texts.is_empty()).then(|| texts.join("; "));
+        }
+    }
+
+    /// How many of its partitions stand still until a person acts.
+    pub fn halted(&self) -> usize {
+        let is_halted = |partition: &&PartitionStatus| partition.halted.is_some();
+        self.partitions.iter().filter(is_halted).count()
+    }
+
+    /// Whether it reads, or would if there were anything to read.
+    pub fn is_ready(&self) -> bool {
+        let all_halted = !self.partitions.is_empty() && self.halted() == self.partitions.len();
+        self.state == PipelineState::Running && !all_halted
+    }
 }
 
 /// Where the pipelines of a process put their status and the doors read it.
@@ -130,5 +213,44 @@ impl StatusBoard {
             .values()
             .cloned()
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn troubles_begin_and_end_for_themselves() {
+        let mut status = PipelineStatus::default();
+        status.enter(PipelineState::Running, None);
+        status.set_trouble(Trouble::Commit, Some("the disk is full".into()));
+        status.set_trouble(Trouble::Halted, Some("1 of 2 partitions halted".into()));
+        assert_eq!(
+            status.reason.as_deref(),
+            Some("1 of 2 partitions halted; the disk is full")
+        );
+        status.set_trouble(Trouble::Halted, None);
+        assert_eq!(status.reason.as_deref(), Some("the disk is full"));
+        status.set_trouble(Trouble::Commit, None);
+        assert_eq!(status.reason, None);
+        status.enter(PipelineState::Stopped, Some("by `stop_if`".into()));
+        status.set_trouble(Trouble::Broker, Some("no route".into()));
+        assert_eq!(status.reason.as_deref(), Some("by `stop_if`"));
+    }
+
+    #[test]
+    fn a_pipeline_whose_partitions_all_halted_is_not_ready() {
+        let partition = |halted: Option<&str>| PartitionStatus {
+            halted: halted.map(str::to_owned),
+            ..PartitionStatus::default()
+        };
+        let mut status = PipelineStatus::default();
+        status.enter(PipelineState::Running, None);
+        assert!(status.is_ready(), "nothing is assigned");
+        status.partitions = vec![partition(None), partition(Some("retention"))];
+        assert!(status.is_ready());
+        status.partitions = vec![partition(Some("retention"))];
+        assert!(!status.is_ready());
     }
 }

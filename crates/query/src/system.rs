@@ -60,6 +60,7 @@ pub(crate) const NAMES: [(&str, &[(&str, Kind)]); 5] = [
             ("log_end", Kind::Number),
             ("lag", Kind::Number),
             ("halted", Kind::Text),
+            ("stable_end", Kind::Number),
         ],
     ),
     (
@@ -223,6 +224,7 @@ impl SystemTable {
             numbers(rows.iter().map(|row| row.2.log_end)),
             numbers(lag),
             texts(rows.iter().map(|row| row.2.halted.clone())),
+            numbers(rows.iter().map(|row| row.2.stable_end)),
         ])
     }
 
@@ -320,10 +322,7 @@ impl SystemTable {
         };
         vec![
             texts(rows.iter().map(|row| Some(row.pipeline.clone()))),
-            texts(
-                rows.iter()
-                    .map(|row| Some(format!("{:?}", row.state).to_lowercase())),
-            ),
+            texts(rows.iter().map(|row| Some(row.state.name().to_owned()))),
             texts(rows.iter().map(|row| row.reason.clone())),
             count(|row| row.partitions.len() as u64),
             texts(rows.iter().map(|row| {

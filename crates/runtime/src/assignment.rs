@@ -56,23 +56,35 @@ impl Acknowledged {
 pub(crate) struct Standings {
     tables: Vec<BTreeMap<TopicPartition, i64>>,
     topics: BTreeMap<Arc<str>, TopicId>,
+    /// Under which leader the record before an offset was written, where that is recorded (P18).
+    leader_epochs: BTreeMap<(TopicPartition, i64), i32>,
 }
 
 impl Standings {
     pub(crate) fn new(
         tables: Vec<BTreeMap<TopicPartition, i64>>,
         topics: BTreeMap<Arc<str>, TopicId>,
+        leader_epochs: BTreeMap<(TopicPartition, i64), i32>,
     ) -> Self {
-        Self { tables, topics }
+        Self {
+            tables,
+            topics,
+            leader_epochs,
+        }
     }
 
-    /// The smallest recorded offset of every partition, with the recorded id of its topic.
+    /// The smallest recorded offset of every partition, with what is recorded of it.
     pub(crate) fn recorded(&self) -> BTreeMap<TopicPartition, Recorded> {
         self.starts()
             .into_iter()
             .map(|(partition, offset)| {
-                let topic = self.topics.get(&partition.topic).copied();
-                (partition, Recorded { offset, topic })
+                let place = (partition, offset);
+                let recorded = Recorded {
+                    offset,
+                    topic: self.topics.get(&place.0.topic).copied(),
+                    leader_epoch: self.leader_epochs.get(&place).copied(),
+                };
+                (place.0, recorded)
             })
             .collect()
     }
@@ -185,11 +197,13 @@ mod tests {
         let at = |offset| BTreeMap::from([(partition.clone(), offset)]);
         let id = TopicId::from_number(7);
         let topics = BTreeMap::from([(partition.topic.clone(), id)]);
-        let standings = Standings::new(vec![at(10), at(25), at(10)], topics);
+        let epochs = [(10, 3), (25, 4)].map(|(at, epoch)| ((partition.clone(), at), epoch));
+        let standings = Standings::new(vec![at(10), at(25), at(10)], topics, epochs.into());
         assert_eq!(standings.starts(), at(10));
         let recorded = Recorded {
             offset: 10,
             topic: Some(id),
+            leader_epoch: Some(3),
         };
         assert_eq!(standings.recorded()[&partition], recorded);
         let both = TableSet::default().with(0).with(2);

@@ -10,7 +10,7 @@ use std::{
 };
 
 use alluvium_engine::{EpochPart, ObservedBatch, merge_panes};
-use alluvium_plan::{MemoryEpoch, Plan, PublishedTable, Publisher, StatusBoard};
+use alluvium_plan::{MemoryEpoch, Plan, PublishedTable, Publisher, StatusBoard, Trouble};
 use alluvium_source::Cluster;
 use alluvium_store::{
     CommitFacts, DeadLetters, Ending as CommitEnding, Overtaken, Staged, StoreError, TableWriter,
@@ -25,6 +25,7 @@ use crate::{
     RuntimeError,
     assignment::{Acknowledged, Standings},
     clock,
+    definitions::Definitions,
     freshness::Freshness,
     gather::{Complete, Gather},
     host::Host,
@@ -56,6 +57,7 @@ pub(crate) struct Table {
 /// One epoch of one table that is in memory only.
 struct Uncommitted {
     shown: Arc<MemoryEpoch>,
+    leader_epochs: BTreeMap<TopicPartition, i32>,
     balance: Balance,
 }
 
@@ -97,6 +99,7 @@ pub(crate) struct Committer {
     pub(crate) io: tokio::runtime::Runtime,
     pub(crate) tables: Vec<Table>,
     pub(crate) dead_letters: DeadLetters,
+    pub(crate) definitions: Definitions,
 }
 
 /// What belongs to the current generation only, apart from the tables' panes.
@@ -223,7 +226,11 @@ impl Committer {
             Ok(standings) => {
                 let smallest = standings.starts();
                 if let Err(error) = self.io.block_on(self.dead_letters.known(&smallest)) {
-                    self.report(&error, "the dead letters cannot be read yet");
+                    self.report(
+                        Trouble::Start,
+                        &error,
+                        "the dead letters cannot be read yet",
+                    );
                     return;
                 }
                 let recorded = partitions
@@ -247,6 +254,7 @@ impl Committer {
         let kafka = RuntimeError::of_source(&self.plan.name);
         let mut standings = Vec::with_capacity(self.tables.len());
         let mut topics = BTreeMap::new();
+        let mut leader_epochs = BTreeMap::new();
         for table in &mut self.tables {
             self.io.block_on(table.writer.refresh()).map_err(&store)?;
             let absent: Vec<TopicPartition> = partitions
@@ -279,6 +287,11 @@ impl Committer {
             for (topic, id) in &checkpoint.topics {
                 topics.entry(topic.clone()).or_insert(*id);
             }
+            for (partition, &epoch) in &checkpoint.leader_epochs {
+                if let Some(&offset) = checkpoint.offsets.get(partition) {
+                    leader_epochs.insert((partition.clone(), offset), epoch);
+                }
+            }
             let offsets = &checkpoint.offsets;
             standings.push(
                 partitions
@@ -287,7 +300,7 @@ impl Committer {
                     .collect(),
             );
         }
-        Ok(Standings::new(standings, topics))
+        Ok(Standings::new(standings, topics, leader_epochs))
     }
 
     /// The newest watermark that any table records for a partition.
@@ -350,7 +363,11 @@ impl Committer {
                 ranges,
                 panes,
             });
-            table.uncommitted.push_back(Uncommitted { shown, balance });
+            table.uncommitted.push_back(Uncommitted {
+                shown,
+                leader_epochs: sealed.leader_epochs.clone(),
+                balance,
+            });
         }
         flight.parts.push_back((sealed.epoch, parts));
         flight.rejects.extend(rejects);
@@ -422,6 +439,14 @@ impl Committer {
 
     /// Makes everything up to `epoch` durable: dead letters first (P21), then table by table.
     fn commit(&mut self, flight: &mut Flight, epoch: Epoch) -> Result<(), RuntimeError> {
+        let ending = self.commit_patiently(flight, epoch);
+        self.status.update(&self.plan.name, |status| {
+            status.set_trouble(Trouble::Commit, None);
+        });
+        ending
+    }
+
+    fn commit_patiently(&mut self, flight: &mut Flight, epoch: Epoch) -> Result<(), RuntimeError> {
         let mut wait = FIRST_WAIT;
         loop {
             match self.try_commit(flight) {
@@ -433,7 +458,7 @@ impl Committer {
                 Err(RuntimeError::Store { source, .. })
                     if source.class() == ErrorClass::Transient =>
                 {
-                    self.report(&source, "the commit is tried again");
+                    self.report(Trouble::Commit, &source, "the commit is tried again");
                     metrics::counter!("alluvium_commit_retries_total", "pipeline" => self.plan.name.to_string())
                         .increment(1);
                     let is_void = || !self.generation.is_current(flight.held);
@@ -448,6 +473,7 @@ impl Committer {
             }
         }
         flight.parts.retain(|(held, _)| *held > epoch);
+        self.watch_definitions();
         self.report_progress(epoch);
         self.tell_watermarks(flight);
         Ok(())
@@ -616,6 +642,7 @@ impl Committer {
 
     fn facts(&self, flight: &mut Flight, position: usize) -> Result<CommitFacts, RuntimeError> {
         let mut ranges = Ranges::new();
+        let mut leader_epochs = BTreeMap::new();
         let mut balance = Balance::default();
         let mut last = Epoch::default();
         for epoch in &self.tables[position].uncommitted {
@@ -630,6 +657,10 @@ impl Committer {
                     None => range,
                 };
                 ranges.insert(partition.clone(), joined);
+                match epoch.leader_epochs.get(partition) {
+                    Some(&leader_epoch) => leader_epochs.insert(partition.clone(), leader_epoch),
+                    None => leader_epochs.remove(partition),
+                };
             }
             balance.add(&epoch.balance);
             last = epoch.shown.epoch;
@@ -637,6 +668,7 @@ impl Committer {
         Ok(CommitFacts {
             ranges,
             watermarks: self.watermarks(flight, position),
+            leader_epochs,
             balance,
             pipeline_version: self.plan.version.clone(),
             epoch: last,
@@ -684,6 +716,24 @@ impl Committer {
         // Everything in flight is stale from here on (P27); intake assigns afresh when it looks.
         self.generation.advance();
         self.progress.lock().overtaken = Some(flight.held);
+    }
+
+    /// Tells whether others commit by other files.
+    fn watch_definitions(&mut self) {
+        let (ours, now) = (self.plan.version.clone(), Instant::now());
+        for (table, plan) in self.tables.iter_mut().zip(&self.plan.tables) {
+            let met = table.writer.take_definitions();
+            for version in met.into_iter().filter(|version| **version != *ours) {
+                self.definitions.met(&plan.name, version, now);
+            }
+        }
+        let trouble = self.definitions.trouble(&ours, now);
+        let pipeline = self.plan.name.to_string();
+        metrics::gauge!("alluvium_pipeline_version_conflict", "pipeline" => pipeline)
+            .set(if trouble.is_some() { 1.0 } else { 0.0 });
+        self.status.update(&self.plan.name, |status| {
+            status.set_trouble(Trouble::Definition, trouble);
+        });
     }
 
     fn report_progress(&self, epoch: Epoch) {
@@ -743,10 +793,10 @@ impl Committer {
         });
     }
 
-    fn report(&self, error: &StoreError, consequence: &str) {
+    fn report(&self, trouble: Trouble, error: &StoreError, consequence: &str) {
         tracing::warn!(pipeline = %self.plan.name, "{error}; {consequence}");
         self.status.update(&self.plan.name, |status| {
-            status.reason = Some(format!("{error}; {consequence}"));
+            status.set_trouble(trouble, Some(format!("{error}; {consequence}")));
         });
     }
 }

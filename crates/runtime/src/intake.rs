@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium_plan::{PartitionStatus, Plan, StatusBoard};
-use alluvium_source::{Drain, Notice, SourceError};
+use alluvium_plan::{PartitionStatus, Plan, StatusBoard, Trouble};
+use alluvium_source::{Drain, Notice, PartitionView, SourceError};
 use alluvium_types::{
     AssignmentGeneration, Epoch, ErrorClass, FetchedBatch, Generation, MemoryBudget, OffsetRange,
     TopicPartition,
@@ -23,6 +23,7 @@ use crate::{
     assignment::Standings,
     clock, lag,
     message::{Ending, Order, Progress, Ranges, Sealed, ToCommitter, ToWorker},
+    transactions::OpenTransactions,
 };
 
 /// Batches that one worker may have waiting. With a batch of at most 1/64 of the ingest budget and two
@@ -37,6 +38,9 @@ const SHORT_IDLE: Duration = Duration::from_millis(5);
 const LONG_IDLE: Duration = Duration::from_millis(20);
 /// How often the status board is told about partitions.
 const STATUS_EVERY: Duration = Duration::from_millis(250);
+/// A complaint about a broker that is this old has been overcome: one that lasts is made again sooner. librdkafka makes the same
+/// one every 30 s at most.
+const COMPLAINT_LASTS: Duration = Duration::from_secs(45);
 
 pub(crate) struct Intake {
     pub(crate) plan: Arc<Plan>,
@@ -50,6 +54,9 @@ pub(crate) struct Intake {
     pub(crate) workers: Vec<Sender<ToWorker>>,
     pub(crate) committer: Sender<ToCommitter>,
     pub(crate) batch_bytes: usize,
+    /// When the client complained last, until that is overcome.
+    pub(crate) complained: Option<Instant>,
+    pub(crate) transactions: OpenTransactions,
 }
 
 /// What is open, under one generation.
@@ -59,6 +66,8 @@ struct Open {
     standings: Standings,
     /// What the open epoch covers so far, for each table.
     ranges: Vec<Ranges>,
+    /// Under which leaders the last of it was written, where that is known.
+    leader_epochs: BTreeMap<TopicPartition, i32>,
     /// A batch that found no room.
     batch: VecDeque<(FetchedBatch, alluvium_types::TableSet)>,
     /// Barriers that found no room, by worker; a worker with one gets nothing else first (P28).
@@ -143,6 +152,7 @@ impl Intake {
             epoch: last.next(),
             standings: self.current_standings(),
             ranges: vec![Ranges::new(); self.plan.tables.len()],
+            leader_epochs: BTreeMap::new(),
             batch: VecDeque::new(),
             barriers: vec![None; self.workers.len()],
             sealed: None,
@@ -182,8 +192,10 @@ impl Intake {
                     tracing::info!(pipeline = %self.plan.name, partitions = partitions.len(), "partitions assigned");
                     self.status.update(&self.plan.name, |status| {
                         status.rebalances += 1;
-                        status.reason = None;
+                        status.set_trouble(Trouble::Start, None);
+                        status.set_trouble(Trouble::Broker, None);
                     });
+                    self.complained = None;
                     metrics::counter!("alluvium_rebalances_total", "pipeline" => self.plan.name.to_string())
                         .increment(1);
                 }
@@ -191,11 +203,15 @@ impl Intake {
                     tracing::info!(pipeline = %self.plan.name, "partitions revoked");
                 }
                 Notice::StartsUnknown { partitions } => {
+                    let text = format!(
+                        "the recorded offsets of {} partitions cannot be read yet",
+                        partitions.len()
+                    );
                     self.status.update(&self.plan.name, |status| {
-                        status.reason = Some(format!(
-                            "the recorded offsets of {} partitions cannot be read yet",
-                            partitions.len()
-                        ));
+                        // The committer may have said why.
+                        if !status.troubles.contains_key(&Trouble::Start) {
+                            status.set_trouble(Trouble::Start, Some(text));
+                        }
                     });
                 }
                 Notice::Halted { partition, halt } => {
@@ -209,8 +225,8 @@ impl Intake {
                     } else {
                         tracing::error!(pipeline = %self.plan.name, "{text}");
                     }
-                    self.status
-                        .update(&self.plan.name, |status| status.reason = Some(text));
+                    self.trouble(Trouble::Broker, Some(text));
+                    self.complained = Some(Instant::now());
                 }
                 Notice::Fenced(reason) => {
                     return Err(RuntimeError::Fenced {
@@ -221,6 +237,11 @@ impl Intake {
             }
         }
         Ok(())
+    }
+
+    fn trouble(&self, trouble: Trouble, text: Option<String>) {
+        self.status
+            .update(&self.plan.name, |status| status.set_trouble(trouble, text));
     }
 
     /// Takes batches and deals them out while there is room; whether it got any.
@@ -247,6 +268,10 @@ impl Intake {
             *events += batch.records() as u64;
             *bytes += batch.bytes() as u64;
             cut_for_tables(&open.standings, batch, |batch, tables| {
+                match batch.leader_epoch {
+                    Some(epoch) => open.leader_epochs.insert(batch.partition.clone(), epoch),
+                    None => open.leader_epochs.remove(&batch.partition),
+                };
                 for (position, ranges) in open.ranges.iter_mut().enumerate() {
                     if tables.contains(position) {
                         extend(ranges, &batch.partition, batch.range);
@@ -327,6 +352,7 @@ impl Intake {
                 &mut open.ranges,
                 vec![Ranges::new(); self.plan.tables.len()],
             ),
+            leader_epochs: std::mem::take(&mut open.leader_epochs),
             order,
         });
         open.barriers.fill(Some(epoch));
@@ -369,14 +395,25 @@ impl Intake {
         }
     }
 
-    fn tell_status(&self, events: u64, bytes: u64) {
+    fn tell_status(&mut self, events: u64, bytes: u64) {
+        let lasts = |at: Instant| at.elapsed() < COMPLAINT_LASTS;
+        if self.complained.take_if(|at| !lasts(*at)).is_some() {
+            self.trouble(Trouble::Broker, None);
+        }
         let views = self.drain.partitions();
         let pipeline = self.plan.name.to_string();
+        let halted = halted(&views);
+        let open = self.transactions.look(&views, Instant::now());
+        if let Some(news) = open.news {
+            tracing::warn!(pipeline = %self.plan.name, "{news}");
+        }
         self.status.update(&self.plan.name, |status| {
             status.events_in = events;
             status.bytes_in = bytes;
             status.memory_used = self.budget.used() as u64;
             status.memory_limit = self.budget.limit() as u64;
+            status.set_trouble(Trouble::Halted, halted);
+            status.set_trouble(Trouble::Transaction, open.trouble);
             let before = std::mem::take(&mut status.partitions);
             status.partitions = views
                 .into_iter()
@@ -393,6 +430,7 @@ impl Intake {
                         position: Some(view.position),
                         committed,
                         log_end: view.log_end,
+                        stable_end: view.stable_end,
                         lag: view
                             .log_end
                             .zip(reached)
@@ -402,7 +440,8 @@ impl Intake {
                     }
                 })
                 .collect();
-            lag::tell(&pipeline, &status.partitions);
+            lag::tell(&pipeline, &status.partitions, &open.held_back);
+            lag::forget(&pipeline, &before, &status.partitions);
         });
         metrics::counter!("alluvium_records_in_total", "pipeline" => pipeline.clone())
             .absolute(events);
@@ -417,6 +456,18 @@ impl Intake {
     fn kafka(&self, source: SourceError) -> RuntimeError {
         RuntimeError::of_source(&self.plan.name)(source)
     }
+}
+
+/// In words, which partitions stand still.
+fn halted(views: &[PartitionView]) -> Option<String> {
+    let mut halted = views
+        .iter()
+        .filter_map(|view| Some((&view.partition, view.halted.as_ref()?)));
+    let (partition, halt) = halted.next()?;
+    let (count, all) = (1 + halted.count(), views.len());
+    Some(format!(
+        "{count} of {all} partitions halted, {partition} because: {halt}"
+    ))
 }
 
 /// Cuts a batch at every offset where another table begins to want it (P19). A piece that no table

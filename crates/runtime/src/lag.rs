@@ -1,4 +1,5 @@
-//! How far partitions are behind, told to status and metrics; also of pipelines that have stopped and see Kafka no more.
+//! Where partitions stand, told to metrics, and how far they are behind, also of pipelines that have stopped and see Kafka no
+//! more.
 //!
 //! Owns the thread that asks for the latter. A stopped pipeline whose lag stood still would look as if nothing waited for it.
 
@@ -21,19 +22,56 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Sets the metric of every partition whose lag is known.
-pub(crate) fn tell(pipeline: &str, partitions: &[PartitionStatus]) {
+/// Sets the metrics of every partition, as far as its figures are known. `held_back` are the records behind transactions that have
+/// been open for long.
+pub(crate) fn tell(
+    pipeline: &str,
+    partitions: &[PartitionStatus],
+    held_back: &BTreeMap<TopicPartition, i64>,
+) {
     for partition in partitions {
         if let Some(lag) = partition.lag {
-            metrics::gauge!(
+            set(
                 "alluvium_kafka_consumer_lag_records",
-                "pipeline" => pipeline.to_owned(),
-                "topic" => partition.topic.clone(),
-                "partition" => partition.partition.to_string()
-            )
-            .set(lag as f64);
+                pipeline,
+                partition,
+                lag,
+            );
+        }
+        let open = held_back.get(&key(partition)).copied().unwrap_or(0);
+        set(
+            "alluvium_kafka_open_transaction_records",
+            pipeline,
+            partition,
+            open,
+        );
+        let halted = i64::from(partition.halted.is_some());
+        set("alluvium_partition_halted", pipeline, partition, halted);
+    }
+}
+
+/// Nothing of partitions that are not held any more is this server's to tell: nobody is to be called for what another one reads.
+pub(crate) fn forget(pipeline: &str, before: &[PartitionStatus], now: &[PartitionStatus]) {
+    let is_held = |one: &PartitionStatus| now.iter().any(|held| key(held) == key(one));
+    for gone in before.iter().filter(|one| !is_held(one)) {
+        for metric in [
+            "alluvium_kafka_consumer_lag_records",
+            "alluvium_kafka_open_transaction_records",
+            "alluvium_partition_halted",
+        ] {
+            set(metric, pipeline, gone, 0);
         }
     }
+}
+
+fn set(metric: &'static str, pipeline: &str, partition: &PartitionStatus, value: i64) {
+    metrics::gauge!(
+        metric,
+        "pipeline" => pipeline.to_owned(),
+        "topic" => partition.topic.clone(),
+        "partition" => partition.partition.to_string()
+    )
+    .set(value as f64);
 }
 
 /// Starts the thread. Told to stop, it ends after the question in hand.
@@ -107,7 +145,7 @@ impl Watch {
         };
         self.status.update(&plan.name, |status| {
             measure(&mut status.partitions, &ends, &recorded);
-            tell(&status.pipeline, &status.partitions);
+            tell(&status.pipeline, &status.partitions, &BTreeMap::new());
         });
     }
 
@@ -149,7 +187,10 @@ fn measure(
     for partition in partitions {
         let key = key(partition);
         partition.committed = recorded.get(&key).copied().max(partition.committed);
-        partition.log_end = ends.get(&key).copied().or(partition.log_end);
+        if let Some(&end) = ends.get(&key) {
+            // Nobody looks at transactions any more.
+            (partition.log_end, partition.stable_end) = (Some(end), None);
+        }
         let reached = partition.committed.or(partition.position);
         let lag = partition.log_end.zip(reached);
         partition.lag = lag.map(|(end, reached)| (end - reached).max(0));

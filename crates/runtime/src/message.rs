@@ -53,6 +53,8 @@ pub(crate) struct Sealed {
     pub(crate) generation: Generation,
     /// What it covers, for each table of the plan.
     pub(crate) ranges: Vec<Ranges>,
+    /// Under which leaders the ranges' last offsets were written, where that is known.
+    pub(crate) leader_epochs: BTreeMap<TopicPartition, i32>,
     pub(crate) order: Order,
 }
 

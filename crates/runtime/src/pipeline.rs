@@ -21,9 +21,11 @@ use crate::{
     RuntimeError,
     assignment::{Acknowledged, Rebalance, Standings},
     committer::{Committer, Table},
+    definitions::Definitions,
     host::Host,
     intake::{INBOX_BATCHES, Intake},
     message::{Ending, Progress, ToCommitter, WAKE},
+    transactions::OpenTransactions,
     worker::Worker,
 };
 
@@ -144,6 +146,13 @@ impl Life {
         let io = host
             .io(&format!("store-{}", plan.name))
             .map_err(|source| self.no_thread(source))?;
+        let proven = self.patiently(|| {
+            io.block_on(self.shared.store.prove())
+                .map_err(|source| self.store(source))
+        })?;
+        if proven.is_none() {
+            return Ok(());
+        }
         let Some(tables) = self.patiently(|| self.open_tables(&io))? else {
             return Ok(());
         };
@@ -183,6 +192,7 @@ impl Life {
                 io,
                 tables: tables.into_iter().map(Table::new).collect(),
                 dead_letters,
+                definitions: Definitions::default(),
             };
             self.spawn("committer", move || committer.run())?
         };
@@ -251,6 +261,8 @@ impl Life {
             drain,
             workers: inboxes,
             committer: committer.clone(),
+            complained: None,
+            transactions: OpenTransactions::default(),
             batch_bytes: self
                 .shared
                 .budget
@@ -497,10 +509,15 @@ impl Life {
     }
 
     fn say(&self, state: PipelineState, reason: Option<String>) {
-        self.shared.status.update(&self.config.plan.name, |status| {
-            status.state = state;
-            status.reason = reason;
-        });
+        let pipeline = &self.config.plan.name;
+        self.shared
+            .status
+            .update(pipeline, |status| status.enter(state, reason));
+        for one in PipelineState::ALL {
+            let is_it = if one == state { 1.0 } else { 0.0 };
+            metrics::gauge!("alluvium_pipeline_state", "pipeline" => pipeline.to_string(), "state" => one.name())
+                .set(is_it);
+        }
     }
 
     fn store(&self, source: alluvium_store::StoreError) -> RuntimeError {

@@ -116,7 +116,7 @@ impl Server {
         let Shared { store, host, .. } = shared;
         let compaction =
             compaction::start(store.clone(), budget.clone(), publisher.clone(), &host)?;
-        let upkeep = upkeep::start(store, &plans, publisher.clone(), &host)?;
+        let upkeep = upkeep::start(store, &plans, publisher.clone(), status.clone(), &host)?;
         Ok(Running {
             pipelines,
             publisher,

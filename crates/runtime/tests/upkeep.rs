@@ -13,15 +13,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium_plan::{Environment, SourceFile, load_pipeline};
+use alluvium_plan::{Environment, PipelineState, SourceFile, load_pipeline};
 use alluvium_runtime::{PipelineConfig, Running, Server, ServerConfig};
 use alluvium_source::{Broker, EmbeddedBroker, EventProducer};
 use alluvium_store::{Store, StoreRules};
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::{StreamExt as _, stream::BoxStream};
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt as _, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
     memory::InMemory, path::Path,
 };
 
@@ -51,6 +51,8 @@ struct SlowStore {
     held: &'static str,
     is_held: Arc<AtomicBool>,
     waiting: Arc<AtomicUsize>,
+    /// It lets everybody create what is there already (S8).
+    overwrites: bool,
 }
 
 impl SlowStore {
@@ -60,6 +62,7 @@ impl SlowStore {
             held,
             is_held: Arc::new(AtomicBool::new(true)),
             waiting: Arc::default(),
+            overwrites: false,
         }
     }
 }
@@ -76,8 +79,11 @@ impl ObjectStore for SlowStore {
         &self,
         path: &Path,
         payload: PutPayload,
-        opts: PutOptions,
+        mut opts: PutOptions,
     ) -> Result<PutResult> {
+        if self.overwrites {
+            opts.mode = PutMode::Overwrite;
+        }
         if path.as_ref().contains(self.held) {
             self.waiting.fetch_add(1, Ordering::SeqCst);
             while self.is_held.load(Ordering::SeqCst) {
@@ -177,9 +183,42 @@ fn flow(
 }
 
 #[test]
+fn a_pipeline_writes_nothing_to_a_store_that_overwrites() {
+    let broker = EmbeddedBroker::start(None, &[("events".into(), 1)]).unwrap();
+    let objects = SlowStore {
+        overwrites: true,
+        ..SlowStore::holding("nothing")
+    };
+    let running = start(&objects, &broker.brokers());
+    let begun = Instant::now();
+    let status = loop {
+        let status = running.status().all().pop();
+        if let Some(status) = status
+            && status.state == PipelineState::Stopped
+        {
+            break status;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(20),
+            "it does not stop"
+        );
+        thread::sleep(Duration::from_millis(10));
+    };
+    let reason = status.reason.unwrap();
+    assert!(reason.contains("If-None-Match"), "{reason}");
+    let stopped = running.join(Duration::from_secs(20)).expect("it ends");
+    assert!(stopped.iter().all(|pipeline| pipeline.error.is_some()));
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let left = runtime
+        .unwrap()
+        .block_on(objects.inner.list(None).collect::<Vec<_>>());
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
 fn upkeep_that_never_ends_delays_neither_commits_nor_the_end() {
     // Clean-up begins with the first, and what is called a checkpoint is written in the second.
-    for held in ["probes/", ".checkpoint.parquet"] {
+    for held in ["probes/time-", ".checkpoint.parquet"] {
         let broker = EmbeddedBroker::start(None, &[("events".into(), 1)]).unwrap();
         let brokers = broker.brokers();
         let mut producer = EventProducer::new(&Broker::new(&brokers), "events").unwrap();

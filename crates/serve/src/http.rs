@@ -14,7 +14,7 @@ mod sql;
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
-use alluvium_plan::{PipelineState, PipelineStatus, StatusBoard};
+use alluvium_plan::{PipelineStatus, StatusBoard};
 use alluvium_query::{Access, QueryEngine};
 use axum::{
     Router,
@@ -180,9 +180,7 @@ async fn readyz(
     access: Option<Extension<Access>>,
 ) -> Response {
     let pipelines = door.status.all();
-    let ready = pipelines
-        .iter()
-        .all(|status| status.state == PipelineState::Running);
+    let ready = pipelines.iter().all(PipelineStatus::is_ready);
     let code = match ready {
         true => StatusCode::OK,
         false => StatusCode::SERVICE_UNAVAILABLE,
@@ -213,7 +211,7 @@ fn readiness(status: &PipelineStatus) -> Value {
         .collect();
     json!({
         "pipeline": status.pipeline,
-        "ready": status.state == PipelineState::Running,
+        "ready": status.is_ready(),
         "state": status.state,
         "reason": status.reason,
         "halted": halted,

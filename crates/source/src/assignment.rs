@@ -38,6 +38,20 @@ pub struct Recorded {
     pub offset: i64,
     /// Which topic of its name the offset belongs to; `None`: that was not known when it was recorded.
     pub topic: Option<TopicId>,
+    /// Under which leader of the partition the record before the offset was written. The broker tells by it whether the log was cut off
+    /// before the offset since, also when it has grown beyond it again (P18). `None`: that is not known.
+    pub leader_epoch: Option<i32>,
+}
+
+impl Recorded {
+    /// An offset of which nothing else is known.
+    pub fn at(offset: i64) -> Self {
+        Self {
+            offset,
+            topic: None,
+            leader_epoch: None,
+        }
+    }
 }
 
 /// What the drain asks while it holds the poll thread inside a rebalance (P17, P27).

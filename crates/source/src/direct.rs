@@ -349,7 +349,11 @@ impl Fetcher {
             };
             if let Some(found) = feed.another(id) {
                 let offset = feed.next();
-                let halt = Halt::Recreated { offset, found };
+                let halt = Halt::Recreated {
+                    topic: name.topic.clone(),
+                    offset,
+                    found,
+                };
                 partition.halt(halt.clone());
                 state.notices.push(Notice::Halted {
                     partition: name,

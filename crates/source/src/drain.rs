@@ -441,6 +441,7 @@ fn explain_a_halt(consumer: &BaseConsumer<Context>) {
     let ends = consumer
         .client()
         .fetch_watermarks(&partition.topic, partition.partition, ASK_ENDS);
+    let known = ends.as_ref().ok().copied();
     let better = match ends {
         Ok((low, _)) if offset < low => Some(Halt::BeforeLow {
             recorded: offset,
@@ -452,5 +453,8 @@ fn explain_a_halt(consumer: &BaseConsumer<Context>) {
         }),
         Ok(_) | Err(_) => None,
     };
-    consumer.context().state().explain(&partition, better);
+    consumer
+        .context()
+        .state()
+        .explain(&partition, better, known);
 }

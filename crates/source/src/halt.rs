@@ -3,7 +3,7 @@
 //! Owns the reasons and what a person can do about each. Does not own the decision to go on: that
 //! is an operator's, because every way on either loses events or counts them twice (P18).
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use alluvium_types::TopicId;
 
@@ -35,6 +35,8 @@ pub enum Halt {
     },
     /// The topic was deleted and created again: its id is another one.
     Recreated {
+        /// Its name.
+        topic: Arc<str>,
         /// The offset to read next, of the former topic.
         offset: i64,
         /// The id that the topic has now.
@@ -68,14 +70,15 @@ impl fmt::Display for Halt {
         match self {
             Self::OutOfRange { offset, text } => write!(
                 f,
-                "the broker has no record at offset {offset} ({text}); compare it with the log's \
-                 ends, then start a new table or restore the topic"
+                "the broker has no record at offset {offset} of those that were read ({text}); compare it \
+                 with the log's ends: if the log covers it, it was cut off and written anew; restore the \
+                 topic, or read it by a new pipeline with tables of its own"
             ),
             Self::BeforeLow { recorded, low } => write!(
                 f,
                 "the table continues at offset {recorded}, but the log begins at {low}: retention \
-                 removed {} offsets before they were read; lengthen the topic's retention, and \
-                 start a new table or accept the gap by hand",
+                 removed {} offsets before they were read; lengthen the topic's retention, and read \
+                 what is left by a new pipeline with tables of its own",
                 low - recorded
             ),
             Self::BeyondHigh { recorded, high } => write!(
@@ -84,17 +87,21 @@ impl fmt::Display for Halt {
                  truncated or the topic was created again; read a new topic by a new pipeline with \
                  tables of its own"
             ),
-            Self::Recreated { offset, found } => write!(
+            Self::Recreated {
+                topic,
+                offset,
+                found,
+            } => write!(
                 f,
                 "the topic was deleted and created again, so offset {offset} means another event \
                  now; read it by a new pipeline with tables of its own or, if the same events are at the \
-                 same offsets again, write `continued_by: {{TOPIC: {found}}}` beside `topics` and restart"
+                 same offsets again, write `continued_by: {{{topic}: {found}}}` beside `topics` and restart"
             ),
             Self::Truncated { offset, end } => write!(
                 f,
                 "the table continues at offset {offset}, but the log was cut off at {end} by a \
                  change of leader: what the table counted from there on is no longer in the topic; \
-                 start a new table or accept the difference by hand"
+                 read the topic by a new pipeline with tables of its own"
             ),
             Self::Unreadable { offset, text } => write!(
                 f,
@@ -105,7 +112,7 @@ impl fmt::Display for Halt {
                 "the table records no start for it; restart the server so that the start is \
                  recorded",
             ),
-            Self::Operator { reason } => write!(f, "{reason}; restart the pipeline to go on"),
+            Self::Operator { reason } => write!(f, "{reason}; restart the server to go on"),
         }
     }
 }

@@ -164,7 +164,7 @@ impl Partition {
     /// Takes in the id that the broker gives the topic that librdkafka reads. Returns why the partition halts if
     /// it is another one than the recorded (P18).
     pub(crate) fn learn_topic(&mut self, found: Option<TopicId>) -> Option<Halt> {
-        let offset = self.position;
+        let (topic, offset) = (self.name.topic.clone(), self.position);
         let Inflow::Queue(queue) = &mut self.inflow else {
             return None;
         };
@@ -172,7 +172,11 @@ impl Partition {
             return None;
         }
         if let Some(found) = found.filter(|id| TopicId::is_another(queue.recorded, Some(*id))) {
-            let halt = Halt::Recreated { offset, found };
+            let halt = Halt::Recreated {
+                topic,
+                offset,
+                found,
+            };
             self.halt(halt.clone());
             return Some(halt);
         }
@@ -182,7 +186,7 @@ impl Partition {
 
     /// librdkafka's statistics, for a partition that it reads.
     pub(crate) fn learn_ends(&mut self, ends: LogEnds) {
-        if !matches!(self.inflow, Inflow::Feed(_)) {
+        if matches!(self.inflow, Inflow::Queue(_)) {
             self.ends = ends;
         }
     }
@@ -211,9 +215,20 @@ impl Partition {
     }
 
     /// Ends the wait for an explanation; returns why it halted if it had waited for one.
-    pub(crate) fn explain(&mut self, better: Option<Halt>) -> Option<Halt> {
+    pub(crate) fn explain(
+        &mut self,
+        better: Option<Halt>,
+        ends: Option<(i64, i64)>,
+    ) -> Option<Halt> {
         if !std::mem::take(&mut self.unexplained) {
             return None;
+        }
+        if let Some((low, high)) = ends {
+            self.ends = LogEnds {
+                low: Some(low),
+                stable: None,
+                high: Some(high),
+            };
         }
         if better.is_some() {
             self.halted = better;
@@ -272,14 +287,17 @@ impl Partition {
             buffers: taking.buffers.clone(),
             memory: taking.memory.clone(),
         });
-        Some(FetchedBatch::packed(
-            self.name.clone(),
-            taken.range,
-            taking.generation,
-            taking.now,
-            (taken.records, taken.bytes),
-            packed,
-        ))
+        Some(
+            FetchedBatch::packed(
+                self.name.clone(),
+                taken.range,
+                taking.generation,
+                taking.now,
+                (taken.records, taken.bytes),
+                packed,
+            )
+            .written_under(taken.leader_epoch),
+        )
     }
 
     fn halt_unreadable(&mut self, offset: i64, text: String, notices: &mut Vec<Notice>) {

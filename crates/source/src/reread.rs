@@ -120,10 +120,7 @@ impl Reread {
         };
         let mut list = TopicPartitionList::with_capacity(stretches.len());
         for (name, range) in stretches.iter().filter(|(_, range)| !range.is_empty()) {
-            let start = Recorded {
-                offset: range.start(),
-                topic: None,
-            };
+            let start = Recorded::at(range.start());
             // Queues come first: from the assignment on records arrive, and none may reach the consumer's own.
             let queue = PartitionQueue::split(consumer, name).ok_or_else(|| {
                 let what = format!("partition {name} has no queue of its own");

@@ -131,13 +131,18 @@ impl State {
             .map(|partition| (partition.name.clone(), partition.position()))
     }
 
-    /// Tells why a partition halted: as `better` says, else in the broker's words.
-    pub(crate) fn explain(&mut self, name: &TopicPartition, better: Option<Halt>) {
+    /// Tells why a partition halted: as `better` says, else in the broker's words. Its log begins and ends at `ends`.
+    pub(crate) fn explain(
+        &mut self,
+        name: &TopicPartition,
+        better: Option<Halt>,
+        ends: Option<(i64, i64)>,
+    ) {
         let found = self
             .partitions
             .iter_mut()
             .find(|partition| partition.name == *name);
-        if let Some(halt) = found.and_then(|partition| partition.explain(better)) {
+        if let Some(halt) = found.and_then(|partition| partition.explain(better, ends)) {
             self.notices.push(Notice::Halted {
                 partition: name.clone(),
                 halt,

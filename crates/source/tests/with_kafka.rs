@@ -12,7 +12,8 @@ use std::{
 };
 
 use alluvium_source::{
-    Assignments, Broker, DrainKind, KafkaDrain, Recorded, Subscription, log_bounds, offsets_at,
+    Assignments, Broker, DrainKind, Halt, KafkaDrain, Notice, Recorded, Subscription, log_bounds,
+    offsets_at,
 };
 use alluvium_types::{AssignmentGeneration, MemoryBudget, RawBatch, Timestamp, TopicPartition};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -25,9 +26,10 @@ use rdkafka::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct FromTheBeginning;
+/// Every partition starts there.
+struct StartAt(Recorded);
 
-impl Assignments for FromTheBeginning {
+impl Assignments for StartAt {
     fn revoked(&self, _deadline: Instant) {}
 
     fn starts(
@@ -35,14 +37,10 @@ impl Assignments for FromTheBeginning {
         partitions: &[TopicPartition],
         _deadline: Instant,
     ) -> Option<BTreeMap<TopicPartition, Recorded>> {
-        let start = Recorded {
-            offset: 0,
-            topic: None,
-        };
         Some(
             partitions
                 .iter()
-                .map(|name| (name.clone(), start))
+                .map(|name| (name.clone(), self.0))
                 .collect(),
         )
     }
@@ -138,7 +136,7 @@ fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
         &broker,
         subscription,
         generation,
-        Arc::new(FromTheBeginning),
+        Arc::new(StartAt(Recorded::at(0))),
     )
     .unwrap();
     let deadline = Instant::now() + PATIENCE;
@@ -190,6 +188,71 @@ fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
     drain.close(PATIENCE).unwrap();
 }
 
+/// Reads from a start of one partition until so many offsets are passed; the leader under which the last was written, or why it halted.
+fn passed(broker: &Broker, topic: &str, start: Recorded, end: i64) -> Result<Option<i32>, Halt> {
+    let subscription = Subscription {
+        drain: DrainKind::Direct,
+        topics: vec![topic.into()],
+        group: unique("g"),
+        instance: None,
+        properties: BTreeMap::new(),
+        memory: MemoryBudget::new(1 << 20),
+        queue_bytes: 1 << 20,
+        partition_count: 1,
+    };
+    let generation = AssignmentGeneration::default();
+    let mut drain =
+        KafkaDrain::subscribe(broker, subscription, generation, Arc::new(StartAt(start))).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        for notice in drain.serve(Duration::from_millis(5)).unwrap() {
+            if let Notice::Halted { halt, .. } = notice {
+                return Err(halt);
+            }
+        }
+        while let Some(batch) = drain.take(1000, Timestamp::default()) {
+            if batch.range.end() >= end {
+                return Ok(batch.leader_epoch);
+            }
+        }
+        assert!(Instant::now() < deadline, "{end} is not reached");
+    }
+}
+
+/// A log that was cut off and written anew beyond the recorded offset shows by the leader's epoch alone.
+#[test]
+#[ignore = "needs a real Kafka at KAFKA_BROKERS"]
+fn an_offset_goes_on_only_where_its_leader_wrote_the_record_before() {
+    let broker = Broker::new(std::env::var("KAFKA_BROKERS").expect("KAFKA_BROKERS is set"));
+    let topic = unique("epochs");
+    create(&broker, &topic);
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &broker.brokers)
+        .create()
+        .unwrap();
+    for value in ["1", "2", "3", "4", "5"] {
+        let record = BaseRecord::<str, str>::to(&topic).partition(0);
+        producer.send(record.payload(value)).unwrap();
+    }
+    producer.flush(PATIENCE).unwrap();
+    let epoch = passed(&broker, &topic, Recorded::at(0), 5).unwrap();
+    let epoch = epoch.expect("a real broker says it");
+    let under = |leader_epoch| Recorded {
+        leader_epoch: Some(leader_epoch),
+        ..Recorded::at(3)
+    };
+    assert_eq!(passed(&broker, &topic, under(epoch), 5), Ok(Some(epoch)));
+    // The log has no record of that leader, so the one before offset 3 is another than was read.
+    let halt = passed(&broker, &topic, under(epoch + 1), 5).unwrap_err();
+    assert!(
+        matches!(
+            halt,
+            Halt::OutOfRange { offset: 3, .. } | Halt::Truncated { offset: 3, .. }
+        ),
+        "{halt:?}"
+    );
+}
+
 /// Reads a topic of one record over a secured listener; an error names why it cannot be read.
 fn read_one(topic: &str, kind: DrainKind, properties: &[(&str, &str)]) -> Result<String, String> {
     let mut broker = Broker::new(std::env::var("KAFKA_SECURED_BROKERS").expect("it is set"));
@@ -215,7 +278,7 @@ fn read_one(topic: &str, kind: DrainKind, properties: &[(&str, &str)]) -> Result
         &broker,
         subscription,
         generation,
-        Arc::new(FromTheBeginning),
+        Arc::new(StartAt(Recorded::at(0))),
     )
     .map_err(|error| error.to_string())?;
     let deadline = Instant::now() + Duration::from_secs(8);

@@ -205,6 +205,15 @@ impl Entry {
         self.our_info()?.get("commit_id")?.as_str()
     }
 
+    /// The version of the pipeline's files by which events were committed here, if any were.
+    pub(crate) fn committed_by(&self) -> Option<&str> {
+        let ours = self.our_info()?;
+        if ours.get("kind")?.as_str()? != "commit" {
+            return None;
+        }
+        ours.get("pipeline_version")?.as_str()
+    }
+
     /// Whether schema, properties or protocol change here.
     pub(crate) fn changes_table(&self) -> bool {
         self.lines
@@ -236,6 +245,8 @@ pub(crate) struct Draft {
     pub(crate) adds: Vec<Add>,
     /// URL-encoded paths of files whose rows leave the table.
     pub(crate) removes: Vec<String>,
+    /// When they leave, in milliseconds by the storage's clock, which sweeps go by (S11).
+    pub(crate) removed_at: i64,
     pub(crate) txns: Vec<Txn>,
     /// What it does to the table's rows.
     pub(crate) effect: Effect,
@@ -291,7 +302,7 @@ impl Draft {
         lines.extend(self.removes.iter().map(|path| Line {
             remove: Some(Remove {
                 path: path.clone(),
-                deletion_timestamp: Some(millis),
+                deletion_timestamp: Some(self.removed_at),
                 data_change,
             }),
             ..Line::default()

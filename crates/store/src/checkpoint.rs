@@ -19,6 +19,8 @@ pub struct Checkpoint {
     pub partition_counts: BTreeMap<Arc<str>, i32>,
     /// Which topic of its name the offsets belong to, where that could be known (P18).
     pub topics: BTreeMap<Arc<str>, TopicId>,
+    /// Under which leader of its partition the record before the offset was written, where that could be known (P18).
+    pub leader_epochs: BTreeMap<TopicPartition, i32>,
     /// The version of the dead letters up to which all were replayed into this table; `None`: none ever was (P23).
     pub replayed: Option<i64>,
 }
@@ -68,6 +70,7 @@ impl std::fmt::Display for Overtaken {
 impl Checkpoint {
     pub(crate) fn from_txns(names: &Names, txns: &BTreeMap<String, i64>) -> Self {
         let mut checkpoint = Self::default();
+        let mut epochs = Vec::new();
         for (id, &value) in txns {
             match names.parse(id) {
                 Some(Recorded::Offset(partition)) => {
@@ -85,8 +88,15 @@ impl Checkpoint {
                     let id = TopicId::from_number(value);
                     checkpoint.topics.insert(topic, id);
                 }
+                Some(Recorded::LeaderEpoch(partition)) => epochs.push((partition, value)),
                 Some(Recorded::Replayed) => checkpoint.replayed = Some(value),
                 None => {}
+            }
+        }
+        for (partition, value) in epochs {
+            let offset = checkpoint.offsets.get(&partition);
+            if let Some(epoch) = offset.and_then(|&offset| leader_epoch_at(offset, value)) {
+                checkpoint.leader_epochs.insert(partition, epoch);
             }
         }
         checkpoint
@@ -144,7 +154,19 @@ enum Recorded {
     Watermark(TopicPartition),
     Partitions(Arc<str>),
     Topic(Arc<str>),
+    LeaderEpoch(TopicPartition),
     Replayed,
+}
+
+/// So many low bits of a recorded leader epoch are those of the offset that it belongs to.
+const OFFSET_BITS: u32 = 40;
+const OFFSET_MASK: i64 = (1 << OFFSET_BITS) - 1;
+
+/// The leader epoch of a recorded number, if that belongs to `offset`. A writer that does not know leader epochs moves offsets
+/// alone, and a number that stayed behind would say of the next offset what holds for a former one.
+fn leader_epoch_at(offset: i64, value: i64) -> Option<i32> {
+    let is_of_it = value & OFFSET_MASK == offset & OFFSET_MASK;
+    is_of_it.then(|| i32::try_from(value >> OFFSET_BITS).ok())?
 }
 
 impl Names {
@@ -188,6 +210,28 @@ impl Names {
         }
     }
 
+    /// Under which leader the record before `offset` was written; `None` for a number of leaders that no cluster reaches.
+    pub(crate) fn leader_epoch(
+        &self,
+        partition: &TopicPartition,
+        epoch: i32,
+        offset: i64,
+    ) -> Option<Txn> {
+        let high = i64::from(epoch).checked_mul(1 << OFFSET_BITS)?;
+        Some(Txn {
+            app_id: format!("{}{partition}/leader_epoch", self.prefix),
+            version: high | (offset & OFFSET_MASK),
+        })
+    }
+
+    /// That it is not known under which leader the record before `offset` was written.
+    pub(crate) fn no_leader_epoch(&self, partition: &TopicPartition, offset: i64) -> Txn {
+        Txn {
+            app_id: format!("{}{partition}/leader_epoch", self.prefix),
+            version: !offset & OFFSET_MASK,
+        }
+    }
+
     pub(crate) fn replayed(&self, version: i64) -> Txn {
         Txn {
             app_id: format!("{}replay", self.prefix),
@@ -203,6 +247,7 @@ impl Names {
             [topic, "id"] => Some(Recorded::Topic(topic.into())),
             [topic, number] => partition(topic, number).map(Recorded::Offset),
             [topic, number, "watermark"] => partition(topic, number).map(Recorded::Watermark),
+            [topic, number, "leader_epoch"] => partition(topic, number).map(Recorded::LeaderEpoch),
             _ => None,
         }
     }
@@ -216,4 +261,27 @@ fn partition(topic: &str, number: &str) -> Option<TopicPartition> {
 pub(crate) fn parse_partition(text: &str) -> Option<TopicPartition> {
     let (topic, number) = text.rsplit_once('/')?;
     partition(topic, number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_epoch_holds_for_its_offset_only() {
+        let (names, partition) = (Names::of_pipeline("p"), TopicPartition::new("t", 3));
+        let recorded = |offset: i64, epoch: Txn| {
+            let offset = names.offset(&partition, offset);
+            let txns = [offset, epoch].map(|txn| (txn.app_id, txn.version));
+            let checkpoint = Checkpoint::from_txns(&names, &BTreeMap::from(txns));
+            checkpoint.leader_epochs.get(&partition).copied()
+        };
+        for (epoch, offset) in [(0, 0), (7, 12), (7, 1 << 50), (1 << 22, 5)] {
+            let txn = names.leader_epoch(&partition, epoch, offset).unwrap();
+            assert_eq!(recorded(offset, txn.clone()), Some(epoch));
+            assert_eq!(recorded(offset + 1, txn), None);
+        }
+        assert_eq!(names.leader_epoch(&partition, i32::MAX, 1), None);
+        assert_eq!(recorded(5, names.no_leader_epoch(&partition, 5)), None);
+    }
 }

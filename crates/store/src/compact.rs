@@ -217,6 +217,10 @@ impl Compactor {
         let pipeline = pipeline(&self.snapshot).to_owned();
         let log = self.log.clone();
         let prefix = format!("{}/", self.log.folder);
+        let removed_at = match staged.put_at(&self.log).await? {
+            Some(moment) => moment,
+            None => self.store.now().await?,
+        };
         let decide = |snapshot: &Snapshot| {
             refuse_foreign(&log.table, snapshot, &pipeline)?;
             let live = |file: &CommittedFile| snapshot.paths.contains(&file.path);
@@ -239,6 +243,7 @@ impl Compactor {
                 info,
                 adds: staged.adds(&log.table, &rules)?,
                 removes,
+                removed_at,
                 effect: Effect::LaysOutAnew,
                 ..Draft::default()
             })))

@@ -301,17 +301,18 @@ impl DeadLetters {
     }
 }
 
-/// The table's files that the store has held for longer than `keep`.
+/// The table's files that the store has held for longer than `keep` at the moment `now` of its clock.
 async fn older_than(
     store: &Store,
     log: &TableLog,
     snapshot: &Snapshot,
     keep: Duration,
+    now: i64,
 ) -> Result<Vec<String>, StoreError> {
     if snapshot.files.is_empty() {
         return Ok(Vec::new());
     }
-    let cutoff = store.now().await?.saturating_sub(millis(keep));
+    let cutoff = now.saturating_sub(millis(keep));
     let written: HashMap<String, i64> = store
         .object_store()
         .list(Some(&log.folder))
@@ -327,7 +328,7 @@ async fn older_than(
     Ok(paths.filter(is_old).cloned().collect())
 }
 
-/// Takes files that the store has held for longer than `keep` out of the table; returns how many. Their bytes stay until
+/// Takes files that the store has held for longer than `keep` at the moment `now` of its clock out of the table; returns how many. Their bytes stay until
 /// they are swept, for queries of older versions.
 pub(crate) async fn expire(
     store: &Store,
@@ -335,8 +336,9 @@ pub(crate) async fn expire(
     snapshot: &mut Snapshot,
     pipeline: &str,
     keep: Duration,
+    now: i64,
 ) -> Result<usize, StoreError> {
-    let old = older_than(store, log, snapshot, keep).await?;
+    let old = older_than(store, log, snapshot, keep, now).await?;
     if old.is_empty() {
         return Ok(0);
     }
@@ -358,6 +360,7 @@ pub(crate) async fn expire(
             operation: "DELETE",
             info: our_info("expiry", pipeline),
             removes,
+            removed_at: now,
             ..Draft::default()
         })))
     };

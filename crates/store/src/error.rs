@@ -103,7 +103,8 @@ pub enum StoreError {
     /// The pipeline file says something else than the table was made for (P38).
     #[error(
         "the definition of {table} has changed: {why}\n--- recorded\n{recorded}\n--- in the file\n{wanted}\n\
-         give the changed table a new name; the old one stays readable"
+         if the file is older than the table, deploy the newer one to every server; if the change is meant, give the table \
+         a new name: the old one stays readable"
     )]
     Changed {
         /// The table.

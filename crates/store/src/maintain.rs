@@ -10,7 +10,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 
 use crate::{
     CommitRecord, Store, StoreError,
-    clock::{Moment, millis},
+    clock::{Moment, millis, wall_millis},
     dead_letters, ledger,
     log::{Listing, TableLog},
     log_checkpoint::{delta_error, delta_log, write_checkpoint},
@@ -37,6 +37,8 @@ pub struct Maintenance {
     pub orphans_removed: usize,
     /// Files of dead letters that were kept long enough and left the table.
     pub files_expired: usize,
+    /// How far this machine's clock was ahead of the storage's, in milliseconds, if that was asked.
+    pub clock_ahead: Option<i64>,
 }
 
 /// Keeps up one table beside its writers (P37). Any number of servers may do so beside each other.
@@ -111,15 +113,18 @@ impl Upkeep {
         let Some(mut snapshot) = self.log.load().await? else {
             return Ok(done);
         };
+        self.store.prove().await?;
         let (store, log, snapshot) = (&self.store, &self.log, &mut snapshot);
         let written = write_checkpoint(store, log, snapshot).await;
         self.checkpoint = Some(snapshot.checkpoint.unwrap_or(0));
         if self.is_clean_due() {
+            let asked_at = wall_millis();
+            let now = store.now().await?;
+            done.clock_ahead = Some(ahead(now, asked_at, wall_millis()));
             if let Some(Letters { pipeline, keep }) = &self.letters {
                 done.files_expired =
-                    dead_letters::expire(store, log, snapshot, pipeline, *keep).await?;
+                    dead_letters::expire(store, log, snapshot, pipeline, *keep, now).await?;
             }
-            let now = store.now().await?;
             let cleaned = clean_log(store, log, snapshot, now).await;
             // Where something cannot be deleted, each try costs a version.
             self.last_clean = Some(Moment::now());
@@ -128,6 +133,15 @@ impl Upkeep {
         }
         done.checkpoint = written?;
         Ok(done)
+    }
+}
+
+/// How far a clock that said `before` and `after` is ahead of one that said `stamped` in between. Stores may stamp whole seconds.
+fn ahead(stamped: i64, before: i64, after: i64) -> i64 {
+    match stamped {
+        late if late > after => after - late,
+        early if early + 1000 < before => before - early,
+        _ => 0,
     }
 }
 
@@ -252,4 +266,17 @@ pub(crate) async fn history(
         records.insert(record.version, record);
     }
     Ok(records.into_values().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ahead;
+
+    #[test]
+    fn only_what_waiting_does_not_explain_is_a_wrong_clock() {
+        assert_eq!(ahead(5_000, 5_000, 5_300), 0);
+        assert_eq!(ahead(5_000, 5_900, 6_300), 0, "whole seconds");
+        assert_eq!(ahead(5_000, 65_000, 65_300), 60_000);
+        assert_eq!(ahead(65_000, 5_000, 5_300), -59_700);
+    }
 }

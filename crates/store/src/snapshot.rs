@@ -5,7 +5,7 @@
 //! meaning of the recorded numbers ([`Checkpoint`](crate::Checkpoint)).
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -27,6 +27,8 @@ use crate::{
 
 /// How many foreign and own commit ids are remembered for resolving lost replies (P10).
 const REMEMBERED_COMMITS: usize = 1024;
+/// How many versions of a pipeline's files are remembered.
+const REMEMBERED_DEFINITIONS: usize = 8;
 /// Bounds of so many columns are kept of each file, the first ones of a table's keys.
 const MOST_BOUNDED: usize = 16;
 
@@ -51,6 +53,8 @@ pub(crate) struct Snapshot {
     pub(crate) passed_over: Vec<(i64, Vec<Path>)>,
     /// Commits that this snapshot moved over, newest last.
     recent: VecDeque<(String, i64)>,
+    /// By which versions of the pipeline's files events were committed since somebody asked.
+    definitions: BTreeSet<String>,
     /// The last version that was committed from here, ...
     own: Option<i64>,
     /// ... and whether others had committed since the one before.
@@ -121,6 +125,7 @@ impl Snapshot {
             checkpoint: checkpoint_version,
             passed_over: Vec::new(),
             recent: VecDeque::new(),
+            definitions: BTreeSet::new(),
             own: None,
             is_shared: false,
             read_at,
@@ -182,11 +187,24 @@ impl Snapshot {
             }
             self.recent.push_back((id.to_owned(), entry.version));
         }
+        if let Some(definition) = entry.committed_by() {
+            while self.definitions.len() >= REMEMBERED_DEFINITIONS {
+                self.definitions.pop_first();
+            }
+            self.definitions.insert(definition.to_owned());
+        }
+    }
+
+    /// By which versions of the pipeline's files events were committed since this was asked last.
+    pub(crate) fn take_definitions(&mut self) -> BTreeSet<String> {
+        std::mem::take(&mut self.definitions)
     }
 
     /// Takes over what an older snapshot of the same table remembers.
     pub(crate) fn inherit(&mut self, older: &mut Self) {
         (self.own, self.is_shared) = (older.own, older.is_shared);
+        // What was read with the whole log may be of long ago.
+        self.definitions = std::mem::take(&mut older.definitions);
         let mut recent = std::mem::take(&mut older.recent);
         recent.extend(self.recent.drain(..));
         self.recent = recent;

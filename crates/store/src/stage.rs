@@ -107,6 +107,25 @@ impl Staged {
         Ok(self.files.clone())
     }
 
+    /// When the last of them was put, in milliseconds by the storage's clock; `None` where there is none. One question tells that, where
+    /// asking the storage for its time would take three.
+    pub(crate) async fn put_at(&self, log: &TableLog) -> Result<Option<i64>, StoreError> {
+        let Some(last) = self.files.last() else {
+            return Ok(None);
+        };
+        let path = full_path(&log.folder, &last.path);
+        match log.store.head(&path).await {
+            Ok(meta) => Ok(Some(meta.last_modified.timestamp_millis())),
+            Err(object_store::Error::NotFound { .. }) => Err(StoreError::StagedTooOld {
+                table: log.table.clone(),
+            }),
+            Err(source) => Err(StoreError::Object {
+                doing: format!("look at {path}"),
+                source,
+            }),
+        }
+    }
+
     /// Removes the files, unless a log entry that names them may be on its way (O1); then they become orphans or part of
     /// the table.
     pub(crate) async fn remove_unsent(&self, log: &TableLog) {

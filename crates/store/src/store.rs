@@ -2,7 +2,14 @@
 //!
 //! Owns the layout (`tables/`, `dead_letters/`, `ledger/`) and the handles to it. Does not own what is in a table.
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use alluvium_plan::{CommittedFile, CommittedTable};
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, path::Path};
@@ -65,6 +72,8 @@ struct Inner {
     objects: Arc<dyn ObjectStore>,
     local: Option<DurableFolder>,
     rules: StoreRules,
+    /// Whether it was seen to refuse what a commit must not do.
+    is_proven: AtomicBool,
 }
 
 impl Store {
@@ -85,6 +94,7 @@ impl Store {
             objects,
             local,
             rules: StoreRules::default(),
+            is_proven: AtomicBool::new(false),
         })))
     }
 
@@ -95,15 +105,25 @@ impl Store {
             objects,
             local: None,
             rules,
+            is_proven: AtomicBool::new(false),
         }))
     }
 
-    /// Proves that the store refuses to create the same key twice (S8), which is the fence of every commit.
+    /// Proves that the store refuses to create the same key twice (S8), which is the fence of every commit. Once it has, nothing
+    /// is asked again; whoever writes asks for it first.
     ///
     /// # Errors
-    /// [`StoreError::NoConditionalPut`] when it does not.
-    pub async fn probe(&self) -> Result<(), StoreError> {
-        let key = Path::from(format!("probes/{}", uuid::Uuid::new_v4()));
+    /// [`StoreError::NoConditionalPut`] when it does not; or that storage failed, which proves nothing.
+    pub async fn prove(&self) -> Result<(), StoreError> {
+        if !self.0.is_proven.load(Ordering::Relaxed) {
+            self.probe().await?;
+            self.0.is_proven.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        let key = Path::from(format!("probes/create-{}", uuid::Uuid::new_v4()));
         let put = || {
             self.0
                 .objects
@@ -111,8 +131,7 @@ impl Store {
         };
         let doing = || format!("create {key} to see whether the storage can be used");
         put().await.map_err(|source| match source {
-            object_store::Error::NotImplemented { .. }
-            | object_store::Error::NotSupported { .. } => StoreError::NoConditionalPut {
+            source if knows_no_condition(&source) => StoreError::NoConditionalPut {
                 root: self.0.root.clone(),
             },
             source => StoreError::Object {
@@ -265,7 +284,7 @@ impl Store {
     /// The store's own clock in milliseconds, by the stamp it gives to an object.
     pub(crate) async fn now(&self) -> Result<i64, StoreError> {
         let objects = self.object_store();
-        let probe = Path::from(format!("probes/{}", uuid::Uuid::new_v4()));
+        let probe = Path::from(format!("probes/time-{}", uuid::Uuid::new_v4()));
         let doing = || format!("ask the storage for its time with {probe}");
         objects
             .put(&probe, "now".into())
@@ -308,5 +327,19 @@ impl Store {
 
     fn log(&self, folder: Path) -> TableLog {
         TableLog::new(self.object_store(), folder)
+    }
+}
+
+/// Whether the store says that it cannot create a key only if there is none. Servers that do not know the header answer 501, which
+/// reaches us as words alone.
+fn knows_no_condition(error: &object_store::Error) -> bool {
+    match error {
+        object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. } => {
+            true
+        }
+        object_store::Error::Generic { source, .. } => {
+            source.to_string().contains("501 Not Implemented")
+        }
+        _ => false,
     }
 }

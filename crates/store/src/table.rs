@@ -3,7 +3,10 @@
 //! Owns P7–P16 and P25 for one table. Does not own what is read from where, or when to commit: it has never heard of
 //! Kafka, a partition is a name with a number that grows.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use alluvium_plan::{CommittedTable, PartitionBy, TableShape};
 use alluvium_types::{
@@ -46,6 +49,8 @@ pub struct CommitFacts {
     pub ranges: BTreeMap<TopicPartition, OffsetRange>,
     /// Where watermarks stand after it; a recorded one is never lowered (P24).
     pub watermarks: BTreeMap<TopicPartition, Timestamp>,
+    /// Under which leaders of their partitions the last offsets were written, where that is known (P18).
+    pub leader_epochs: BTreeMap<TopicPartition, i32>,
     /// What became of the events.
     pub balance: Balance,
     /// The version of the pipeline's definition.
@@ -124,6 +129,7 @@ impl TableWriter {
             }
         };
         snapshot.forget_removed();
+        snapshot.take_definitions();
         let names = Names::of_pipeline(&spec.pipeline);
         let mut writer = Self {
             checkpoint: Checkpoint::from_txns(&names, &snapshot.txns),
@@ -173,6 +179,12 @@ impl TableWriter {
         let read = self.log.advance(&mut self.snapshot).await;
         self.read_snapshot()?;
         read
+    }
+
+    /// The versions of the pipeline's files by which events were committed to the table since this was asked last, as far as its
+    /// log was read: ours, and those of other servers.
+    pub fn take_definitions(&mut self) -> BTreeSet<String> {
+        self.snapshot.take_definitions()
     }
 
     /// Derives everything from the snapshot in hand.
@@ -275,10 +287,18 @@ impl TableWriter {
             }
             let mut info = our_info("start", &spec.pipeline);
             info.insert("topics".into(), json!({ (topic.to_string()): id }));
+            // It was written anew, under leaders of its own.
+            let of_it = recorded.leader_epochs.keys();
+            let of_it = of_it.filter(|partition| partition.topic == *topic);
+            let mut txns = vec![names.topic(topic, id)];
+            txns.extend(
+                of_it
+                    .map(|partition| names.no_leader_epoch(partition, recorded.offsets[partition])),
+            );
             Ok(Decision::Write(Box::new(Draft {
                 operation: STREAMING,
                 info,
-                txns: vec![names.topic(topic, id)],
+                txns,
                 ..Draft::default()
             })))
         };
@@ -523,6 +543,10 @@ fn draft(
         .clone()
         .map(|(partition, range)| names.offset(partition, range.end()))
         .collect();
+    txns.extend(ranges.clone().filter_map(|(partition, range)| {
+        let epoch = *facts.leader_epochs.get(partition)?;
+        names.leader_epoch(partition, epoch, range.end())
+    }));
     let mut moved = BTreeMap::new();
     for (partition, &watermark) in &facts.watermarks {
         if recorded.watermarks.get(partition) < Some(&watermark) {

@@ -176,6 +176,7 @@ fn facts(list: &[(i32, i64, i64)]) -> CommitFacts {
             .iter()
             .map(|(partition, _, end)| (tp(*partition), Timestamp::from_micros(end * 1_000_000)))
             .collect(),
+        leader_epochs: BTreeMap::new(),
         balance: Balance {
             events_in: events as u64,
             counted: events as u64,

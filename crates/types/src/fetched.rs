@@ -71,6 +71,8 @@ pub struct FetchedBatch {
     pub generation: Generation,
     /// When intake took it in: the only clock, used to cap watermarks (P24).
     pub received: Timestamp,
+    /// Under which leader of the partition its last offset was written; `None`: not known (P18).
+    pub leader_epoch: Option<i32>,
     /// Records, as far as headers tell, and bytes as fetched.
     size: (usize, usize),
     contents: Contents,
@@ -83,6 +85,7 @@ impl From<RawBatch> for FetchedBatch {
             range: batch.range,
             generation: batch.generation,
             received: batch.received,
+            leader_epoch: None,
             size: (batch.len(), batch.size()),
             contents: Contents::Records(batch),
         }
@@ -105,8 +108,17 @@ impl FetchedBatch {
             range,
             generation,
             received,
+            leader_epoch: None,
             size,
             contents: Contents::Packed(packed),
+        }
+    }
+
+    /// The same, its last offset written under this leader.
+    pub fn written_under(self, leader_epoch: Option<i32>) -> Self {
+        Self {
+            leader_epoch,
+            ..self
         }
     }
 
@@ -125,12 +137,16 @@ impl FetchedBatch {
         match self.contents {
             Contents::Records(batch) => {
                 let (before, after) = batch.cut(offset);
-                (before.into(), after.into())
+                (
+                    before.into(),
+                    Self::from(after).written_under(self.leader_epoch),
+                )
             }
             Contents::Packed(_) => {
                 let (before, after) = self.range.cut(offset);
                 let left = Self {
                     range: before,
+                    leader_epoch: None,
                     ..self.clone()
                 };
                 (

@@ -274,6 +274,7 @@ pub(crate) async fn compacted() -> (Arc<InMemory>, QueryEngine) {
         let facts = CommitFacts {
             ranges: BTreeMap::from([(partition(), OffsetRange::new(part, part + 1).unwrap())]),
             watermarks: BTreeMap::from([(partition(), Timestamp::from_micros(NOON))]),
+            leader_epochs: BTreeMap::new(),
             balance: Balance {
                 events_in: 1,
                 counted: 1,

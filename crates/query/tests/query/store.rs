@@ -45,6 +45,7 @@ async fn what_the_store_commits_is_what_sql_reads() {
         let facts = CommitFacts {
             ranges: BTreeMap::from([(partition(), OffsetRange::new(start, start + 10).unwrap())]),
             watermarks: BTreeMap::from([(partition(), Timestamp::from_micros(NOON + MINUTE))]),
+            leader_epochs: BTreeMap::new(),
             balance: Balance {
                 events_in: clicks.len() as u64,
                 counted: clicks.len() as u64,

@@ -34,10 +34,10 @@ async fn an_operator_sees_partitions_commits_tables_and_pipelines() {
         let result = engine.session().query(sql, vec![]).await.unwrap();
         lines(&result.collect().await.unwrap())
     };
-    let partitions = "SELECT pipeline, \"table\", topic, partition, committed, watermark, lag, halted FROM system.partitions";
+    let partitions = "SELECT pipeline, \"table\", topic, partition, committed, watermark, lag, halted, stable_end FROM system.partitions";
     assert_eq!(
         answer(partitions).await,
-        ["web clicks_per_minute clicks 0 40 2026-03-01T12:01:00Z NULL NULL"]
+        ["web clicks_per_minute clicks 0 40 2026-03-01T12:01:00Z NULL NULL NULL"]
     );
     board.update(&"web".into(), |status| {
         status.state = PipelineState::Running;
@@ -50,13 +50,14 @@ async fn an_operator_sees_partitions_commits_tables_and_pipelines() {
             partition: 0,
             position: Some(45),
             log_end: Some(50),
+            stable_end: Some(45),
             halted: Some("out of range".into()),
             ..PartitionStatus::default()
         }];
     });
     assert_eq!(
         answer(partitions).await,
-        ["web clicks_per_minute clicks 0 40 NULL 10 out of range"]
+        ["web clicks_per_minute clicks 0 40 NULL 10 out of range 45"]
     );
     assert_eq!(
         answer("SELECT * FROM system.commits").await,

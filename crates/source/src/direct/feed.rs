@@ -53,6 +53,8 @@ pub(crate) struct Taken {
     pub(crate) range: OffsetRange,
     pub(crate) records: usize,
     pub(crate) bytes: usize,
+    /// Under which leader the last of it was written.
+    pub(crate) leader_epoch: Option<i32>,
 }
 
 impl Feed {
@@ -62,7 +64,7 @@ impl Feed {
             topic: Uuid::nil(),
             recorded: recorded.topic,
             next: recorded.offset,
-            last_epoch: -1,
+            last_epoch: recorded.leader_epoch.unwrap_or(-1),
             max_bytes,
             waiting: VecDeque::new(),
             bytes: 0,
@@ -182,6 +184,7 @@ impl Feed {
     ) -> Option<Taken> {
         let mut batches = Vec::new();
         let (mut end, mut records, mut bytes) = (position, 0, 0);
+        let mut leader_epoch = None;
         while let Some(batch) = self.waiting.front() {
             let header = &batch.header;
             let size = batch.bytes.len();
@@ -191,6 +194,7 @@ impl Feed {
                 break;
             }
             let (base, last, count) = (header.base_offset, header.last_offset, header.records);
+            let epoch = header.leader_epoch;
             let batch = self.waiting.pop_front().expect("it is at the front");
             self.bytes -= size;
             if last < end {
@@ -204,6 +208,7 @@ impl Feed {
             }
             // Also over what is not delivered: markers, aborted records, holes of compaction (P2).
             end = last + 1;
+            leader_epoch = Some(epoch).filter(|epoch| *epoch >= 0);
         }
         let range = OffsetRange::new(position, end).expect("the end only grew");
         (!range.is_empty()).then_some(Taken {
@@ -211,6 +216,7 @@ impl Feed {
             range,
             records,
             bytes,
+            leader_epoch,
         })
     }
 }
@@ -228,7 +234,27 @@ mod tests {
             let (most, least) = id.as_u64_pair();
             TopicId::from_halves(most, least)
         });
-        Feed::starting_at(Recorded { offset: 7, topic }, 1 << 20)
+        let recorded = Recorded {
+            topic,
+            ..Recorded::at(7)
+        };
+        Feed::starting_at(recorded, 1 << 20)
+    }
+
+    #[test]
+    fn the_broker_is_told_under_which_leader_the_record_before_was_written() {
+        let placement = Placement {
+            leader: 1,
+            epoch: 4,
+        };
+        for leader_epoch in [None, Some(3)] {
+            let recorded = Recorded {
+                leader_epoch,
+                ..Recorded::at(7)
+            };
+            let ask = Feed::starting_at(recorded, 1 << 20).ask(placement);
+            assert_eq!(ask.last_epoch, leader_epoch.unwrap_or(-1));
+        }
     }
 
     #[test]

@@ -133,7 +133,11 @@ impl Assignments for Table {
         let topic = *self.topic.lock().unwrap();
         let of = |name| {
             let offset = *recorded.get(name)?;
-            Some((name.clone(), Recorded { offset, topic }))
+            let recorded = Recorded {
+                topic,
+                ..Recorded::at(offset)
+            };
+            Some((name.clone(), recorded))
         };
         Some(partitions.iter().filter_map(of).collect())
     }

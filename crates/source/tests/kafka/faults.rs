@@ -88,7 +88,11 @@ fn a_topic_of_another_id_than_the_recorded_one_halts_before_anything_is_taken() 
     halts.sort_by_key(|(partition, _)| *partition);
     let own = topic_ids(&broker, &[TOPIC.into()], PATIENCE).unwrap()[TOPIC];
     assert_ne!(own, former);
-    let halt = |offset| Halt::Recreated { offset, found: own };
+    let halt = |offset| Halt::Recreated {
+        topic: TOPIC.into(),
+        offset,
+        found: own,
+    };
     assert_eq!(halts, [(0, halt(10)), (1, halt(0))]);
 
     // With its own id it is read.

@@ -1,8 +1,11 @@
 //! Every range once, whoever commits and whatever the store does (P7–P16, P25).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use alluvium_types::TopicId;
@@ -236,6 +239,74 @@ async fn a_zombie_commits_nothing() {
         Ending::AlreadyDone
     );
     assert_eq!(totals(&store).await, (10, 45));
+}
+
+/// A leader's epoch is recorded for the offset that it was said of, and only for it; and of a topic that was restored none is.
+#[tokio::test]
+async fn the_leader_of_the_last_record_stands_beside_the_offset() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0), (1, 0)]).await;
+    let known = async || {
+        let opened = store.table(&spec()).await.unwrap();
+        opened.checkpoint().leader_epochs.clone()
+    };
+    let both = BTreeMap::from([(tp(0), 0), (tp(1), 7)]);
+    for at in 0..3 {
+        let list = [(0, at, at + 1), (1, at, at + 1)];
+        let staged = writer
+            .stage(once(panes_of(&spec(), &list)), None)
+            .await
+            .unwrap();
+        let facts = CommitFacts {
+            leader_epochs: both.clone(),
+            ..facts(&list)
+        };
+        writer.commit(&staged, &facts).await.unwrap();
+        assert_eq!(known().await, both);
+    }
+    // Watermarks move, offsets do not.
+    let mark = Timestamp::from_micros(99_000_000);
+    let moved = BTreeMap::from([(tp(0), mark)]);
+    writer.commit_watermarks(&moved).await.unwrap();
+    assert_eq!(known().await, both);
+    // Somebody who does not know leaders.
+    commit_ranges(&mut writer, &[(0, 3, 4)]).await;
+    assert_eq!(known().await, BTreeMap::from([(tp(1), 7)]));
+    let restored = TopicId::from_number(5);
+    writer
+        .continue_topic(&Arc::from("clicks"), restored)
+        .await
+        .unwrap();
+    assert_eq!(known().await, BTreeMap::new());
+}
+
+/// Which files others commit by is seen as far as a writer reads on, and nothing of before it came.
+#[tokio::test]
+async fn a_writer_learns_by_which_files_others_commit() {
+    let store = in_memory();
+    let mut one = opened(&store, &[(0, 0), (1, 0)]).await;
+    commit_ranges(&mut one, &[(0, 0, 1)]).await;
+    let mut other = store.table(&spec()).await.unwrap();
+    assert_eq!(other.take_definitions(), BTreeSet::new());
+    let list = [(1, 0, 1)];
+    let staged = other
+        .stage(once(panes_of(&spec(), &list)), None)
+        .await
+        .unwrap();
+    let newer = CommitFacts {
+        pipeline_version: "newer".into(),
+        ..facts(&list)
+    };
+    other.commit(&staged, &newer).await.unwrap();
+    assert_eq!(other.take_definitions(), BTreeSet::from(["newer".into()]));
+    let ours = facts(&list).pipeline_version.to_string();
+    assert_eq!(one.take_definitions(), BTreeSet::from([ours.clone()]));
+    commit_ranges(&mut one, &[(0, 1, 2)]).await;
+    assert_eq!(
+        one.take_definitions(),
+        BTreeSet::from([ours, "newer".into()])
+    );
+    assert_eq!(one.take_definitions(), BTreeSet::new());
 }
 
 #[tokio::test]

@@ -22,6 +22,7 @@ use crate::{
 };
 
 const TABLE: &str = "clicks_per_minute";
+const A_WEEK: u64 = 7 * 86_400;
 
 /// Writes the rows of a choice into one file.
 async fn rewritten(compactor: &Compactor, choice: &Choice) -> Result<(u64, Staged), StoreError> {
@@ -190,6 +191,36 @@ async fn a_merge_that_slept_for_days_names_no_swept_file() {
     let again = compact_once(&mut compactor).await.unwrap().unwrap();
     assert!(matches!(again, CompactionEnding::Committed { .. }));
     assert_eq!(totals(&store).await, (4, 6));
+}
+
+/// Sweeps compare the moment at which a file left the table with the storage's clock, so it must be a moment of that clock: by
+/// that of a server which is days behind, files would be swept under queries that read them.
+#[tokio::test]
+async fn files_leave_a_table_by_the_clock_of_the_storage() {
+    let objects = FaultyStore::new(11, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    for at in 0..4 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+    }
+    let mut compactor = store.compactor(TABLE).await.unwrap();
+    let merged: Vec<String> = compactor
+        .files()
+        .iter()
+        .map(|file| file.path.clone())
+        .collect();
+    objects.behind.store(A_WEEK, Ordering::Relaxed);
+    compact_once(&mut compactor).await.unwrap().unwrap();
+    let now = store.now().await.unwrap();
+    let snapshot = store.table_log(TABLE).load().await.unwrap().unwrap();
+    for path in &merged {
+        let removed = snapshot.removed_at(path).unwrap();
+        assert!((now - 60_000..=now).contains(&removed), "{path}: {removed}");
+    }
+    let done = store.upkeep(TABLE).run().await.unwrap();
+    let ahead = done.clock_ahead.unwrap();
+    let week = i64::try_from(A_WEEK).unwrap() * 1000;
+    assert!((week - 2_000..week + 60_000).contains(&ahead), "{ahead}");
 }
 
 #[tokio::test]

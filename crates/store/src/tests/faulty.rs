@@ -7,7 +7,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -84,6 +84,10 @@ pub(crate) struct FaultyStore {
     pub(crate) hits: Arc<Hits>,
     /// How much older objects look in listings, so that clean-up can be tested without waiting.
     pub(crate) age: Arc<AtomicU64>,
+    /// It takes nothing.
+    pub(crate) is_away: Arc<AtomicBool>,
+    /// By so many seconds its clock is behind ours.
+    pub(crate) behind: Arc<AtomicU64>,
     /// Puts that are refused twice but happen: a store without conditional put (S8).
     pub(crate) overwrites: Overwrites,
     next_entry: Arc<Mutex<Option<LostReply>>>,
@@ -103,6 +107,8 @@ impl FaultyStore {
             random: Arc::new(AtomicU64::new(seed)),
             hits: Arc::default(),
             age: Arc::default(),
+            behind: Arc::default(),
+            is_away: Arc::default(),
             overwrites: Overwrites::Never,
             next_entry: Arc::default(),
         }
@@ -183,6 +189,9 @@ impl ObjectStore for FaultyStore {
         payload: PutPayload,
         mut opts: PutOptions,
     ) -> Result<PutResult> {
+        if self.is_away.load(Ordering::Relaxed) {
+            return Err(lost());
+        }
         if self.overwrites == Overwrites::Always {
             opts.mode = PutMode::Overwrite;
         }
@@ -261,7 +270,9 @@ impl ObjectStore for FaultyStore {
             self.hits.reads.fetch_add(1, Ordering::Relaxed);
             return Err(lost());
         }
-        self.inner.get_opts(path, options).await
+        let mut result = self.inner.get_opts(path, options).await?;
+        result.meta.last_modified -= Duration::from_secs(self.behind.load(Ordering::Relaxed));
+        Ok(result)
     }
 
     async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
@@ -276,7 +287,8 @@ impl ObjectStore for FaultyStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        let age = Duration::from_secs(self.age.load(Ordering::Relaxed));
+        let seconds = self.age.load(Ordering::Relaxed) + self.behind.load(Ordering::Relaxed);
+        let age = Duration::from_secs(seconds);
         self.inner
             .list(prefix)
             .map(move |meta| {

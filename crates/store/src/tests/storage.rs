@@ -1,5 +1,7 @@
 //! What lies on storage: schemas, statistics, refusals (P35, P38, S8, S13), and the durable local folder.
 
+use std::sync::atomic::Ordering;
+
 use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, path::Path};
 
 use super::{
@@ -214,15 +216,28 @@ async fn offsets_that_would_expire_are_refused() {
 async fn a_store_that_overwrites_is_refused() {
     let mut objects = FaultyStore::new(0, Faults::default());
     Store::over(Arc::new(objects.clone()), rules())
-        .probe()
+        .prove()
         .await
         .unwrap();
     objects.overwrites = Overwrites::Always;
     let error = Store::over(Arc::new(objects), rules())
-        .probe()
+        .prove()
         .await
         .unwrap_err();
     assert!(matches!(error, StoreError::NoConditionalPut { .. }));
+}
+
+#[tokio::test]
+async fn a_store_is_proven_once_and_by_an_answer_only() {
+    let objects = FaultyStore::new(0, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    objects.is_away.store(true, Ordering::Relaxed);
+    let error = store.prove().await.unwrap_err();
+    assert_eq!(error.class(), alluvium_types::ErrorClass::Transient);
+    objects.is_away.store(false, Ordering::Relaxed);
+    store.prove().await.unwrap();
+    objects.is_away.store(true, Ordering::Relaxed);
+    store.prove().await.unwrap();
 }
 
 #[tokio::test]
@@ -284,7 +299,7 @@ async fn a_local_folder_is_a_store() {
     };
     assert!(!format!("{config:?}").contains("hush"));
     let store = Store::open(&config).await.unwrap();
-    store.probe().await.unwrap();
+    store.prove().await.unwrap();
     let mut writer = opened(&store, &[(0, 0)]).await;
     let mut upkeep = store.upkeep(writer.name());
     let mut checkpoints = 0;

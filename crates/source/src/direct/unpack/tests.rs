@@ -328,11 +328,7 @@ fn a_feed_stops_where_a_worker_could_not_go_on() {
     for base in 10..14 {
         bytes.extend(batch(base, 0, -1, &[(0, 0, None, Some(b"a"))]));
     }
-    let start = crate::Recorded {
-        offset: 10,
-        topic: None,
-    };
-    let mut feed = Feed::starting_at(start, 1 << 20);
+    let mut feed = Feed::starting_at(crate::Recorded::at(10), 1 << 20);
     let mut data = kafka_protocol::messages::fetch_response::PartitionData::default()
         .with_records(Some(bytes.into()));
     assert!(feed.receive(&mut data));
