@@ -6,12 +6,14 @@ type Target = fn(&[u8]);
 
 #[test]
 fn kept_inputs_break_no_promise() {
-    let targets: [(&str, Target); 5] = [
+    let targets: [(&str, Target); 7] = [
         ("decode", alluvium_fuzz::decode),
         ("sketches", alluvium_fuzz::sketches),
         ("pipelines", alluvium_fuzz::pipelines),
         ("schemas", alluvium_fuzz::schemas),
         ("log", alluvium_fuzz::log),
+        ("statements", alluvium_fuzz::statements),
+        ("wire", alluvium_fuzz::wire),
     ];
     for (name, target) in targets {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -4,13 +4,18 @@
 //! `corpus/` to its function in the ordinary tests.
 
 mod decode;
+mod house;
 mod log;
 mod pipelines;
 mod schemas;
 mod sketches;
+mod statements;
+mod wire;
 
 pub use decode::decode;
 pub use log::log;
 pub use pipelines::pipelines;
 pub use schemas::schemas;
 pub use sketches::sketches;
+pub use statements::statements;
+pub use wire::wire;

@@ -3,18 +3,17 @@
 
 use std::{
     collections::BTreeMap,
-    io,
     num::NonZeroU32,
-    path::Path as FilePath,
     sync::{Arc, OnceLock},
 };
 
-use alluvium_plan::{Environment, SourceFile, load_pipeline};
 use alluvium_store::{Store, StoreError, StoreRules, TableSpec};
 use alluvium_types::TopicPartition;
 use bytes::Bytes;
 use object_store::{ObjectStoreExt as _, memory::InMemory, path::Path};
 use tokio::runtime::Runtime;
+
+use crate::house::{plan_of, spec_of};
 
 const PIPELINE: &str = "version: 1\n\
     source:\n  kafka: {connection: main, topics: [t], start: earliest}\n\
@@ -122,17 +121,7 @@ fn table() -> Table {
             end(panic);
         }
     }));
-    let mut read = |_: &FilePath| -> io::Result<Vec<u8>> { Ok(SCHEMA.to_vec()) };
-    let source = SourceFile::new("pipelines/p.yaml", PIPELINE);
-    let (plan, _) = load_pipeline(&source, &mut read, &Environment::default()).expect("a plan");
-    let planned = &plan.tables[0];
-    let spec = TableSpec {
-        name: planned.name.clone(),
-        pipeline: plan.name.clone(),
-        shape: Arc::new(planned.shape.clone()),
-        partition_by: planned.partition_by,
-        definition: planned.definition.clone(),
-    };
+    let spec = spec_of(&plan_of(PIPELINE, SCHEMA));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

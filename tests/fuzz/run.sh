@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # tests/fuzz/run.sh TARGET [SECONDS] [LIBFUZZER OPTION ...]
 #
-# Lets libFuzzer look for inputs that break a promise of TARGET: decode, sketches, pipelines, schemas or log. What it finds worth keeping
+# Lets libFuzzer look for inputs that break a promise of TARGET: decode, sketches, pipelines, schemas, log, statements or wire. What it finds worth keeping
 # goes to target/fuzz/TARGET, what breaks a promise to target/fuzz/TARGET-broken. Only our own crates are built for it,
 # with the marks of coverage that it follows; everything else is what the tests have built already.
 set -euo pipefail
 
 root=$(cd "$(dirname "$0")/../.." && pwd)
-target=${1:?"which one: decode, sketches, pipelines, schemas or log"}
+target=${1:?"which one: decode, sketches, pipelines, schemas, log, statements or wire"}
 seconds=${2:-60}
 shift $(($# < 2 ? $# : 2))
 kept=$root/target/fuzz/$target

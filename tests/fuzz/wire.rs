@@ -1,0 +1,89 @@
+//! The Postgres door: whatever bytes a client sends, its conversation ends, and the next client is served.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read as _, Write as _},
+    net::{Shutdown, SocketAddr, TcpStream},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use alluvium_serve::{Users, postgres};
+use tokio::{net::TcpListener, runtime::Runtime};
+
+use crate::house;
+
+/// How long a conversation may take after its client has said everything.
+const PATIENCE: Duration = Duration::from_secs(8);
+/// `user=u` in protocol 3.0.
+const START_UP: &[u8] = b"\0\0\0\x10\0\x03\0\0user\0u\0\0";
+/// A query, and the wish to end.
+const FAREWELL: &[u8] = b"Q\0\0\0\x0dselect 1\0X\0\0\0\x04";
+
+/// What a client sends. Where the first letter is `s`, it has said who it is before.
+///
+/// # Panics
+/// When anything panics, when the conversation does not end, or when the next client is not answered.
+pub fn wire(data: &[u8]) {
+    static DOOR: OnceLock<(Runtime, SocketAddr)> = OnceLock::new();
+    let (_, address) = DOOR.get_or_init(open);
+    let Some((first, bytes)) = data.split_first() else {
+        return;
+    };
+    match first {
+        b's' => converse(*address, &[START_UP, bytes], Ending::Silence),
+        _ => converse(*address, &[bytes], Ending::Silence),
+    };
+    let said = converse(*address, &[START_UP, FAREWELL], Ending::Farewell);
+    assert!(
+        said.windows(8).any(|words| words == b"SELECT 1"),
+        "the next client hears {said:?}"
+    );
+}
+
+fn open() -> (Runtime, SocketAddr) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let address = runtime.block_on(async {
+        let door = postgres::Door {
+            engine: house::engine().await,
+            users: Users::new(&BTreeMap::new()),
+            tls: None,
+            clients: 4,
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        tokio::spawn(postgres::serve(listener, door, std::future::pending()));
+        address
+    });
+    (runtime, address)
+}
+
+/// How a client ends.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ending {
+    /// It has said that it will.
+    Farewell,
+    /// It says nothing more. Then it is gone, and its query with it.
+    Silence,
+}
+
+/// Says everything, and hears until the door hangs up.
+fn converse(address: SocketAddr, said: &[&[u8]], ending: Ending) -> Vec<u8> {
+    let mut socket = TcpStream::connect(address).expect("the door is open");
+    socket.set_read_timeout(Some(PATIENCE)).expect("a timeout");
+    // A door that has heard enough hangs up while its client still speaks.
+    let _ = said.iter().try_for_each(|bytes| socket.write_all(bytes));
+    if ending == Ending::Silence {
+        let _ = socket.shutdown(Shutdown::Write);
+    }
+    let mut heard = Vec::new();
+    if let Err(error) = socket.read_to_end(&mut heard) {
+        let waited = matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+        assert!(!waited, "the conversation does not end");
+    }
+    heard
+}
