@@ -1,6 +1,6 @@
-//! SQL: whatever is asked, it is answered or refused in words, in time, and the next question is answered as ever.
+//! SQL: whatever is asked, it is answered or refused in words, and the next question is answered as ever.
 
-use std::{sync::OnceLock, time::Instant};
+use std::sync::OnceLock;
 
 use alluvium_query::{QueryEngine, QueryError};
 use tokio::runtime::Runtime;
@@ -13,8 +13,8 @@ const AFTERWARDS: &str = "SELECT sum(n) FROM clicks";
 /// One statement.
 ///
 /// # Panics
-/// When anything panics, when a refusal has no words, when a statement takes twice as long as it may, or when the engine
-/// does not answer afterwards.
+/// When anything panics, when a refusal has no words, or when the engine does not answer afterwards. That a statement ends in time
+/// is the fuzzer's to see.
 pub fn statements(data: &[u8]) {
     static HOUSE: OnceLock<(Runtime, QueryEngine)> = OnceLock::new();
     let (runtime, engine) = HOUSE.get_or_init(|| {
@@ -30,13 +30,11 @@ pub fn statements(data: &[u8]) {
         return;
     };
     runtime.block_on(async {
-        let begun = Instant::now();
         let described = engine.session().describe(sql, Vec::new()).await;
         for refused in [described.err(), ask(engine, sql).await.err()] {
             let words = refused.map(|error| error.to_string());
             assert!(words.as_deref() != Some(""), "a refusal without words");
         }
-        assert!(begun.elapsed() < 2 * house::PATIENCE, "it takes too long");
         match ask(engine, AFTERWARDS).await {
             Ok(rows) => assert_eq!(rows, 1),
             Err(error) => panic!("afterwards: {error}"),
