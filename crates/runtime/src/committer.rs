@@ -29,7 +29,7 @@ use crate::{
     freshness::Freshness,
     gather::{Complete, Gather},
     host::Host,
-    message::{Ending, Order, Progress, Ranges, ToCommitter, WAKE},
+    message::{Ending, LeaderEpochs, Order, Progress, Ranges, ToCommitter, WAKE, go_on_under},
     stop_rule::StopRule,
     watermarks::Watermarks,
 };
@@ -57,7 +57,7 @@ pub(crate) struct Table {
 /// One epoch of one table that is in memory only.
 struct Uncommitted {
     shown: Arc<MemoryEpoch>,
-    leader_epochs: BTreeMap<TopicPartition, i32>,
+    leader_epochs: LeaderEpochs,
     balance: Balance,
 }
 
@@ -642,7 +642,7 @@ impl Committer {
 
     fn facts(&self, flight: &mut Flight, position: usize) -> Result<CommitFacts, RuntimeError> {
         let mut ranges = Ranges::new();
-        let mut leader_epochs = BTreeMap::new();
+        let mut leader_epochs = LeaderEpochs::new();
         let mut balance = Balance::default();
         let mut last = Epoch::default();
         for epoch in &self.tables[position].uncommitted {
@@ -657,10 +657,8 @@ impl Committer {
                     None => range,
                 };
                 ranges.insert(partition.clone(), joined);
-                match epoch.leader_epochs.get(partition) {
-                    Some(&leader_epoch) => leader_epochs.insert(partition.clone(), leader_epoch),
-                    None => leader_epochs.remove(partition),
-                };
+                let leader_epoch = epoch.leader_epochs.get(partition).copied();
+                go_on_under(&mut leader_epochs, partition, leader_epoch);
             }
             balance.add(&epoch.balance);
             last = epoch.shown.epoch;

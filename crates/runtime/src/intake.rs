@@ -22,7 +22,9 @@ use crate::{
     RuntimeError,
     assignment::Standings,
     clock, lag,
-    message::{Ending, Order, Progress, Ranges, Sealed, ToCommitter, ToWorker},
+    message::{
+        Ending, LeaderEpochs, Order, Progress, Ranges, Sealed, ToCommitter, ToWorker, go_on_under,
+    },
     transactions::OpenTransactions,
 };
 
@@ -66,8 +68,8 @@ struct Open {
     standings: Standings,
     /// What the open epoch covers so far, for each table.
     ranges: Vec<Ranges>,
-    /// Under which leaders the last of it was written, where that is known.
-    leader_epochs: BTreeMap<TopicPartition, i32>,
+    /// Under which leaders the last of it was written.
+    leader_epochs: LeaderEpochs,
     /// A batch that found no room.
     batch: VecDeque<(FetchedBatch, alluvium_types::TableSet)>,
     /// Barriers that found no room, by worker; a worker with one gets nothing else first (P28).
@@ -152,7 +154,7 @@ impl Intake {
             epoch: last.next(),
             standings: self.current_standings(),
             ranges: vec![Ranges::new(); self.plan.tables.len()],
-            leader_epochs: BTreeMap::new(),
+            leader_epochs: LeaderEpochs::new(),
             batch: VecDeque::new(),
             barriers: vec![None; self.workers.len()],
             sealed: None,
@@ -268,10 +270,11 @@ impl Intake {
             *events += batch.records() as u64;
             *bytes += batch.bytes() as u64;
             cut_for_tables(&open.standings, batch, |batch, tables| {
-                match batch.leader_epoch {
-                    Some(epoch) => open.leader_epochs.insert(batch.partition.clone(), epoch),
-                    None => open.leader_epochs.remove(&batch.partition),
-                };
+                go_on_under(
+                    &mut open.leader_epochs,
+                    &batch.partition,
+                    batch.leader_epoch,
+                );
                 for (position, ranges) in open.ranges.iter_mut().enumerate() {
                     if tables.contains(position) {
                         extend(ranges, &batch.partition, batch.range);
@@ -396,8 +399,8 @@ impl Intake {
     }
 
     fn tell_status(&mut self, events: u64, bytes: u64) {
-        let lasts = |at: Instant| at.elapsed() < COMPLAINT_LASTS;
-        if self.complained.take_if(|at| !lasts(*at)).is_some() {
+        let overcome = |at: &mut Instant| at.elapsed() >= COMPLAINT_LASTS;
+        if self.complained.take_if(overcome).is_some() {
             self.trouble(Trouble::Broker, None);
         }
         let views = self.drain.partitions();

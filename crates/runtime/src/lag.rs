@@ -22,6 +22,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+const LAG: &str = "alluvium_kafka_consumer_lag_records";
+const OPEN_TRANSACTION: &str = "alluvium_kafka_open_transaction_records";
+const HALTED: &str = "alluvium_partition_halted";
+
 /// Sets the metrics of every partition, as far as its figures are known. `held_back` are the records behind transactions that have
 /// been open for long.
 pub(crate) fn tell(
@@ -31,34 +35,24 @@ pub(crate) fn tell(
 ) {
     for partition in partitions {
         if let Some(lag) = partition.lag {
-            set(
-                "alluvium_kafka_consumer_lag_records",
-                pipeline,
-                partition,
-                lag,
-            );
+            set(LAG, pipeline, partition, lag);
         }
         let open = held_back.get(&key(partition)).copied().unwrap_or(0);
-        set(
-            "alluvium_kafka_open_transaction_records",
-            pipeline,
-            partition,
-            open,
-        );
+        set(OPEN_TRANSACTION, pipeline, partition, open);
         let halted = i64::from(partition.halted.is_some());
-        set("alluvium_partition_halted", pipeline, partition, halted);
+        set(HALTED, pipeline, partition, halted);
     }
 }
 
 /// Nothing of partitions that are not held any more is this server's to tell: nobody is to be called for what another one reads.
 pub(crate) fn forget(pipeline: &str, before: &[PartitionStatus], now: &[PartitionStatus]) {
-    let is_held = |one: &PartitionStatus| now.iter().any(|held| key(held) == key(one));
+    let is_held = |one: &PartitionStatus| {
+        let is_it =
+            |held: &PartitionStatus| held.partition == one.partition && held.topic == one.topic;
+        now.iter().any(is_it)
+    };
     for gone in before.iter().filter(|one| !is_held(one)) {
-        for metric in [
-            "alluvium_kafka_consumer_lag_records",
-            "alluvium_kafka_open_transaction_records",
-            "alluvium_partition_halted",
-        ] {
+        for metric in [LAG, OPEN_TRANSACTION, HALTED] {
             set(metric, pipeline, gone, 0);
         }
     }

@@ -23,6 +23,21 @@ pub(crate) const WAKE: Duration = Duration::from_millis(50);
 /// Ranges of one table, by partition, none empty (P4).
 pub(crate) type Ranges = BTreeMap<TopicPartition, OffsetRange>;
 
+/// Under which leaders of their partitions the last offsets of some stretch were written, where that is known (P18).
+pub(crate) type LeaderEpochs = BTreeMap<TopicPartition, i32>;
+
+/// A partition's stretch goes on, to an offset that was written under this leader.
+pub(crate) fn go_on_under(
+    leaders: &mut LeaderEpochs,
+    partition: &TopicPartition,
+    leader_epoch: Option<i32>,
+) {
+    match leader_epoch {
+        Some(epoch) => leaders.insert(partition.clone(), epoch),
+        None => leaders.remove(partition),
+    };
+}
+
 /// From intake to one worker.
 pub(crate) enum ToWorker {
     /// Fold these records into these tables.
@@ -53,8 +68,8 @@ pub(crate) struct Sealed {
     pub(crate) generation: Generation,
     /// What it covers, for each table of the plan.
     pub(crate) ranges: Vec<Ranges>,
-    /// Under which leaders the ranges' last offsets were written, where that is known.
-    pub(crate) leader_epochs: BTreeMap<TopicPartition, i32>,
+    /// Under which leaders their last offsets were written.
+    pub(crate) leader_epochs: LeaderEpochs,
     pub(crate) order: Order,
 }
 

@@ -435,26 +435,11 @@ fn watch_topics(consumer: &BaseConsumer<Context>) {
 
 /// Finds out for one halted partition on which side of its log the offset lies.
 fn explain_a_halt(consumer: &BaseConsumer<Context>) {
-    let Some((partition, offset)) = consumer.context().state().unexplained() else {
+    let Some(partition) = consumer.context().state().unexplained() else {
         return;
     };
     let ends = consumer
         .client()
         .fetch_watermarks(&partition.topic, partition.partition, ASK_ENDS);
-    let known = ends.as_ref().ok().copied();
-    let better = match ends {
-        Ok((low, _)) if offset < low => Some(Halt::BeforeLow {
-            recorded: offset,
-            low,
-        }),
-        Ok((_, high)) if offset > high => Some(Halt::BeyondHigh {
-            recorded: offset,
-            high,
-        }),
-        Ok(_) | Err(_) => None,
-    };
-    consumer
-        .context()
-        .state()
-        .explain(&partition, better, known);
+    consumer.context().state().explain(&partition, ends.ok());
 }

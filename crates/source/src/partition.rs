@@ -214,12 +214,9 @@ impl Partition {
         self.unexplained
     }
 
-    /// Ends the wait for an explanation; returns why it halted if it had waited for one.
-    pub(crate) fn explain(
-        &mut self,
-        better: Option<Halt>,
-        ends: Option<(i64, i64)>,
-    ) -> Option<Halt> {
+    /// Ends the wait for an explanation: on which side of its log the next offset lies, if it is known where that begins and
+    /// ends. Returns why it halted if it had waited.
+    pub(crate) fn explain(&mut self, ends: Option<(i64, i64)>) -> Option<Halt> {
         if !std::mem::take(&mut self.unexplained) {
             return None;
         }
@@ -229,9 +226,12 @@ impl Partition {
                 stable: None,
                 high: Some(high),
             };
-        }
-        if better.is_some() {
-            self.halted = better;
+            let recorded = self.position;
+            if recorded < low {
+                self.halted = Some(Halt::BeforeLow { recorded, low });
+            } else if recorded > high {
+                self.halted = Some(Halt::BeyondHigh { recorded, high });
+            }
         }
         self.halted.clone()
     }

@@ -12,7 +12,6 @@ use alluvium_types::{ErrorClass, Generation, TopicPartition};
 use rdkafka::error::KafkaError;
 
 use crate::{
-    Halt,
     error::classify,
     native::{TopicIds, TopicQuestion},
     notice::Notice,
@@ -124,25 +123,20 @@ impl State {
     }
 
     /// A partition that halted out of range and whose log's ends were not asked for yet.
-    pub(crate) fn unexplained(&self) -> Option<(TopicPartition, i64)> {
+    pub(crate) fn unexplained(&self) -> Option<TopicPartition> {
         self.partitions
             .iter()
             .find(|partition| partition.is_unexplained())
-            .map(|partition| (partition.name.clone(), partition.position()))
+            .map(|partition| partition.name.clone())
     }
 
-    /// Tells why a partition halted: as `better` says, else in the broker's words. Its log begins and ends at `ends`.
-    pub(crate) fn explain(
-        &mut self,
-        name: &TopicPartition,
-        better: Option<Halt>,
-        ends: Option<(i64, i64)>,
-    ) {
+    /// Tells why a partition halted, by where its log begins and ends if that is known, else in the broker's words.
+    pub(crate) fn explain(&mut self, name: &TopicPartition, ends: Option<(i64, i64)>) {
         let found = self
             .partitions
             .iter_mut()
             .find(|partition| partition.name == *name);
-        if let Some(halt) = found.and_then(|partition| partition.explain(better, ends)) {
+        if let Some(halt) = found.and_then(|partition| partition.explain(ends)) {
             self.notices.push(Notice::Halted {
                 partition: name.clone(),
                 halt,

@@ -12,8 +12,8 @@ use std::{
 };
 
 use alluvium_source::{
-    Assignments, Broker, DrainKind, Halt, KafkaDrain, Notice, Recorded, Subscription, log_bounds,
-    offsets_at,
+    Assignments, Broker, DrainKind, Halt, KafkaDrain, Notice, Recorded, SourceError, Subscription,
+    log_bounds, offsets_at,
 };
 use alluvium_types::{AssignmentGeneration, MemoryBudget, RawBatch, Timestamp, TopicPartition};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -54,6 +54,27 @@ fn create(broker: &Broker, topic: &str) {
     let topics = [NewTopic::new(topic, 1, TopicReplication::Fixed(1))];
     let made = futures::executor::block_on(admin.create_topics(&topics, &AdminOptions::new()));
     assert!(made.unwrap().iter().all(Result::is_ok));
+}
+
+/// A group of its own, whose only partition starts there.
+fn join(
+    broker: &Broker,
+    topic: &str,
+    kind: DrainKind,
+    start: Recorded,
+) -> Result<KafkaDrain, SourceError> {
+    let subscription = Subscription {
+        drain: kind,
+        topics: vec![topic.into()],
+        group: unique("g"),
+        instance: None,
+        properties: BTreeMap::new(),
+        memory: MemoryBudget::new(1 << 20),
+        queue_bytes: 1 << 20,
+        partition_count: 1,
+    };
+    let generation = AssignmentGeneration::default();
+    KafkaDrain::subscribe(broker, subscription, generation, Arc::new(StartAt(start)))
 }
 
 fn unique(prefix: &str) -> String {
@@ -121,24 +142,7 @@ fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
     );
     assert_eq!(at_zero.unwrap()[&name], 0);
 
-    let subscription = Subscription {
-        drain: kind,
-        topics: vec![(*topic).into()],
-        group: unique("g"),
-        instance: None,
-        properties: BTreeMap::new(),
-        memory: MemoryBudget::new(1 << 20),
-        queue_bytes: 1 << 20,
-        partition_count: 1,
-    };
-    let generation = AssignmentGeneration::default();
-    let mut drain = KafkaDrain::subscribe(
-        &broker,
-        subscription,
-        generation,
-        Arc::new(StartAt(Recorded::at(0))),
-    )
-    .unwrap();
+    let mut drain = join(&broker, &topic, kind, Recorded::at(0)).unwrap();
     let deadline = Instant::now() + PATIENCE;
     let mut read = Vec::new();
     let mut next = 0;
@@ -190,19 +194,7 @@ fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
 
 /// Reads from a start of one partition until so many offsets are passed; the leader under which the last was written, or why it halted.
 fn passed(broker: &Broker, topic: &str, start: Recorded, end: i64) -> Result<Option<i32>, Halt> {
-    let subscription = Subscription {
-        drain: DrainKind::Direct,
-        topics: vec![topic.into()],
-        group: unique("g"),
-        instance: None,
-        properties: BTreeMap::new(),
-        memory: MemoryBudget::new(1 << 20),
-        queue_bytes: 1 << 20,
-        partition_count: 1,
-    };
-    let generation = AssignmentGeneration::default();
-    let mut drain =
-        KafkaDrain::subscribe(broker, subscription, generation, Arc::new(StartAt(start))).unwrap();
+    let mut drain = join(broker, topic, DrainKind::Direct, start).unwrap();
     let deadline = Instant::now() + PATIENCE;
     loop {
         for notice in drain.serve(Duration::from_millis(5)).unwrap() {
@@ -263,24 +255,8 @@ fn read_one(topic: &str, kind: DrainKind, properties: &[(&str, &str)]) -> Result
     let name = TopicPartition::new(topic, 0);
     let asked = log_bounds(&broker, std::slice::from_ref(&name), Duration::from_secs(8));
     assert!(asked.is_err() || asked.is_ok_and(|bounds| bounds[&name] == (0, 1)));
-    let subscription = Subscription {
-        drain: kind,
-        topics: vec![topic.into()],
-        group: unique("g"),
-        instance: None,
-        properties: BTreeMap::new(),
-        memory: MemoryBudget::new(1 << 20),
-        queue_bytes: 1 << 20,
-        partition_count: 1,
-    };
-    let generation = AssignmentGeneration::default();
-    let mut drain = KafkaDrain::subscribe(
-        &broker,
-        subscription,
-        generation,
-        Arc::new(StartAt(Recorded::at(0))),
-    )
-    .map_err(|error| error.to_string())?;
+    let mut drain =
+        join(&broker, topic, kind, Recorded::at(0)).map_err(|error| error.to_string())?;
     let deadline = Instant::now() + Duration::from_secs(8);
     let mut told = Vec::new();
     while Instant::now() < deadline {
