@@ -97,7 +97,7 @@ fn least_logged(wanted: &Wanted) -> LevelFilter {
 fn abort_on_panic() {
     let print = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
-        if alluvium_store::is_panic_expected() {
+        if alluvium_types::is_panic_expected() {
             return;
         }
         print(panic);

@@ -114,13 +114,7 @@ async fn differs(table: &Table, bits: &[u8]) {
 }
 
 fn table() -> Table {
-    // As the server's hook does: a decoder that gives up on damaged bytes is no broken promise.
-    let end = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if !alluvium_store::is_panic_expected() {
-            end(panic);
-        }
-    }));
+    crate::bear_expected_panics();
     let spec = spec_of(&plan_of(PIPELINE, SCHEMA));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

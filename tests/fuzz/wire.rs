@@ -42,6 +42,7 @@ pub fn wire(data: &[u8]) {
 }
 
 fn open() -> (Runtime, SocketAddr) {
+    crate::bear_expected_panics();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()

@@ -17,6 +17,7 @@ mod values;
 
 use std::{
     fmt,
+    future::poll_fn,
     io::{self, ErrorKind},
     net::SocketAddr,
     pin::Pin,
@@ -26,9 +27,11 @@ use std::{
 };
 
 use alluvium_query::QueryEngine;
+use alluvium_types::survived;
 use futures::StreamExt;
 use pgwire::{
     api::NoopHandler,
+    error::PgWireResult,
     messages::PgWireFrontendMessage,
     tokio::server::{
         MaybeTls, PgWireMessageServerCodec, negotiate_tls, process_error, process_message,
@@ -184,8 +187,8 @@ async fn converse(
             false => FIRST_MESSAGE,
         });
         let message = match connection.has_started() {
-            true => socket.next().await,
-            false => match timeout_at(deadline, socket.next()).await {
+            true => next_message(&mut socket).await,
+            false => match timeout_at(deadline, next_message(&mut socket)).await {
                 Ok(message) => message,
                 Err(_) => return Ok(()),
             },
@@ -194,11 +197,8 @@ async fn converse(
             None => return Ok(()),
             Some(Ok(PgWireFrontendMessage::Terminate(_))) => return Ok(()),
             Some(Ok(message)) => message,
-            Some(Err(error)) => {
-                // What follows a message that cannot be read cannot be read either.
-                let refused = refusal::fatal("08P01", error.to_string());
-                return process_error(&mut socket, refused, false).await;
-            }
+            // What follows a message that cannot be read cannot be read either.
+            Some(Err(refused)) => return process_error(&mut socket, refused, false).await,
         };
         let is_extended = message.is_extended_query();
         let processed = process_message(
@@ -222,6 +222,20 @@ async fn converse(
             }
         }
     }
+}
+
+/// The next message, or why it cannot be read; nothing when the client is gone. The decoder of messages panics over some that are
+/// shorter than they say.
+async fn next_message(socket: &mut Socket) -> Option<PgWireResult<PgWireFrontendMessage>> {
+    let polled = poll_fn(|context| {
+        let polled = survived(|| socket.poll_next_unpin(context));
+        polled.map_or(Poll::Ready(None), |polled| polled.map(Some))
+    });
+    let Some(message) = polled.await else {
+        let text = "the message does not have the form that its kind has";
+        return Some(Err(refusal::fatal("08P01", text)));
+    };
+    Some(message?.map_err(|error| refusal::fatal("08P01", error.to_string())))
 }
 
 fn metered(framed: Framed<MaybeTls, PgWireMessageServerCodec<Prepared>>) -> Socket {

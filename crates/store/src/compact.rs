@@ -14,7 +14,7 @@ use std::{
 };
 
 use alluvium_plan::{CommittedFile, PartitionBy, TableShape};
-use alluvium_types::MemoryBudget;
+use alluvium_types::{MemoryBudget, survived};
 use datafusion::arrow::{array::RecordBatch, datatypes::SchemaRef};
 use futures::StreamExt as _;
 use parquet::arrow::async_reader::ParquetRecordBatchStream;
@@ -26,7 +26,7 @@ use crate::{
     Staged, Store, StoreError,
     action::{Draft, Effect, our_info},
     commit::{Decision, Outcome, commit},
-    damage::{Surviving, or_astray, survived},
+    damage::{Surviving, or_astray},
     definition::{PIPELINE, refuse_foreign},
     log::TableLog,
     parquet_reader::{ObjectReader, open_file},

@@ -1,38 +1,19 @@
-//! Decoding of bytes that may be damaged.
+//! Decoding of files that may be damaged.
 //!
-//! Owns that a decoder which panics over such bytes is an answer and not the end of the process. Does not own what is then
-//! done. Parquet's decoders are functions of their bytes, so nothing is left half done when one unwinds.
+//! Owns that a decoder which panics over a file is an error of that file. Does not own what is then done. Parquet's decoders
+//! are functions of their bytes, so nothing is left half done when one unwinds.
 
 use std::{
-    cell::Cell,
     future::{Future, poll_fn},
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     task::{Context, Poll},
 };
 
+use alluvium_types::survived;
 use futures::{Stream, StreamExt as _};
 use parquet::errors::{ParquetError, Result};
 
-thread_local! {
-    static UNDER_WAY: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Whether this thread decodes bytes that may be damaged, so that a panic in it is caught and becomes an error. Whoever ends
-/// the process on any other panic asks this in its hook.
-pub fn is_panic_expected() -> bool {
-    UNDER_WAY.get()
-}
-
-/// Calls a decoder; `None` when it panicked.
-pub(crate) fn survived<T>(decode: impl FnOnce() -> T) -> Option<T> {
-    UNDER_WAY.set(true);
-    let decoded = catch_unwind(AssertUnwindSafe(decode));
-    UNDER_WAY.set(false);
-    decoded.ok()
-}
-
-/// The same as an error of the file.
+/// What a decoder made of a file, or an error of the file when there is nothing.
 pub(crate) fn or_astray<T>(decoded: Option<Result<T>>) -> Result<T> {
     decoded.unwrap_or_else(|| {
         let text = "it is damaged: no decoder gets through it";

@@ -42,7 +42,6 @@ pub use compact::{
     Choice, CompactedFile, CompactionEnding, Compactor, Effort, Inputs, PaneFile, choose,
 };
 pub use config::StorageConfig;
-pub use damage::is_panic_expected;
 pub use dead_letters::{DeadLetters, LettersWritten};
 pub use error::StoreError;
 pub use history::{CommitKind, CommitRecord};

@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use alluvium_types::survived;
 use bytes::Bytes;
 use datafusion::arrow::json::LineDelimitedWriter;
 use futures::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
@@ -16,7 +17,7 @@ use crate::{
     StoreError,
     action::{Entry, Line},
     clock::Moment,
-    damage::{or_astray, survived},
+    damage::or_astray,
     snapshot::Snapshot,
 };
 

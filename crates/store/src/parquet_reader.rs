@@ -4,6 +4,7 @@
 
 use std::{ops::Range, sync::Arc};
 
+use alluvium_types::survived;
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use futures::{FutureExt as _, Stream, StreamExt as _, TryStreamExt as _, future::BoxFuture};
@@ -19,7 +20,7 @@ use parquet::{
 
 use crate::{
     StoreError,
-    damage::{Surviving, or_astray, survived, survived_by},
+    damage::{Surviving, or_astray, survived_by},
 };
 
 /// Ranges of one object.

@@ -49,6 +49,24 @@ fn whoever_stops_halfway_is_let_go() {
     assert_eq!(house.psql(HERE, "user=ana", PASSWORD, "SELECT 1"), "rows 1");
 }
 
+/// The decoder of such a message panics. That is an answer, and nobody else hears of it.
+#[test]
+fn a_message_that_is_shorter_than_it_says_is_answered() {
+    let house = House::open(false, false);
+    let a_promise_of_parameters = b"P\0\0\0\x12\0select 1\0\0\x09\0";
+    let mut socket = TcpStream::connect((HERE, house.postgres.port())).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    let said = [&begin("ana")[..], a_promise_of_parameters].concat();
+    socket.write_all(&said).unwrap();
+    let mut heard = Vec::new();
+    socket.read_to_end(&mut heard).unwrap();
+    let heard = String::from_utf8_lossy(&heard);
+    assert!(heard.contains("FATAL\0C08P01\0"), "{heard}");
+    assert_eq!(house.psql(HERE, "user=ana", PASSWORD, "SELECT 1"), "rows 1");
+}
+
 #[test]
 fn what_was_said_before_tls_does_not_count_as_said_in_it() {
     let house = House::open(true, true);

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use alluvium_types::ErrorClass;
+use alluvium_types::{ErrorClass, is_panic_expected, survived};
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use object_store::{ObjectStore as _, ObjectStoreExt as _, path::Path};
@@ -203,7 +203,7 @@ fn panics_of_decoders() -> &'static AtomicUsize {
         std::panic::set_hook(Box::new(move |panic| {
             let thread = std::thread::current();
             let is_decoder = thread.name().is_some_and(|name| name.starts_with("tokio"));
-            if is_decoder && !crate::is_panic_expected() {
+            if is_decoder && !is_panic_expected() {
                 COUNT.fetch_add(1, Ordering::Relaxed);
             }
             print(panic);
@@ -867,14 +867,14 @@ fn the_sum_of_a_checkpoint_is_pinned() {
 #[test]
 fn a_decoder_that_panics_is_survived() {
     let seen = panics_of_decoders().load(Ordering::Relaxed);
-    assert_eq!(crate::damage::survived(|| 17), Some(17));
+    assert_eq!(survived(|| 17), Some(17));
     let decode = || -> usize { panic!("expected 1 child values but got 4") };
     let thread = std::thread::Builder::new().name("tokio-of-a-test".into());
-    let survived = thread.spawn(move || {
-        let survived = crate::damage::survived(decode);
-        (survived, crate::is_panic_expected())
+    let decoded = thread.spawn(move || {
+        let decoded = survived(decode);
+        (decoded, is_panic_expected())
     });
-    assert_eq!(survived.unwrap().join().unwrap(), (None, false));
+    assert_eq!(decoded.unwrap().join().unwrap(), (None, false));
     assert_eq!(panics_of_decoders().load(Ordering::Relaxed), seen);
 }
 
