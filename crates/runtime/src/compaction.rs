@@ -316,6 +316,10 @@ impl Shares {
             rows,
         }
     }
+
+    fn all(&self) -> usize {
+        self.files as usize + self.rows
+    }
 }
 
 /// Starts the thread of a server that merges files of the tables it writes, beside everything else. Told to stop, it ends after
@@ -363,10 +367,9 @@ struct Work {
 impl Work {
     fn run(&mut self) {
         while !self.stop.is_asked() {
-            // What is counted already comes first.
-            let next = match self.budget.is_half_used() {
-                true => None,
-                false => self.most_worth(),
+            let next = match self.has_room() {
+                true => self.most_worth(),
+                false => None,
             };
             match next {
                 None => self.stop.rest(LOOK_EVERY),
@@ -377,6 +380,13 @@ impl Work {
                 }
             }
         }
+    }
+
+    /// What is counted already comes first, and what a merge will hold must not stop events from being read.
+    fn has_room(&self) -> bool {
+        let inputs = Shares::of(&self.budget).all();
+        let merge = inputs + CompactedFile::most_held(&self.budget);
+        !self.budget.is_half_used() && self.budget.has_room_for(merge)
     }
 
     /// The table whose readers gain most, by the files that this server's writers last saw, and their version.

@@ -31,7 +31,7 @@ use crate::{
     log::TableLog,
     parquet_reader::{ObjectReader, open_file},
     snapshot::Snapshot,
-    stage::{Stager, relabel},
+    stage::{Stager, most_held, relabel},
     table::read_shape,
 };
 
@@ -395,6 +395,11 @@ impl fmt::Debug for CompactedFile {
 }
 
 impl CompactedFile {
+    /// The most bytes that writing it counts against a budget.
+    pub fn most_held(budget: &MemoryBudget) -> usize {
+        most_held(budget)
+    }
+
     /// Writes merged rows; batches come sorted by window and group, and each of these once.
     ///
     /// # Errors

@@ -214,6 +214,17 @@ fn rows_of(window: i64, rows: &RecordBatch) -> usize {
     starts.iter().take_while(|start| **start == window).count()
 }
 
+/// A share of a budget between its least and what is usual, which it is where nothing is counted.
+fn share(budget: Option<&MemoryBudget>, parts: usize, (least, usual): (usize, usize)) -> usize {
+    budget.map_or(usual, |budget| budget.share(parts, least, usual))
+}
+
+/// The most bytes that writing a file counts against a budget: see [`Stager::write_here`].
+pub(crate) fn most_held(budget: &MemoryBudget) -> usize {
+    2 * share(Some(budget), ROW_GROUP_SHARE, ROW_GROUP_BYTES)
+        + 2 * share(Some(budget), PART_SHARE, PART_BYTES)
+}
+
 impl Stager {
     pub(crate) fn new(
         store: Arc<dyn ObjectStore>,
@@ -223,9 +234,6 @@ impl Stager {
         partition_by: PartitionBy,
         budget: Option<&MemoryBudget>,
     ) -> Self {
-        let share = |parts, (least, usual)| {
-            budget.map_or(usual, |budget| budget.share(parts, least, usual))
-        };
         Self {
             store,
             table,
@@ -233,8 +241,8 @@ impl Stager {
             schema,
             partition_by,
             reservation: budget.map(|budget| budget.reserve(0)),
-            row_group_bytes: share(ROW_GROUP_SHARE, ROW_GROUP_BYTES),
-            part_bytes: share(PART_SHARE, PART_BYTES),
+            row_group_bytes: share(budget, ROW_GROUP_SHARE, ROW_GROUP_BYTES),
+            part_bytes: share(budget, PART_SHARE, PART_BYTES),
             open: None,
             name: CommitName::new(),
             begun: Moment::now(),

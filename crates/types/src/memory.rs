@@ -67,6 +67,13 @@ impl MemoryBudget {
         self.used() >= self.flow()
     }
 
+    /// Whether work that can wait may take `bytes` more without holding up fetching. Of a budget that has no room for such work at
+    /// all, whether little is used.
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        let flow = self.flow();
+        self.used() <= flow.saturating_sub(bytes).max(flow / 4)
+    }
+
     /// A part of the budget for one purpose, within bounds: `1 / parts` of it, at least `least`, at most `most` bytes.
     pub fn share(&self, parts: usize, least: usize, most: usize) -> usize {
         (self.0.limit / parts).clamp(least, most)
@@ -137,6 +144,19 @@ mod tests {
         assert_eq!((budget.used(), budget.peak()), (10, 85));
         drop(first);
         assert_eq!(budget.used(), 0);
+    }
+
+    #[test]
+    fn work_that_can_wait_does_so_until_it_fits() {
+        const MIB: usize = 1 << 20;
+        for (limit, most) in [(1000, 770), (64, 10), (10, 1)] {
+            let budget = MemoryBudget::new(limit * MIB);
+            let fits = |mib: usize| {
+                let _held = budget.reserve(mib * MIB);
+                budget.has_room_for(30 * MIB)
+            };
+            assert!(fits(most) && !fits(most + 1), "{limit}");
+        }
     }
 
     #[test]
