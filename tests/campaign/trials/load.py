@@ -106,10 +106,12 @@ def run(asked, kafka, folder: pathlib.Path) -> Outcome:
     log.advance()
     root = bucket.fetched(folder / "fetched")
     held = totals.compare(audit.connect(), numbering.truth(ledger["events"]), totals.of_table(root / "tables/totals"))
-    outcome.findings += held.findings("totals") + audit.chain(log) + site.proven()
+    verdict, found = site.verified("load")
+    outcome.figures["verify"] = verdict
+    outcome.findings += held.findings("totals") + audit.chain(log) + site.proven() + found
     outcome.findings += [f"the ledger has a doubt: {doubt}" for doubt in ledger["doubts"]]
     outcome.figures |= {"events": held.events, "lost": held.lost, "twice": held.twice, "versions": log.kinds}
-    outcome.say(f"{held.events:,} events of {ledger['events']:,}, lost {held.lost}, twice {held.twice}; versions {log.kinds}")
+    outcome.say(f"{held.events:,} events of {ledger['events']:,}, lost {held.lost}, twice {held.twice}; versions {log.kinds}; verify {verdict}")
     write(samples, folder / "samples.csv")
     s3.process.kill()
     return outcome

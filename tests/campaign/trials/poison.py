@@ -306,7 +306,9 @@ class Trial:
     def compare(self):
         """With a pipeline that never failed: every total, and every letter."""
         site, db = self.site, audit.connect()
-        self.outcome.findings += site.ended() + site.proven()
+        verdict, found = site.verified("beside")
+        self.outcome.figures["verify beside"] = verdict
+        self.outcome.findings += site.ended() + site.proven() + found
         self.outcome.findings += [f"the ledger has a doubt: {doubt}" for ledger in self.ledgers.values() for doubt in ledger["doubts"]]
         for log, name, topic in ((self.log, "totals", "poisoned"), (self.log_beside, "beside", "beside")):
             log.advance()

@@ -10,6 +10,7 @@ import json
 import pathlib
 import re
 import subprocess
+import time
 
 from .. import audit
 from ..delta import Folder, Log
@@ -110,6 +111,15 @@ class Site:
     def proven(self) -> list[str]:
         said = self.commanded("audit")
         return [] if said.returncode == 0 else [f"`alluvium audit` ended with {said.returncode}: {said.stdout[-500:]}"]
+
+    def verified(self, pipeline: str) -> tuple[dict, list[str]]:
+        """Its tables computed again from Kafka: seconds, verdicts, and what is wrong."""
+        began = time.monotonic()
+        said = self.commanded("verify", pipeline, "--format", "json", patience=1800)
+        took = round(time.monotonic() - began, 1)
+        if said.returncode != 0:
+            return {"seconds": took}, [f"`alluvium verify {pipeline}` ended with {said.returncode}: {said.stdout[-1500:]} {said.stderr[-500:]}"]
+        return {"seconds": took} | {one["table"]: one["verdict"] for one in json.loads(said.stdout)}, []
 
     def lines(self) -> list[tuple[float, str]]:
         """Log of the process that runs now, or ran last: second since 1970 and text."""
