@@ -20,8 +20,8 @@ import threading
 import time
 
 SKIPPED = 77
-# Beyond the faults themselves: start, catching up, draining, audit, scenarios, and what they may wait for each other.
-AROUND = 15 * 60
+# Beyond the faults themselves: start, catching up, draining, audit, verifying, scenarios, and what they may wait for each other.
+AROUND = 25 * 60
 
 
 def arguments():

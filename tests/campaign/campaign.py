@@ -279,7 +279,7 @@ class Campaign:
     # End -------------------------------------------------------------------------------------------------------------
 
     def finish(self) -> dict[str, audit.Verdict]:
-        """Heals everything, lets the fleets catch up, ends them, and audits."""
+        """Heals everything, lets the fleets catch up, ends them, audits, and has the product compute its tables again from Kafka."""
         for proxy in [*self.kafka.proxies, *(self.s3.proxies if self.s3 else [])]:
             proxy.heal()
         if self.s3:
@@ -320,12 +320,21 @@ class Campaign:
             root = fleet.storage.fetched(self.folder / "fetched" / fleet.pipeline)
             verdicts[fleet.pipeline] = audit.audit(root, fleet.pipeline, fleet.logs, expected)
             self.count_skewed(fleet)
-            agreed = fleet.commanded("audit")
-            code = agreed.child.wait(120)
-            if code != 0:
-                verdicts[fleet.pipeline].findings.append(f"{fleet.pipeline}: `alluvium audit` ended with {code}")
+            verdicts[fleet.pipeline].findings += self.agreed(fleet, 120, "audit") + self.agreed(fleet, 600, "verify", fleet.pipeline)
         self.count_the_rest()
         return verdicts
+
+    def agreed(self, fleet: Fleet, patience: float, *command: str) -> list[str]:
+        """What the product itself says in the end of the fleet's tables; a finding when that is not that all is well."""
+        asked = fleet.commanded(*command)
+        began = time.monotonic()
+        try:
+            code = asked.child.wait(patience)
+        except subprocess.TimeoutExpired:
+            asked.kill()
+            code = f"nothing for {patience:.0f} s"
+        self.journal.write("asked", command=command, fleet=fleet.pipeline, code=code, seconds=round(time.monotonic() - began, 1))
+        return [] if code == 0 else [f"{fleet.pipeline}: `alluvium {' '.join(command)}` ended with {code}: {asked.tail(20)}"]
 
     def count_the_rest(self):
         """What others have counted."""

@@ -26,7 +26,7 @@ use tokio::runtime::Handle;
 use log::Log;
 use prepared::Prepared;
 use recompute::{Recomputed, Recomputing};
-use runs::{Room, RunError};
+use runs::{DiskError, Room, RunError};
 use stored::StoredRows;
 
 pub use doubt::Doubt;
@@ -248,10 +248,15 @@ impl Verify {
         };
         let comparison = match compare_panes(&shape, &wider, &roundings, sides, DIFFERENCES) {
             Ok(comparison) => comparison,
-            // A file that cannot be read fails the merge from inside; here it is the store's error again.
+            // What cannot be read or put aside fails the merge from inside; here it is an error of disk or store again.
             Err(error) => {
-                let error = error.into_external::<StoreError>();
-                return Ok(Err(error.map_or_else(Refusal::Rows, Refusal::Store)));
+                return match error.into_external::<DiskError>() {
+                    Ok(error) => Err(self.of_run(RunError::Disk(error))),
+                    Err(error) => {
+                        let error = error.into_external::<StoreError>();
+                        Ok(Err(error.map_or_else(Refusal::Rows, Refusal::Store)))
+                    }
+                };
             }
         };
         let account = &prepared.account;
@@ -288,7 +293,7 @@ impl Verify {
     fn of_run(&self, error: RunError) -> VerifyError {
         match error {
             RunError::Engine(source) => self.engine(source),
-            RunError::Disk(source) => VerifyError::Disk {
+            RunError::Disk(DiskError(source)) => VerifyError::Disk {
                 folder: self.folder.clone(),
                 source,
             },

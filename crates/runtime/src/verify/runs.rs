@@ -39,8 +39,14 @@ pub(super) struct Room {
 #[derive(Debug)]
 pub(super) enum RunError {
     Engine(EngineError),
-    Disk(ArrowError),
+    Disk(DiskError),
 }
+
+/// Files for what does not fit into memory cannot be written or read. Also as the external error of a merge
+/// ([`EngineError::into_external`]).
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct DiskError(pub(super) ArrowError);
 
 impl From<EngineError> for RunError {
     fn from(error: EngineError) -> Self {
@@ -50,7 +56,7 @@ impl From<EngineError> for RunError {
 
 impl From<ArrowError> for RunError {
     fn from(error: ArrowError) -> Self {
-        Self::Disk(error)
+        Self::Disk(DiskError(error))
     }
 }
 
@@ -141,7 +147,9 @@ impl Runs {
         }
         for file in files {
             let rows = StreamReader::try_new(BufReader::new(file), None)?;
-            parts.push(Box::new(rows.map(|batch| batch.map_err(Into::into))));
+            parts.push(Box::new(
+                rows.map(|batch| batch.map_err(|error| DiskError(error).into())),
+            ));
         }
         let budget = &self.room.budget;
         Ok(merge_sorted(&self.shape, parts, BATCH_ROWS, budget)?)
@@ -278,6 +286,22 @@ mod tests {
             counts(runs),
             (0..50).map(|key| (key, 100)).collect::<Vec<_>>()
         );
+    }
+
+    #[test]
+    fn what_the_disk_has_lost_is_told_as_its_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let room = Room {
+            budget: MemoryBudget::new(64 << 20),
+            share: 1,
+            folder: folder.path().to_owned(),
+        };
+        let mut runs = Runs::new(shape(), &room);
+        runs.add(vec![panes(0..1_000)]).unwrap();
+        let file = &runs.files[0];
+        file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+        let failed = runs.merged().unwrap().find_map(Result::err).unwrap();
+        failed.into_external::<DiskError>().unwrap();
     }
 
     #[test]

@@ -155,6 +155,10 @@ fn sets(files: Vec<CommittedFile>, bytes: usize) -> Vec<Vec<CommittedFile>> {
 }
 
 fn of_store(error: StoreError) -> EngineError {
+    external(error)
+}
+
+fn external(error: impl std::error::Error + Send + Sync + 'static) -> EngineError {
     EngineError::Merge {
         source: Box::new(DataFusionError::External(Box::new(error))),
     }
@@ -163,7 +167,7 @@ fn of_store(error: StoreError) -> EngineError {
 fn of_run(error: RunError) -> EngineError {
     match error {
         RunError::Engine(error) => error,
-        RunError::Disk(source) => EngineError::Batch { source },
+        RunError::Disk(error) => external(error),
     }
 }
 
