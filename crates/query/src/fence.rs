@@ -9,6 +9,7 @@
 mod growth;
 mod outcome;
 pub(crate) mod rows;
+mod sizes;
 
 use std::{
     any::Any,

@@ -23,13 +23,14 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::{
     RuntimeError,
-    assignment::{Acknowledged, Standings},
+    assignment::Acknowledged,
     clock,
     definitions::Definitions,
     freshness::Freshness,
     gather::{Complete, Gather},
     host::Host,
     message::{Ending, LeaderEpochs, Order, Progress, Ranges, ToCommitter, WAKE, go_on_under},
+    standings::Standings,
     stop_rule::StopRule,
     watermarks::Watermarks,
 };

@@ -19,12 +19,11 @@ use alluvium_types::{
 use crossbeam_channel::{Sender, TrySendError};
 
 use crate::{
-    RuntimeError,
-    assignment::Standings,
-    clock, lag,
+    RuntimeError, clock, lag,
     message::{
         Ending, LeaderEpochs, Order, Progress, Ranges, Sealed, ToCommitter, ToWorker, go_on_under,
     },
+    standings::Standings,
     transactions::OpenTransactions,
 };
 

@@ -31,6 +31,7 @@ mod pipeline;
 mod refusals;
 mod replay;
 mod server;
+mod standings;
 mod stop_rule;
 mod transactions;
 mod upkeep;

@@ -15,7 +15,7 @@ use alluvium_types::{
 };
 use crossbeam_channel::Sender;
 
-use crate::{RuntimeError, assignment::Standings};
+use crate::{RuntimeError, standings::Standings};
 
 /// How long a thread sleeps in a channel before it looks at the generation and the stop flag.
 pub(crate) const WAKE: Duration = Duration::from_millis(50);

@@ -19,12 +19,13 @@ use crossbeam_channel::{Receiver, SendTimeoutError, Sender, bounded};
 
 use crate::{
     RuntimeError,
-    assignment::{Acknowledged, Rebalance, Standings},
+    assignment::{Acknowledged, Rebalance},
     committer::{Committer, Table},
     definitions::Definitions,
     host::Host,
     intake::{INBOX_BATCHES, Intake},
     message::{Ending, Progress, ToCommitter, WAKE},
+    standings::Standings,
     transactions::OpenTransactions,
     worker::Worker,
 };

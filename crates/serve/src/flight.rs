@@ -6,6 +6,7 @@
 mod catalog;
 mod entry;
 mod features;
+mod granted;
 mod placeholders;
 mod prepared;
 mod refusal;

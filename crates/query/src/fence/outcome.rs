@@ -17,9 +17,11 @@ use datafusion::{
     logical_expr::{ColumnarValue, ScalarFunctionArgs},
 };
 
-use super::{Account, COPIES_OF_A_CONSTANT, LONG_CONSTANT, MOST_OF_ONE_VALUE, growth};
+use super::{Account, COPIES_OF_A_CONSTANT, LONG_CONSTANT, MOST_OF_ONE_VALUE, sizes::sizes};
 use crate::error::{ErrorKind, QueryError};
 
+/// Bytes that one call may make without being measured in between. Twice that, with two threads, is what no reservation knows.
+pub(super) const PIECE: usize = 32 << 20;
 /// Bytes of a place in a list or a column of texts.
 const PLACE: usize = 4;
 /// Outcomes up to so many bytes are not counted: 64 bytes for each row of a usual batch.
@@ -106,7 +108,7 @@ pub(super) fn counted(
         ColumnarValue::Scalar(value) => {
             constant(function, &value, account.filter(|_| rows == 1))?;
             // What comes next may need it for every row.
-            return match size(&value).saturating_mul(rows) > growth::PIECE && rows > 1 {
+            return match size(&value).saturating_mul(rows) > PIECE && rows > 1 {
                 true => repeated(function, &value, rows, account),
                 false => Ok(ColumnarValue::Scalar(value)),
             };
@@ -117,7 +119,7 @@ pub(super) fn counted(
         return Ok(ColumnarValue::Array(array));
     }
     // It may be a part of something larger that others hold.
-    let sizes = growth::sizes(&array)?;
+    let sizes = sizes(&array)?;
     let largest = sizes.iter().max().copied().unwrap_or(0);
     if largest > MOST_OF_ONE_VALUE {
         return Err(too_large(function, largest).into_datafusion());

@@ -31,7 +31,7 @@ use datafusion::{
 };
 use futures::StreamExt;
 
-use super::growth;
+use super::sizes;
 use crate::{over_these::over_these, size::sliced_size};
 
 /// Rows up to so many bytes are not counted: batches of them are small.
@@ -229,12 +229,12 @@ fn unnested(batch: &RecordBatch, lists: &[usize]) -> Result<usize> {
     let mut inside = 0_usize;
     for (number, column) in batch.columns().iter().enumerate() {
         if lists.contains(&number) {
-            for (times, elements) in times.iter_mut().zip(growth::elements(column)?) {
+            for (times, elements) in times.iter_mut().zip(sizes::elements(column)?) {
                 *times = elements.max(*times);
             }
             inside += column.get_array_memory_size();
         } else {
-            for (sum, bytes) in beside.iter_mut().zip(growth::sizes(column)?) {
+            for (sum, bytes) in beside.iter_mut().zip(sizes::sizes(column)?) {
                 *sum += bytes;
             }
         }
@@ -262,7 +262,7 @@ fn widest(column: &ArrayRef) -> Result<usize> {
         DataType::LargeBinary => longest(column.as_binary::<i64>().value_offsets()),
         other => match other.primitive_width() {
             Some(width) => width,
-            None => growth::sizes(column)?.into_iter().max().unwrap_or(0),
+            None => sizes::sizes(column)?.into_iter().max().unwrap_or(0),
         },
     })
 }

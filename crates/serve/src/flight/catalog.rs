@@ -15,9 +15,9 @@ use datafusion::arrow::{
 use tonic::Status;
 
 use super::{
+    granted::Granted,
     refusal::{broken, of_query},
     rows,
-    service::Granted,
 };
 
 /// The schema of tables with final values.

@@ -15,7 +15,7 @@ use arrow_flight::sql::{
 use datafusion::arrow::record_batch::RecordBatch;
 use tonic::Status;
 
-use super::service::Granted;
+use super::granted::Granted;
 
 /// What is offered.
 pub(super) fn offered() -> &'static SqlInfoData {

@@ -5,8 +5,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Instant};
 
-use alluvium_plan::TableShape;
-use alluvium_query::{Access, QueryEngine, QueryError, ReadMode, Session};
+use alluvium_query::{Access, QueryEngine, ReadMode};
 use arrow_flight::{
     Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightData,
     FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage,
@@ -49,7 +48,9 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use super::{
     catalog,
     entry::Tokens,
-    features, placeholders,
+    features,
+    granted::Granted,
+    placeholders,
     prepared::{Prepared, Statements},
     refusal::{self, broken, reads_only},
     rows,
@@ -229,24 +230,6 @@ impl Service {
             .with_endpoint(FlightEndpoint::new().with_ticket(ticket))
             .with_descriptor(request.into_inner());
         Ok(Response::new(info))
-    }
-}
-
-/// The engine as one user has it.
-pub(super) struct Granted {
-    engine: QueryEngine,
-    access: Access,
-}
-
-impl Granted {
-    pub(super) fn session(&self) -> Session {
-        let session = self.engine.session_of(self.access.clone());
-        session.at_door("flight")
-    }
-
-    /// The tables that this user may read.
-    pub(super) async fn tables(&self) -> Result<Vec<(String, Arc<TableShape>)>, QueryError> {
-        self.engine.tables(&self.access).await
     }
 }
 

@@ -8,6 +8,7 @@ use datafusion::{
 };
 
 use super::*;
+use crate::fence::sizes::sizes;
 
 fn text(text: &str) -> ScalarValue {
     ScalarValue::from(text)
