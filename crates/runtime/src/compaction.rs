@@ -29,6 +29,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// After a merge it rests so many times as long as the merge took: a fifth of one core at most.
 const REST: u32 = 4;
+/// How long merges wait for room.
+const CRAMPED: Duration = Duration::from_secs(20);
 /// How long a table is left alone after its storage failed.
 const AFTER_TROUBLE: Duration = Duration::from_secs(30);
 /// The share of the ingest budget that a merge may take.
@@ -339,6 +341,7 @@ pub(crate) fn start(
             stop,
             io,
             tables: BTreeMap::new(),
+            cramped_since: None,
         };
         work.run();
     })
@@ -362,12 +365,14 @@ struct Work {
     stop: Stop,
     io: Runtime,
     tables: BTreeMap<Arc<str>, Known>,
+    /// Since when there has been no room.
+    cramped_since: Option<Instant>,
 }
 
 impl Work {
     fn run(&mut self) {
         while !self.stop.is_asked() {
-            let next = match self.has_room() {
+            let next = match self.may_merge() {
                 true => self.most_worth(),
                 false => None,
             };
@@ -376,17 +381,27 @@ impl Work {
                 Some((table, version)) => {
                     let begun = Instant::now();
                     self.merge(&table, version);
+                    self.cramped_since = None;
                     self.stop.rest(begun.elapsed() * REST);
                 }
             }
         }
     }
 
-    /// What is counted already comes first, and what a merge will hold must not stop events from being read.
-    fn has_room(&self) -> bool {
+    /// What is counted already comes first. A merge waits until what it will hold fits in beside that; but where memory is never
+    /// so empty, not for long, since files go on coming.
+    fn may_merge(&mut self) -> bool {
         let inputs = Shares::of(&self.budget).all();
         let merge = inputs + CompactedFile::most_held(&self.budget);
-        !self.budget.is_half_used() && self.budget.has_room_for(merge)
+        if self.budget.has_room_for(merge) {
+            self.cramped_since = None;
+        } else {
+            let since = *self.cramped_since.get_or_insert_with(Instant::now);
+            if since.elapsed() < CRAMPED {
+                return false;
+            }
+        }
+        !self.budget.is_half_used()
     }
 
     /// The table whose readers gain most, by the files that this server's writers last saw, and their version.

@@ -395,7 +395,7 @@ impl fmt::Debug for CompactedFile {
 }
 
 impl CompactedFile {
-    /// The most bytes that writing it counts against a budget.
+    /// About the most bytes that writing it counts against a budget.
     pub fn most_held(budget: &MemoryBudget) -> usize {
         most_held(budget)
     }

@@ -219,7 +219,7 @@ fn share(budget: Option<&MemoryBudget>, parts: usize, (least, usual): (usize, us
     budget.map_or(usual, |budget| budget.share(parts, least, usual))
 }
 
-/// The most bytes that writing a file counts against a budget: see [`Stager::write_here`].
+/// About the most bytes that writing a file counts against a budget: see [`Stager::write_here`].
 pub(crate) fn most_held(budget: &MemoryBudget) -> usize {
     2 * share(Some(budget), ROW_GROUP_SHARE, ROW_GROUP_BYTES)
         + 2 * share(Some(budget), PART_SHARE, PART_BYTES)

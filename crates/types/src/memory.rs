@@ -67,8 +67,8 @@ impl MemoryBudget {
         self.used() >= self.flow()
     }
 
-    /// Whether work that can wait may take `bytes` more without holding up fetching. Of a budget that has no room for such work at
-    /// all, whether little is used.
+    /// Whether work that can wait may take `bytes` more without holding up fetching. Where that left the flow less than a quarter of
+    /// what it may use, whether it uses no more than this quarter.
     pub fn has_room_for(&self, bytes: usize) -> bool {
         let flow = self.flow();
         self.used() <= flow.saturating_sub(bytes).max(flow / 4)
