@@ -225,7 +225,7 @@ async fn converse(
 }
 
 /// The next message, or why it cannot be read; nothing when the client is gone. The decoder of messages panics over some that are
-/// shorter than they say.
+/// shorter than they say; what lies between it and the client does not panic.
 async fn next_message(socket: &mut Socket) -> Option<PgWireResult<PgWireFrontendMessage>> {
     let polled = poll_fn(|context| {
         let polled = survived(|| socket.poll_next_unpin(context));

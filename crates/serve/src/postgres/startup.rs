@@ -10,6 +10,7 @@ use std::{
 };
 
 use alluvium_query::{Access, POSTGRES_VERSION};
+use alluvium_types::survived;
 use async_trait::async_trait;
 use futures::{Sink, SinkExt};
 use pgwire::{
@@ -104,7 +105,11 @@ impl Startup {
     }
 
     fn begin(&self, asked: Asked, message: PasswordMessageFamily) -> PgWireResult<(Step, String)> {
-        let first = message.into_sasl_initial_response()?;
+        let first = match survived(|| message.into_sasl_initial_response()) {
+            Some(first) => first?,
+            // The decoder panics over one that is shorter than it says.
+            None => return Err(self.failed(Failed::Malformed("it ends too early"), &asked.user)),
+        };
         let verifier = self.users.verifier(&asked.user);
         let said = first.data.as_deref().unwrap_or_default();
         let begun = Exchange::begin(verifier, &first.auth_method, self.binding.as_deref(), said);

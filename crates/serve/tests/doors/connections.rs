@@ -53,7 +53,7 @@ fn whoever_stops_halfway_is_let_go() {
 #[test]
 fn a_message_that_is_shorter_than_it_says_is_answered() {
     let house = House::open(false, false);
-    let a_promise_of_parameters = b"P\0\0\0\x12\0select 1\0\0\x09\0";
+    let a_promise_of_parameters = b"P\0\0\0\x11\0select 1\0\0\x09\0";
     let mut socket = TcpStream::connect((HERE, house.postgres.port())).unwrap();
     socket
         .set_read_timeout(Some(Duration::from_secs(30)))
@@ -64,6 +64,26 @@ fn a_message_that_is_shorter_than_it_says_is_answered() {
     socket.read_to_end(&mut heard).unwrap();
     let heard = String::from_utf8_lossy(&heard);
     assert!(heard.contains("FATAL\0C08P01\0"), "{heard}");
+    assert_eq!(house.psql(HERE, "user=ana", PASSWORD, "SELECT 1"), "rows 1");
+}
+
+/// The same where it is a password's, of somebody who has not been let in.
+#[test]
+fn a_proof_that_is_shorter_than_it_says_is_answered() {
+    let house = House::open(true, false);
+    let nothing = &b"p\0\0\0\x04"[..];
+    let too_little = b"p\0\0\0\x17SCRAM-SHA-256\0\0\0\x10\0";
+    for proof in [nothing, too_little] {
+        let mut socket = TcpStream::connect((HERE, house.postgres.port())).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(30)))
+            .unwrap();
+        socket.write_all(&[&begin("ana"), proof].concat()).unwrap();
+        let mut heard = Vec::new();
+        socket.read_to_end(&mut heard).unwrap();
+        let heard = String::from_utf8_lossy(&heard);
+        assert!(heard.contains("FATAL\0C08P01\0"), "{heard}");
+    }
     assert_eq!(house.psql(HERE, "user=ana", PASSWORD, "SELECT 1"), "rows 1");
 }
 
