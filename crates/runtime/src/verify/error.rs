@@ -156,8 +156,8 @@ pub enum VerifyError {
         /// What the engine says.
         source: EngineError,
     },
-    /// What does not fit into memory cannot be put on disk.
-    #[error("rows that do not fit into memory cannot be put into {}: {source}", .folder.display())]
+    /// What does not fit into memory cannot be put on disk, or read from there.
+    #[error("rows that do not fit into memory cannot be kept in {}: {source}", .folder.display())]
     Disk {
         /// The folder of the files.
         folder: PathBuf,

@@ -50,7 +50,11 @@ pub(super) struct DiskError(pub(super) ArrowError);
 
 impl From<EngineError> for RunError {
     fn from(error: EngineError) -> Self {
-        Self::Engine(error)
+        // The disk's own error when what waits there is merged.
+        match error.into_external::<DiskError>() {
+            Ok(error) => Self::Disk(error),
+            Err(error) => Self::Engine(error),
+        }
     }
 }
 
@@ -289,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_disk_has_lost_is_told_as_its_fault() {
+    fn what_the_disk_does_not_take_or_has_lost_is_told_as_its_fault() {
         let folder = tempfile::tempdir().unwrap();
         let room = Room {
             budget: MemoryBudget::new(64 << 20),
@@ -298,6 +302,13 @@ mod tests {
         };
         let mut runs = Runs::new(shape(), &room);
         runs.add(vec![panes(0..1_000)]).unwrap();
+        let nowhere = Room {
+            folder: folder.path().join("nowhere"),
+            ..room.clone()
+        };
+        let refused = Runs::new(shape(), &nowhere).add(vec![panes(0..9)]);
+        assert!(matches!(refused, Err(RunError::Disk(_))));
+
         let file = &runs.files[0];
         file.set_len(file.metadata().unwrap().len() / 2).unwrap();
         let failed = runs.merged().unwrap().find_map(Result::err).unwrap();
