@@ -21,7 +21,7 @@ import time
 
 SKIPPED = 77
 # Beyond the faults themselves: start, catching up, draining, audit, verifying, scenarios, and what they may wait for each other.
-AROUND = 25 * 60
+AROUND = 40 * 60
 
 
 def arguments():

@@ -320,6 +320,7 @@ class Campaign:
             root = fleet.storage.fetched(self.folder / "fetched" / fleet.pipeline)
             verdicts[fleet.pipeline] = audit.audit(root, fleet.pipeline, fleet.logs, expected)
             self.count_skewed(fleet)
+        for fleet in self.fleets:
             verdicts[fleet.pipeline].findings += self.agreed(fleet, 120, "audit") + self.agreed(fleet, 600, "verify", fleet.pipeline)
         self.count_the_rest()
         return verdicts

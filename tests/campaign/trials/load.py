@@ -19,7 +19,7 @@ from ..processes import wait_for
 from ..talk import Talk
 from . import numbered, totals
 from .outcome import Outcome, slope
-from .site import Site
+from .site import VERIFYING, Site
 
 MINUTES = 30.0
 RATE = 10_000
@@ -48,7 +48,7 @@ tables:
 
 def patience(asked) -> float:
     """Seconds within which it ends."""
-    return 60 * asked.lasting(MINUTES) * 2 + 900
+    return 60 * asked.lasting(MINUTES) * 2 + 900 + VERIFYING
 
 
 def run(asked, kafka, folder: pathlib.Path) -> Outcome:

@@ -15,7 +15,7 @@ from ..talk import Talk
 from . import numbered, totals
 from .asker import Asker
 from .outcome import Outcome, summed_up
-from .site import Site
+from .site import VERIFYING, Site
 
 MINUTES = 10.0
 RATE = 2_000
@@ -50,7 +50,7 @@ REQUIRED, MENDED = NUMBERING.schema("int"), NUMBERING.schema("bigint?")
 
 def patience(asked) -> float:
     """Seconds within which it ends."""
-    return 60 * asked.lasting(MINUTES) * 2 + 900
+    return 60 * asked.lasting(MINUTES) * 2 + 900 + VERIFYING
 
 
 def run(asked, kafka, folder: pathlib.Path) -> Outcome:

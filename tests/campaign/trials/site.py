@@ -17,6 +17,8 @@ from ..delta import Folder, Log
 from ..fleet import Server
 from ..processes import wait_for
 
+# Seconds within which tables are computed again.
+VERIFYING = 900.0
 # A line of its log by what it tells, in the order in which a start comes to them.
 MILESTONES = {
     "doors": "HTTP listens",
@@ -115,7 +117,10 @@ class Site:
     def verified(self, pipeline: str) -> tuple[dict, list[str]]:
         """Its tables computed again from Kafka: seconds, verdicts, and what is wrong."""
         began = time.monotonic()
-        said = self.commanded("verify", pipeline, "--format", "json", patience=1800)
+        try:
+            said = self.commanded("verify", pipeline, "--format", "json", patience=VERIFYING)
+        except subprocess.TimeoutExpired:
+            return {}, [f"`alluvium verify {pipeline}` did not end within {VERIFYING:.0f} s"]
         took = round(time.monotonic() - began, 1)
         if said.returncode != 0:
             return {"seconds": took}, [f"`alluvium verify {pipeline}` ended with {said.returncode}: {said.stdout[-1500:]} {said.stderr[-500:]}"]
