@@ -13,8 +13,8 @@ use std::{
 };
 
 use alluvium_types::{
-    AssignmentGeneration, BufferPool, Damaged, FetchedBatch, Generation, MemoryBudget, Timestamp,
-    TopicPartition,
+    AssignmentGeneration, BufferPool, Damaged, ErrorClass, FetchedBatch, Generation, MemoryBudget,
+    Timestamp, TopicPartition,
 };
 use crossbeam_channel::bounded;
 use rdkafka::{
@@ -25,8 +25,12 @@ use rdkafka::{
 
 use crate::{
     Assignments, Broker, Halt, Notice, PartitionView, SourceError, Subscription,
-    assignment::Context, direct::Fetcher, inquiry::broker_of, native::TopicQuestion,
-    partition::Taking, state::State,
+    assignment::Context,
+    direct::Fetcher,
+    inquiry::broker_of,
+    native::{TopicQuestion, set_last_leader_epoch},
+    partition::Taking,
+    state::State,
 };
 
 /// How long a dropped drain may take to leave its group.
@@ -159,6 +163,7 @@ impl KafkaDrain {
                 });
             }
         };
+        look_again(consumer);
         explain_a_halt(consumer);
         watch_topics(consumer);
         match fatal {
@@ -430,6 +435,34 @@ fn watch_topics(consumer: &BaseConsumer<Context>) {
     match asked {
         Ok(question) => context.state().watch.question = Some(question),
         Err(cause) => context.state().unwatchable(&cause, now),
+    }
+}
+
+/// Sends librdkafka back to the last record of a partition that it takes for cut off. It asks the broker whether that is still there,
+/// and says so again if not. Waits for the order to be taken, not for the answer.
+fn look_again(consumer: &BaseConsumer<Context>) {
+    let Some((partition, place)) = consumer.context().state().doubted() else {
+        return;
+    };
+    let mut list = TopicPartitionList::with_capacity(1);
+    let (topic, number) = (&partition.topic, partition.partition);
+    let sought = list
+        .add_partition_offset(topic, number, Offset::Offset(place.offset))
+        .and_then(|()| {
+            if let Some(epoch) = place.leader_epoch {
+                set_last_leader_epoch(&mut list, epoch);
+            }
+            consumer.seek_partitions(list, ASK_ENDS)
+        })
+        .and_then(|list| list.elements().iter().try_for_each(|one| one.error()));
+    let mut state = consumer.context().state();
+    match sought {
+        Ok(()) => state.look_at(&partition),
+        // It stays as it is, and is tried with the next turn.
+        Err(cause) => state.notices.push(Notice::Error {
+            class: ErrorClass::Transient,
+            text: format!("could not go back in {partition}: {cause}"),
+        }),
     }
 }
 

@@ -1,5 +1,5 @@
-//! The five things librdkafka offers only in C: a batch from a partition's queue, the borrowed
-//! fields of its messages, the ids of topics, and two settings of its mock cluster.
+//! The six things librdkafka offers only in C: a batch from a partition's queue, the borrowed
+//! fields of its messages, the leader of a place in a list, the ids of topics, and two settings of its mock cluster.
 //!
 //! Owns every pointer of this crate. Does not own what the messages mean. The one file with
 //! `unsafe`: `BaseConsumer::poll` makes one event and one `Arc` a message and reaches 60 % of the
@@ -23,6 +23,7 @@ use rdkafka::{
     client::Client,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
+    topic_partition_list::TopicPartitionList,
 };
 
 /// The queue of one assigned partition, split off the consumer's.
@@ -122,6 +123,15 @@ impl Message {
         }
     }
 
+    /// Whether an error is about a log that was cut off. librdkafka gives it the code of a partition without a place to go on from, and
+    /// tells the cause in words only.
+    pub(crate) fn says_cut_off(&self) -> bool {
+        let code = sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__LOG_TRUNCATION;
+        // SAFETY: returns a string that lives as long as the program.
+        let words = unsafe { CStr::from_ptr(sys::rd_kafka_err2str(code)) };
+        self.error_text().contains(&*words.to_string_lossy())
+    }
+
     /// The words of an error.
     pub(crate) fn error_text(&self) -> String {
         // SAFETY: returns null or a string that lives as long as the message.
@@ -133,6 +143,17 @@ impl Message {
         unsafe { CStr::from_ptr(text) }
             .to_string_lossy()
             .into_owned()
+    }
+
+    /// The leader under whom the record was written; `None` where the broker does not tell, and for an error, of which librdkafka
+    /// says nothing that means anything.
+    pub(crate) fn leader_epoch(&self) -> Option<i32> {
+        if self.error().is_some() {
+            return None;
+        }
+        // SAFETY: the message is alive and was made by librdkafka for a record.
+        let epoch = unsafe { sys::rd_kafka_message_leader_epoch(self.0.as_ptr()) };
+        (epoch >= 0).then_some(epoch)
     }
 
     pub(crate) fn key(&self) -> Option<&[u8]> {
@@ -188,6 +209,17 @@ impl Message {
                     bytes(value.cast_mut(), size),
                 )
             });
+        }
+    }
+}
+
+/// Says under which leader the record before the place was written, for the last place of a list.
+pub(crate) fn set_last_leader_epoch(list: &mut TopicPartitionList, epoch: i32) {
+    // SAFETY: the list is alive and borrowed alone; its elements are an array of `cnt`, of which the last is changed.
+    unsafe {
+        let list = &*list.ptr();
+        if let Ok(last) = usize::try_from(list.cnt - 1) {
+            sys::rd_kafka_topic_partition_set_leader_epoch(list.elems.add(last), epoch);
         }
     }
 }

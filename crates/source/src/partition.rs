@@ -83,7 +83,23 @@ struct Queue {
     recorded: Option<TopicId>,
     /// The broker's topic is that one, as far as anybody can say. Until then nothing is taken.
     is_it: bool,
+    /// The start, or behind the last record.
+    last: Place,
+    /// How often librdkafka has said, since a record came, that the log was cut off.
+    doubts: u32,
+    /// Where it is to look again, since it has said so.
+    doubted: Option<Place>,
 }
+
+/// An offset, and the leader under whom the record before it was written, if that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) offset: i64,
+    pub(crate) leader_epoch: Option<i32>,
+}
+
+/// A log counts as cut off when librdkafka says so as often in a row. An answer to what it asked before can come once more.
+const DOUBTS: u32 = 5;
 
 /// A partition of the current assignment.
 #[derive(Debug)]
@@ -106,6 +122,12 @@ impl Partition {
             usual_size: 512,
             recorded: start.topic,
             is_it: start.topic.is_none(),
+            last: Place {
+                offset: start.offset,
+                leader_epoch: start.leader_epoch,
+            },
+            doubts: 0,
+            doubted: None,
         };
         Self::new(name, Inflow::Queue(queue), start.offset)
     }
@@ -184,6 +206,21 @@ impl Partition {
         None
     }
 
+    /// Where librdkafka is to look again whether the log still is what was read.
+    pub(crate) fn doubted(&self) -> Option<Place> {
+        match &self.inflow {
+            Inflow::Queue(queue) if self.halted.is_none() => queue.doubted,
+            _ => None,
+        }
+    }
+
+    /// librdkafka looks there now.
+    pub(crate) fn is_looked_at(&mut self) {
+        if let Inflow::Queue(queue) = &mut self.inflow {
+            queue.doubted = None;
+        }
+    }
+
     /// librdkafka's statistics, for a partition that it reads.
     pub(crate) fn learn_ends(&mut self, ends: LogEnds) {
         if matches!(self.inflow, Inflow::Queue(_)) {
@@ -256,7 +293,7 @@ impl Partition {
         match &self.inflow {
             _ if self.halted.is_some() => None,
             Inflow::None => None,
-            Inflow::Queue(queue) if !queue.is_it => None,
+            Inflow::Queue(queue) if !queue.is_it || queue.doubted.is_some() => None,
             Inflow::Queue(_) => self.take_queued(taking),
             Inflow::Feed(_) => self.take_fetched(taking),
         }
@@ -344,6 +381,11 @@ impl Partition {
             }
             bytes += size;
             end = message.offset() + 1;
+            queue.doubts = 0;
+            queue.last = Place {
+                offset: end,
+                leader_epoch: message.leader_epoch(),
+            };
             records.push(message);
         }
         if let Inflow::Queue(queue) = &mut self.inflow
@@ -356,7 +398,13 @@ impl Partition {
         }
         let range = OffsetRange::new(self.position, end).expect("the end only grew");
         self.position = end;
-        Some(self.pack(range, &records, bytes, taking))
+        // Of what is not delivered nobody says who wrote it.
+        let leader_epoch = match &self.inflow {
+            Inflow::Queue(queue) if queue.last.offset == end => queue.last.leader_epoch,
+            _ => None,
+        };
+        let batch = self.pack(range, &records, bytes, taking);
+        Some(batch.written_under(leader_epoch))
     }
 
     /// Answers an error in the queue; `true`: the partition halts here.
@@ -371,6 +419,7 @@ impl Partition {
         let offset = message.offset();
         let text = message.error_text();
         match code {
+            Code::AutoOffsetReset if message.says_cut_off() => self.doubt(end, text),
             // Carries no assignment version: one about an offset that is already passed belongs
             // to an older assignment.
             Code::AutoOffsetReset | Code::OffsetOutOfRange if offset >= end || offset < 0 => {
@@ -393,6 +442,25 @@ impl Partition {
                 false
             }
         }
+    }
+
+    /// librdkafka says that the log was cut off, which it may say without cause: at the end of a partition it takes the place behind the next
+    /// record for its own, under leader 0, and asks the broker about that when the leader changes in a rebalance; the
+    /// answer can come in a later assignment. So it has to look again from the last record that we have, which it then does before it reads
+    /// on. `true`: nothing more is taken now.
+    fn doubt(&mut self, end: i64, text: String) -> bool {
+        let Inflow::Queue(queue) = &mut self.inflow else {
+            return false;
+        };
+        queue.doubts += 1;
+        if queue.doubts >= DOUBTS {
+            self.halt(Halt::OutOfRange { offset: end, text });
+            self.unexplained = true;
+        } else {
+            // What is read twice from there is left out, as it lies below the position.
+            queue.doubted = Some(queue.last);
+        }
+        true
     }
 
     fn pack(

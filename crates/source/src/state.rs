@@ -15,7 +15,7 @@ use crate::{
     error::classify,
     native::{TopicIds, TopicQuestion},
     notice::Notice,
-    partition::Partition,
+    partition::{Partition, Place},
 };
 
 /// Partitions that the group gave us and whose starts are not known.
@@ -120,6 +120,24 @@ impl State {
             question: None,
             again_at: Some(now + wait),
         };
+    }
+
+    /// A partition that librdkafka takes for cut off, and where it is to look again.
+    pub(crate) fn doubted(&self) -> Option<(TopicPartition, Place)> {
+        self.partitions
+            .iter()
+            .find_map(|partition| Some((partition.name.clone(), partition.doubted()?)))
+    }
+
+    /// librdkafka looks again.
+    pub(crate) fn look_at(&mut self, name: &TopicPartition) {
+        let found = self
+            .partitions
+            .iter_mut()
+            .find(|partition| partition.name == *name);
+        if let Some(partition) = found {
+            partition.is_looked_at();
+        }
     }
 
     /// A partition that halted out of range and whose log's ends were not asked for yet.

@@ -5,12 +5,16 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant},
 };
 
-use alluvium_source::{Broker, DrainKind, EventProducer, Halt, KafkaDrain, Notice, group_progress};
+use alluvium_source::{
+    Assignments, Broker, DrainKind, EventProducer, Halt, KafkaDrain, Notice, Recorded,
+    group_progress,
+};
 use alluvium_types::{
     AssignmentGeneration, FetchedBatch, Generation, RawBatch, Timestamp, TopicPartition,
 };
@@ -423,4 +427,94 @@ fn a_member_whose_name_was_taken_is_told_and_gives_up_its_partitions() {
                 .any(|notice| matches!(notice, Notice::Fenced(_)))
         );
     }
+}
+
+/// Gives partitions back slowly, and says when.
+struct Slowly {
+    table: Arc<Table>,
+    is_giving: Arc<AtomicBool>,
+}
+
+impl Assignments for Slowly {
+    fn revoked(&self, _deadline: Instant) {
+        self.is_giving.store(true, Ordering::Relaxed);
+        thread::sleep(Duration::from_millis(1500));
+    }
+
+    fn starts(
+        &self,
+        partitions: &[TopicPartition],
+        deadline: Instant,
+    ) -> Option<BTreeMap<TopicPartition, Recorded>> {
+        self.table.starts(partitions, deadline)
+    }
+}
+
+/// At the end of a partition librdkafka takes the place behind the next record for its own, under leader 0. When the leader changes while
+/// a rebalance lasts, it asks about that, and takes the log for cut off.
+#[test]
+fn a_leader_that_changes_in_a_rebalance_cuts_nothing_off() {
+    let cluster = MockCluster::new(2).unwrap();
+    cluster.create_topic(TOPIC, 1, 2).unwrap();
+    cluster.create_topic("elsewhere", 1, 1).unwrap();
+    cluster.partition_leader(TOPIC, 0, Some(2)).unwrap();
+    let broker = Broker::new(cluster.bootstrap_servers());
+    produce(&broker, 0, numbered(0..10));
+
+    let (read, has_read) = mpsc::channel();
+    let is_giving = Arc::new(AtomicBool::new(false));
+    let reader = thread::spawn({
+        let (broker, is_giving) = (broker.clone(), is_giving.clone());
+        move || {
+            let table = Table::with([(0, 0)]);
+            let mut subscription = subscription(1);
+            let refresh = "topic.metadata.refresh.interval.ms";
+            subscription.properties.insert(refresh.into(), "100".into());
+            let assignments = Slowly {
+                table: table.clone(),
+                is_giving,
+            };
+            let generation = AssignmentGeneration::default();
+            let mut drain =
+                KafkaDrain::subscribe(&broker, subscription, generation, Arc::new(assignments))
+                    .unwrap();
+            let mut values = Vec::new();
+            let mut notices = Vec::new();
+            for (goal, assigned) in [(10, 1), (15, 2)] {
+                notices.extend(serve_until(&mut drain, |drain, _| {
+                    while let Some(batch) = drain.take(1 << 20, Timestamp::default()) {
+                        assert!(table.commit(&batch));
+                        for read in raw(batch) {
+                            let texts = read.records().map(|record| record.value().unwrap());
+                            values.extend(texts.map(<[u8]>::to_vec));
+                        }
+                    }
+                    values.len() >= goal && table.questions.load(Ordering::Relaxed) >= assigned
+                }));
+                read.send(()).unwrap();
+            }
+            drain.close(PATIENCE).unwrap();
+            (values, notices)
+        }
+    });
+    has_read.recv_timeout(PATIENCE).unwrap();
+
+    // Another member, of which the group has to know.
+    let mut other = subscription(1);
+    other.topics = vec!["elsewhere".into()];
+    let generation = AssignmentGeneration::default();
+    let mut other = KafkaDrain::subscribe(&broker, other, generation, Table::with([])).unwrap();
+    serve_until(&mut other, |_, _| is_giving.load(Ordering::Relaxed));
+    cluster.partition_leader(TOPIC, 0, Some(1)).unwrap();
+    serve_until_assigned(&mut other);
+    produce(&broker, 0, numbered(10..15));
+    serve_until(&mut other, |_, _| has_read.try_recv().is_ok());
+    let (values, notices) = reader.join().unwrap();
+    let expected: Vec<Vec<u8>> = numbered(0..15)
+        .into_iter()
+        .map(String::into_bytes)
+        .collect();
+    assert_eq!(values, expected, "{notices:?}");
+    let is_halt = |notice: &Notice| matches!(notice, Notice::Halted { .. });
+    assert!(!notices.iter().any(is_halt), "{notices:?}");
 }
