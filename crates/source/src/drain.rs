@@ -163,7 +163,10 @@ impl KafkaDrain {
                 });
             }
         };
-        look_again(consumer);
+        if std::mem::take(&mut consumer.context().state().doubts.is_new) {
+            consumer.context().assign_afresh(consumer);
+        }
+        prove_a_start(consumer);
         explain_a_halt(consumer);
         watch_topics(consumer);
         match fatal {
@@ -212,6 +215,7 @@ impl KafkaDrain {
             generation,
             partitions,
             notices,
+            doubts,
             ..
         } = &mut *state;
         let mut taking = Taking {
@@ -222,6 +226,7 @@ impl KafkaDrain {
             buffers: &self.buffers,
             damaged: &self.damaged,
             notices,
+            doubts: Some(doubts),
         };
         let count = partitions.len();
         let taken = (0..count).find_map(|step| {
@@ -438,10 +443,10 @@ fn watch_topics(consumer: &BaseConsumer<Context>) {
     }
 }
 
-/// Sends librdkafka back to the last record of a partition that it takes for cut off. It asks the broker whether that is still there,
-/// and says so again if not. Waits for the order to be taken, not for the answer.
-fn look_again(consumer: &BaseConsumer<Context>) {
-    let Some((partition, place)) = consumer.context().state().doubted() else {
+/// Sends librdkafka to the start of a partition with the leader under whom the record before it was written: then it asks whether that
+/// is still there before it reads, and says so if not. Waits for the order to be taken, not for the answer.
+fn prove_a_start(consumer: &BaseConsumer<Context>) {
+    let Some((partition, place)) = consumer.context().state().unproven() else {
         return;
     };
     let mut list = TopicPartitionList::with_capacity(1);
@@ -457,11 +462,13 @@ fn look_again(consumer: &BaseConsumer<Context>) {
         .and_then(|list| list.elements().iter().try_for_each(|one| one.error()));
     let mut state = consumer.context().state();
     match sought {
-        Ok(()) => state.look_at(&partition),
+        Ok(()) => state.prove(&partition),
+        // It has not begun to read there.
+        Err(cause) if cause.rdkafka_error_code() == Some(RDKafkaErrorCode::State) => {}
         // It stays as it is, and is tried with the next turn.
         Err(cause) => state.notices.push(Notice::Error {
             class: ErrorClass::Transient,
-            text: format!("could not go back in {partition}: {cause}"),
+            text: format!("could not ask about the start of {partition}: {cause}"),
         }),
     }
 }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use alluvium_types::{
-    BufferPool, Damaged, FetchedBatch, Generation, MemoryBudget, OffsetRange, RawBatchBuilder,
-    Timestamp, TopicId, TopicPartition,
+    BufferPool, Damaged, ErrorClass, FetchedBatch, Generation, MemoryBudget, OffsetRange,
+    RawBatchBuilder, Timestamp, TopicId, TopicPartition,
 };
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -58,6 +58,8 @@ pub(crate) struct Taking<'a> {
     /// Where bytes begin that a worker could not unpack.
     pub(crate) damaged: &'a BTreeMap<TopicPartition, Damaged>,
     pub(crate) notices: &'a mut Vec<Notice>,
+    /// Where nothing can be assigned afresh there are none.
+    pub(crate) doubts: Option<&'a mut Doubts>,
 }
 
 /// Where a partition's records come from.
@@ -85,10 +87,8 @@ struct Queue {
     is_it: bool,
     /// The start, or behind the last record.
     last: Place,
-    /// How often librdkafka has said, since a record came, that the log was cut off.
-    doubts: u32,
-    /// Where it is to look again, since it has said so.
-    doubted: Option<Place>,
+    /// Where librdkafka has yet to ask whether the log still is what was read.
+    unproven: Option<Place>,
 }
 
 /// An offset, and the leader under whom the record before it was written, if that is known.
@@ -98,8 +98,41 @@ pub(crate) struct Place {
     pub(crate) leader_epoch: Option<i32>,
 }
 
-/// A log counts as cut off when librdkafka says so as often in a row. An answer to what it asked before can come once more.
-const DOUBTS: u32 = 5;
+/// What librdkafka has said of logs that were cut off, in all assignments (P18).
+///
+/// It says so without cause, too: at the end of a partition it takes the place behind the next record for its own, under leader 0;
+/// when the leader changes in the middle of a rebalance, it asks about that, and the answer can come in a later
+/// assignment. So everything is assigned afresh, which lets it ask about the recorded offset; what it says again and again counts.
+#[derive(Debug, Default)]
+pub(crate) struct Doubts {
+    /// How often in a row, by partition: no record has come in between.
+    counts: BTreeMap<TopicPartition, u32>,
+    /// Since the last assignment.
+    pub(crate) is_new: bool,
+}
+
+impl Doubts {
+    /// A log counts as cut off when that was said so often.
+    const ENOUGH: u32 = 3;
+
+    /// Whether that was often enough.
+    fn add(&mut self, partition: &TopicPartition) -> bool {
+        let count = self.counts.entry(partition.clone()).or_default();
+        *count += 1;
+        let is_enough = *count >= Self::ENOUGH;
+        match is_enough {
+            true => *count = 0,
+            false => self.is_new = true,
+        }
+        is_enough
+    }
+
+    fn settle(&mut self, partition: &TopicPartition) {
+        if !self.counts.is_empty() {
+            self.counts.remove(partition);
+        }
+    }
+}
 
 /// A partition of the current assignment.
 #[derive(Debug)]
@@ -116,18 +149,19 @@ pub(crate) struct Partition {
 impl Partition {
     /// A partition that is read from librdkafka's queue.
     pub(crate) fn queued(name: TopicPartition, queue: PartitionQueue, start: Recorded) -> Self {
+        let place = Place {
+            offset: start.offset,
+            leader_epoch: start.leader_epoch,
+        };
         let queue = Queue {
             queue,
             waiting: VecDeque::new(),
             usual_size: 512,
             recorded: start.topic,
             is_it: start.topic.is_none(),
-            last: Place {
-                offset: start.offset,
-                leader_epoch: start.leader_epoch,
-            },
-            doubts: 0,
-            doubted: None,
+            last: place,
+            // It takes a start as it is given; about a place that it is sent to, it asks.
+            unproven: start.leader_epoch.map(|_| place),
         };
         Self::new(name, Inflow::Queue(queue), start.offset)
     }
@@ -206,18 +240,18 @@ impl Partition {
         None
     }
 
-    /// Where librdkafka is to look again whether the log still is what was read.
-    pub(crate) fn doubted(&self) -> Option<Place> {
+    /// Where librdkafka has yet to ask whether the log still is what was read (P18).
+    pub(crate) fn unproven(&self) -> Option<Place> {
         match &self.inflow {
-            Inflow::Queue(queue) if self.halted.is_none() => queue.doubted,
+            Inflow::Queue(queue) if self.halted.is_none() => queue.unproven,
             _ => None,
         }
     }
 
-    /// librdkafka looks there now.
-    pub(crate) fn is_looked_at(&mut self) {
+    /// librdkafka asks there now, and brings records only when the log is the same.
+    pub(crate) fn is_being_proven(&mut self) {
         if let Inflow::Queue(queue) = &mut self.inflow {
-            queue.doubted = None;
+            queue.unproven = None;
         }
     }
 
@@ -293,7 +327,7 @@ impl Partition {
         match &self.inflow {
             _ if self.halted.is_some() => None,
             Inflow::None => None,
-            Inflow::Queue(queue) if !queue.is_it || queue.doubted.is_some() => None,
+            Inflow::Queue(queue) if !queue.is_it || queue.unproven.is_some() => None,
             Inflow::Queue(_) => self.take_queued(taking),
             Inflow::Feed(_) => self.take_fetched(taking),
         }
@@ -365,7 +399,7 @@ impl Partition {
                     // Statistics' next_offset would not do: right after an assignment it is
                     // still the former assignment's, and would skip records.
                     end = end.max(message.offset());
-                } else if self.answer(code, &message, end, taking.notices) {
+                } else if self.answer(code, &message, end, taking) {
                     break;
                 }
                 continue;
@@ -381,7 +415,6 @@ impl Partition {
             }
             bytes += size;
             end = message.offset() + 1;
-            queue.doubts = 0;
             queue.last = Place {
                 offset: end,
                 leader_epoch: message.leader_epoch(),
@@ -395,6 +428,9 @@ impl Partition {
         }
         if end == self.position {
             return None;
+        }
+        if let (false, Some(doubts)) = (records.is_empty(), &mut taking.doubts) {
+            doubts.settle(&self.name);
         }
         let range = OffsetRange::new(self.position, end).expect("the end only grew");
         self.position = end;
@@ -413,13 +449,29 @@ impl Partition {
         code: RDKafkaErrorCode,
         message: &Message,
         end: i64,
-        notices: &mut Vec<Notice>,
+        taking: &mut Taking<'_>,
     ) -> bool {
         use RDKafkaErrorCode as Code;
         let offset = message.offset();
         let text = message.error_text();
+        let notices = &mut *taking.notices;
         match code {
-            Code::AutoOffsetReset if message.says_cut_off() => self.doubt(end, text),
+            Code::AutoOffsetReset if message.says_cut_off() => {
+                let doubts = taking.doubts.as_mut();
+                if doubts.is_none_or(|doubts| doubts.add(&self.name)) {
+                    self.halt(Halt::OutOfRange { offset: end, text });
+                    self.unexplained = true;
+                } else {
+                    let name = &self.name;
+                    notices.push(Notice::Error {
+                        class: ErrorClass::Transient,
+                        text: format!(
+                            "the log of {name} may have been cut off ({text}); its leader is asked about the recorded offset"
+                        ),
+                    });
+                }
+                true
+            }
             // Carries no assignment version: one about an offset that is already passed belongs
             // to an older assignment.
             Code::AutoOffsetReset | Code::OffsetOutOfRange if offset >= end || offset < 0 => {
@@ -442,25 +494,6 @@ impl Partition {
                 false
             }
         }
-    }
-
-    /// librdkafka says that the log was cut off, which it may say without cause: at the end of a partition it takes the place behind the next
-    /// record for its own, under leader 0, and asks the broker about that when the leader changes in a rebalance; the
-    /// answer can come in a later assignment. So it has to look again from the last record that we have, which it then does before it reads
-    /// on. `true`: nothing more is taken now.
-    fn doubt(&mut self, end: i64, text: String) -> bool {
-        let Inflow::Queue(queue) = &mut self.inflow else {
-            return false;
-        };
-        queue.doubts += 1;
-        if queue.doubts >= DOUBTS {
-            self.halt(Halt::OutOfRange { offset: end, text });
-            self.unexplained = true;
-        } else {
-            // What is read twice from there is left out, as it lies below the position.
-            queue.doubted = Some(queue.last);
-        }
-        true
     }
 
     fn pack(

@@ -190,6 +190,7 @@ impl Reread {
                 buffers: &self.buffers,
                 damaged: &damaged,
                 notices: &mut notices,
+                doubts: None,
             };
             let taken = stretch.partition.take(&mut taking);
             if let Some(batch) = taken {

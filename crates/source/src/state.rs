@@ -15,7 +15,7 @@ use crate::{
     error::classify,
     native::{TopicIds, TopicQuestion},
     notice::Notice,
-    partition::{Partition, Place},
+    partition::{Doubts, Partition, Place},
 };
 
 /// Partitions that the group gave us and whose starts are not known.
@@ -49,6 +49,7 @@ pub(crate) struct State {
     pub(crate) notices: Vec<Notice>,
     pub(crate) unstarted: Option<Unstarted>,
     pub(crate) watch: Watch,
+    pub(crate) doubts: Doubts,
     pub(crate) closing: bool,
 }
 
@@ -122,21 +123,21 @@ impl State {
         };
     }
 
-    /// A partition that librdkafka takes for cut off, and where it is to look again.
-    pub(crate) fn doubted(&self) -> Option<(TopicPartition, Place)> {
+    /// A partition of which librdkafka has yet to ask whether its log still is what was read, and where.
+    pub(crate) fn unproven(&self) -> Option<(TopicPartition, Place)> {
         self.partitions
             .iter()
-            .find_map(|partition| Some((partition.name.clone(), partition.doubted()?)))
+            .find_map(|partition| Some((partition.name.clone(), partition.unproven()?)))
     }
 
-    /// librdkafka looks again.
-    pub(crate) fn look_at(&mut self, name: &TopicPartition) {
+    /// librdkafka asks now.
+    pub(crate) fn prove(&mut self, name: &TopicPartition) {
         let found = self
             .partitions
             .iter_mut()
             .find(|partition| partition.name == *name);
         if let Some(partition) = found {
-            partition.is_looked_at();
+            partition.is_being_proven();
         }
     }
 
