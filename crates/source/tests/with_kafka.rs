@@ -193,8 +193,14 @@ fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
 }
 
 /// Reads from a start of one partition until so many offsets are passed; the leader under which the last was written, or why it halted.
-fn passed(broker: &Broker, topic: &str, start: Recorded, end: i64) -> Result<Option<i32>, Halt> {
-    let mut drain = join(broker, topic, DrainKind::Direct, start).unwrap();
+fn passed(
+    broker: &Broker,
+    topic: &str,
+    kind: DrainKind,
+    start: Recorded,
+    end: i64,
+) -> Result<Option<i32>, Halt> {
+    let mut drain = join(broker, topic, kind, start).unwrap();
     let deadline = Instant::now() + PATIENCE;
     loop {
         for notice in drain.serve(Duration::from_millis(5)).unwrap() {
@@ -227,22 +233,25 @@ fn an_offset_goes_on_only_where_its_leader_wrote_the_record_before() {
         producer.send(record.payload(value)).unwrap();
     }
     producer.flush(PATIENCE).unwrap();
-    let epoch = passed(&broker, &topic, Recorded::at(0), 5).unwrap();
-    let epoch = epoch.expect("a real broker says it");
-    let under = |leader_epoch| Recorded {
-        leader_epoch: Some(leader_epoch),
-        ..Recorded::at(3)
-    };
-    assert_eq!(passed(&broker, &topic, under(epoch), 5), Ok(Some(epoch)));
-    // The log has no record of that leader, so the one before offset 3 is another than was read.
-    let halt = passed(&broker, &topic, under(epoch + 1), 5).unwrap_err();
-    assert!(
-        matches!(
-            halt,
-            Halt::OutOfRange { offset: 3, .. } | Halt::Truncated { offset: 3, .. }
-        ),
-        "{halt:?}"
-    );
+    for kind in [DrainKind::Direct, DrainKind::Portable] {
+        let passed = |start| passed(&broker, &topic, kind, start, 5);
+        let epoch = passed(Recorded::at(0)).unwrap();
+        let epoch = epoch.expect("a real broker says it");
+        let under = |leader_epoch| Recorded {
+            leader_epoch: Some(leader_epoch),
+            ..Recorded::at(3)
+        };
+        assert_eq!(passed(under(epoch)), Ok(Some(epoch)));
+        // The log has no record of that leader, so the one before offset 3 is another than was read.
+        let halt = passed(under(epoch + 1)).unwrap_err();
+        assert!(
+            matches!(
+                halt,
+                Halt::OutOfRange { offset: 3, .. } | Halt::Truncated { offset: 3, .. }
+            ),
+            "{halt:?}"
+        );
+    }
 }
 
 /// Reads a topic of one record over a secured listener; an error names why it cannot be read.
