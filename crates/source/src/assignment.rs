@@ -283,7 +283,12 @@ impl Context {
             .collect();
         state.generation = generation;
         state.clear();
-        state.partitions = held;
+        state.doubts.retain(&partitions);
+        state.doubts.ask_again_at = None;
+        state.partitions = held
+            .into_iter()
+            .map(|partition| partition.doubted(&state.doubts))
+            .collect();
         state.notices.push(Notice::Assigned {
             generation,
             partitions,

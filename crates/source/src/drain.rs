@@ -166,7 +166,7 @@ impl KafkaDrain {
         if std::mem::take(&mut consumer.context().state().doubts.is_new) {
             consumer.context().assign_afresh(consumer);
         }
-        prove_a_start(consumer);
+        prove_starts(consumer);
         explain_a_halt(consumer);
         watch_topics(consumer);
         match fatal {
@@ -443,32 +443,39 @@ fn watch_topics(consumer: &BaseConsumer<Context>) {
     }
 }
 
-/// Sends librdkafka to the start of a partition with the leader under whom the record before it was written: then it asks whether that
-/// is still there before it reads, and says so if not. Waits for the order to be taken, not for the answer.
-fn prove_a_start(consumer: &BaseConsumer<Context>) {
-    let Some((partition, place)) = consumer.context().state().unproven() else {
+/// Sends librdkafka back to the starts of partitions whose logs it took for cut off, with the leaders under whom the records before were
+/// written: then it asks whether these are still there before it reads, and says so if not. Waits for the order to be taken, not for the
+/// answers.
+fn prove_starts(consumer: &BaseConsumer<Context>) {
+    let now = Instant::now();
+    let unproven = consumer.context().state().unproven(now);
+    if unproven.is_empty() {
         return;
-    };
-    let mut list = TopicPartitionList::with_capacity(1);
-    let (topic, number) = (&partition.topic, partition.partition);
-    let sought = list
-        .add_partition_offset(topic, number, Offset::Offset(place.offset))
-        .and_then(|()| {
-            if let Some(epoch) = place.leader_epoch {
-                set_last_leader_epoch(&mut list, epoch);
-            }
-            consumer.seek_partitions(list, ASK_ENDS)
+    }
+    let mut list = TopicPartitionList::with_capacity(unproven.len());
+    let sought = unproven
+        .iter()
+        .try_for_each(|(name, (offset, epoch))| {
+            list.add_partition_offset(&name.topic, name.partition, Offset::Offset(*offset))?;
+            set_last_leader_epoch(&mut list, *epoch);
+            Ok(())
         })
-        .and_then(|list| list.elements().iter().try_for_each(|one| one.error()));
+        .and_then(|()| consumer.seek_partitions(list, ASK_ENDS));
     let mut state = consumer.context().state();
+    // What is refused stays as it is: most often it has not begun to read there.
+    state.doubts.ask_again_at = Some(now + ASK_ENDS);
     match sought {
-        Ok(()) => state.prove(&partition),
-        // It has not begun to read there.
-        Err(cause) if cause.rdkafka_error_code() == Some(RDKafkaErrorCode::State) => {}
-        // It stays as it is, and is tried with the next turn.
+        Ok(list) => {
+            let taken = list.elements();
+            let taken = taken.iter().filter(|one| one.error().is_ok());
+            let names: Vec<TopicPartition> = taken
+                .map(|one| TopicPartition::new(one.topic(), one.partition()))
+                .collect();
+            state.prove(&names);
+        }
         Err(cause) => state.notices.push(Notice::Error {
             class: ErrorClass::Transient,
-            text: format!("could not ask about the start of {partition}: {cause}"),
+            text: format!("could not ask leaders about recorded offsets: {cause}"),
         }),
     }
 }
@@ -483,3 +490,6 @@ fn explain_a_halt(consumer: &BaseConsumer<Context>) {
         .fetch_watermarks(&partition.topic, partition.partition, ASK_ENDS);
     consumer.context().state().explain(&partition, ends.ok());
 }
+
+#[cfg(test)]
+mod tests;

