@@ -72,7 +72,7 @@ fn a_message_that_is_shorter_than_it_says_is_answered() {
 fn a_proof_that_is_shorter_than_it_says_is_answered() {
     let house = House::open(true, false);
     let nothing = &b"p\0\0\0\x04"[..];
-    let too_little = b"p\0\0\0\x17SCRAM-SHA-256\0\0\0\x10\0";
+    let too_little = b"p\0\0\0\x16SCRAM-SHA-256\0\0\0\x10\0";
     for proof in [nothing, too_little] {
         let mut socket = TcpStream::connect((HERE, house.postgres.port())).unwrap();
         socket
