@@ -75,12 +75,9 @@ def build(tree: pathlib.Path, target: pathlib.Path) -> str | None:
     return done.stderr if done.returncode else None
 
 
-def simulation(target: pathlib.Path, schedules: int, seed: int) -> list:
-    return [target / "release/simulate", "--schedules", str(schedules), "--seed", str(seed), "--shrink", "0"]
-
-
 def simulate(target: pathlib.Path, schedules: int, seed: int) -> str:
-    return subprocess.run(simulation(target, schedules, seed), capture_output=True, text=True).stdout
+    command = [target / "release/simulate", "--schedules", str(schedules), "--seed", str(seed), "--shrink", "0"]
+    return subprocess.run(command, capture_output=True, text=True).stdout
 
 
 def main() -> int:

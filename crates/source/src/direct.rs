@@ -661,7 +661,7 @@ impl Fetcher {
             }
             Some(ResponseError::OffsetOutOfRange) => {
                 let text = error_name(data.error_code);
-                partition.halt_out_of_range(text);
+                partition.halt_out_of_range(partition.position(), text);
                 return;
             }
             Some(

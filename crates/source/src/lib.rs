@@ -19,6 +19,7 @@ mod assignment;
 mod broker;
 mod cluster;
 mod direct;
+mod doubts;
 mod drain;
 mod embedded;
 mod error;

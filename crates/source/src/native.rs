@@ -213,6 +213,13 @@ impl Message {
     }
 }
 
+impl Drop for Message {
+    fn drop(&mut self) {
+        // SAFETY: owned by this value, given back once.
+        unsafe { sys::rd_kafka_message_destroy(self.0.as_ptr()) };
+    }
+}
+
 /// Says under which leader the record before the place was written, for the last place of a list.
 pub(crate) fn set_last_leader_epoch(list: &mut TopicPartitionList, epoch: i32) {
     // SAFETY: the list is alive and borrowed alone; its elements are an array of `cnt`, of which the last is changed.
@@ -221,13 +228,6 @@ pub(crate) fn set_last_leader_epoch(list: &mut TopicPartitionList, epoch: i32) {
         if let Ok(last) = usize::try_from(list.cnt - 1) {
             sys::rd_kafka_topic_partition_set_leader_epoch(list.elems.add(last), epoch);
         }
-    }
-}
-
-impl Drop for Message {
-    fn drop(&mut self) {
-        // SAFETY: owned by this value, given back once.
-        unsafe { sys::rd_kafka_message_destroy(self.0.as_ptr()) };
     }
 }
 

@@ -6,7 +6,6 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
-    time::Instant,
 };
 
 use alluvium_types::{
@@ -18,6 +17,7 @@ use rdkafka::error::RDKafkaErrorCode;
 use crate::{
     Halt, Recorded,
     direct::{feed::Feed, unpack::PackedBatches},
+    doubts::Doubts,
     error::classify,
     native::{Message, PartitionQueue},
     notice::Notice,
@@ -101,71 +101,10 @@ struct Queue {
 }
 
 /// An offset, and the leader under whom the record before it was written, if that is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
-    pub(crate) offset: i64,
-    pub(crate) leader_epoch: Option<i32>,
-}
-
-/// What librdkafka has said of logs that were cut off (P18).
-///
-/// It says so without cause, too: at the end of a partition it takes the place behind the next record for its own, under leader 0;
-/// when the leader changes in the middle of a rebalance, it asks about that, and the answer can come in a later
-/// assignment. So everything is assigned afresh, and it has to ask about the recorded offset; what it says again and again counts.
-#[derive(Debug, Default)]
-pub(crate) struct Doubts {
-    /// By partition, until it is read on.
-    open: BTreeMap<TopicPartition, Doubt>,
-    /// Since the last assignment.
-    pub(crate) is_new: bool,
-    /// Leaders are not asked before.
-    pub(crate) ask_again_at: Option<Instant>,
-}
-
-#[derive(Debug, Default)]
-struct Doubt {
-    /// How often it was said.
-    count: u32,
-    /// The words.
-    text: String,
-}
-
-impl Doubts {
-    /// A log counts as cut off when that was said so often.
-    const ENOUGH: u32 = 3;
-
-    /// Whether that was often enough; if not, the next assignment is to tell.
-    pub(crate) fn add(&mut self, partition: &TopicPartition, text: &str) -> bool {
-        let doubt = self.open.entry(partition.clone()).or_default();
-        doubt.count = doubt.count.saturating_add(1);
-        text.clone_into(&mut doubt.text);
-        let is_enough = doubt.count >= Self::ENOUGH;
-        self.is_new |= !is_enough;
-        is_enough
-    }
-
-    fn of(&self, partition: &TopicPartition) -> Option<&str> {
-        self.open.get(partition).map(|doubt| &*doubt.text)
-    }
-
-    /// It is read on.
-    fn settle(&mut self, partition: &TopicPartition) {
-        if !self.open.is_empty() {
-            self.open.remove(partition);
-        }
-    }
-
-    /// Whether nothing is open.
-    #[cfg(test)]
-    pub(crate) fn is_settled(&self) -> bool {
-        self.open.is_empty()
-    }
-
-    /// Only of these anything will be heard.
-    pub(crate) fn retain(&mut self, partitions: &[TopicPartition]) {
-        self.open
-            .retain(|partition, _| partitions.contains(partition));
-    }
+#[derive(Debug)]
+struct Place {
+    offset: i64,
+    leader_epoch: Option<i32>,
 }
 
 /// A partition of the current assignment.
@@ -279,7 +218,7 @@ impl Partition {
         };
         match &mut self.inflow {
             Inflow::Queue(queue) if queue.last.leader_epoch.is_some() => queue.unproven = true,
-            Inflow::Queue(_) => self.halt_out_of_range(text.to_owned()),
+            Inflow::Queue(_) => self.halt_out_of_range(self.position, text.to_owned()),
             Inflow::Feed(_) | Inflow::None => {}
         }
         self
@@ -320,11 +259,8 @@ impl Partition {
     }
 
     /// The broker refuses the next offset; why is found out before anybody is told.
-    pub(crate) fn halt_out_of_range(&mut self, text: String) {
-        self.halt(Halt::OutOfRange {
-            offset: self.position,
-            text,
-        });
+    pub(crate) fn halt_out_of_range(&mut self, offset: i64, text: String) {
+        self.halt(Halt::OutOfRange { offset, text });
         self.unexplained = true;
     }
 
@@ -524,8 +460,7 @@ impl Partition {
             Code::AutoOffsetReset if message.says_cut_off() => {
                 let doubts = taking.doubts.as_mut();
                 if doubts.is_none_or(|doubts| doubts.add(&self.name, &text)) {
-                    self.halt(Halt::OutOfRange { offset: end, text });
-                    self.unexplained = true;
+                    self.halt_out_of_range(end, text);
                 } else {
                     let name = &self.name;
                     notices.push(Notice::Error {
@@ -540,8 +475,7 @@ impl Partition {
             // Carries no assignment version: one about an offset that is already passed belongs
             // to an older assignment.
             Code::AutoOffsetReset | Code::OffsetOutOfRange if offset >= end || offset < 0 => {
-                self.halt(Halt::OutOfRange { offset: end, text });
-                self.unexplained = true;
+                self.halt_out_of_range(end, text);
                 true
             }
             Code::AutoOffsetReset | Code::OffsetOutOfRange => false,

@@ -12,10 +12,11 @@ use alluvium_types::{ErrorClass, Generation, TopicPartition};
 use rdkafka::error::KafkaError;
 
 use crate::{
+    doubts::Doubts,
     error::classify,
     native::{TopicIds, TopicQuestion},
     notice::Notice,
-    partition::{Doubts, Partition},
+    partition::Partition,
 };
 
 /// Partitions that the group gave us and whose starts are not known.

@@ -49,20 +49,24 @@ fn whoever_stops_halfway_is_let_go() {
     assert_eq!(house.psql(HERE, "user=ana", PASSWORD, "SELECT 1"), "rows 1");
 }
 
+/// All that ana hears who says this behind her name.
+fn heard_by_ana(house: &House, said: &[u8]) -> String {
+    let mut socket = TcpStream::connect((HERE, house.postgres.port())).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    socket.write_all(&[&begin("ana"), said].concat()).unwrap();
+    let mut heard = Vec::new();
+    socket.read_to_end(&mut heard).unwrap();
+    String::from_utf8_lossy(&heard).into_owned()
+}
+
 /// The decoder of such a message panics. That is an answer, and nobody else hears of it.
 #[test]
 fn a_message_that_is_shorter_than_it_says_is_answered() {
     let house = House::open(false, false);
     let a_promise_of_parameters = b"P\0\0\0\x11\0select 1\0\0\x09\0";
-    let mut socket = TcpStream::connect((HERE, house.postgres.port())).unwrap();
-    socket
-        .set_read_timeout(Some(Duration::from_secs(30)))
-        .unwrap();
-    let said = [&begin("ana")[..], a_promise_of_parameters].concat();
-    socket.write_all(&said).unwrap();
-    let mut heard = Vec::new();
-    socket.read_to_end(&mut heard).unwrap();
-    let heard = String::from_utf8_lossy(&heard);
+    let heard = heard_by_ana(&house, a_promise_of_parameters);
     assert!(heard.contains("FATAL\0C08P01\0"), "{heard}");
     assert_eq!(house.psql(HERE, "user=ana", PASSWORD, "SELECT 1"), "rows 1");
 }
@@ -74,14 +78,7 @@ fn a_proof_that_is_shorter_than_it_says_is_answered() {
     let nothing = &b"p\0\0\0\x04"[..];
     let too_little = b"p\0\0\0\x16SCRAM-SHA-256\0\0\0\x10\0";
     for proof in [nothing, too_little] {
-        let mut socket = TcpStream::connect((HERE, house.postgres.port())).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(30)))
-            .unwrap();
-        socket.write_all(&[&begin("ana"), proof].concat()).unwrap();
-        let mut heard = Vec::new();
-        socket.read_to_end(&mut heard).unwrap();
-        let heard = String::from_utf8_lossy(&heard);
+        let heard = heard_by_ana(&house, proof);
         assert!(heard.contains("FATAL\0C08P01\0"), "{heard}");
     }
     assert_eq!(house.psql(HERE, "user=ana", PASSWORD, "SELECT 1"), "rows 1");
