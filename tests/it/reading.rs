@@ -114,7 +114,7 @@ fn watch_a_counter(read: &str, mut disturb: impl FnMut(&Site, i64)) {
     let mut server = site.run("one");
     let client = client();
     wait_for("the server to read", Duration::from_secs(60), || {
-        server.reached()
+        server.reached().filter(|reached| reached.is_running)
     });
     let load = Load::of_keys(KEYS, &brokers, site.table(), 5_000, 5);
     wait_for("a first commit", Duration::from_secs(30), || {
@@ -176,7 +176,7 @@ fn an_answer_is_exactly_what_its_offsets_say() {
     let mut server = site.run("one");
     let client = client();
     wait_for("the server to read", Duration::from_secs(60), || {
-        server.reached()
+        server.reached().filter(|reached| reached.is_running)
     });
     let load = Stream {
         keys: 40,
@@ -202,7 +202,7 @@ fn an_answer_is_exactly_what_its_offsets_say() {
             server.process.kill();
             server = site.run("one");
             wait_for("the server to be back", Duration::from_secs(60), || {
-                server.reached()
+                server.reached().filter(|reached| reached.is_running)
             });
         }
     }

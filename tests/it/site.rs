@@ -161,6 +161,8 @@ pub(crate) struct Server {
 /// How far a server had come when it was looked at last.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Reached {
+    /// Its tables are there.
+    pub(crate) is_running: bool,
     pub(crate) read: i64,
     pub(crate) committed: i64,
     pub(crate) overtaken: i64,
@@ -185,6 +187,7 @@ impl Server {
             .first()?
             .clone();
         Some(Reached {
+            is_running: pipeline["state"] == "running",
             read: pipeline["events_in"].as_i64()?,
             committed: pipeline["tables"][0]["balance"]["in"].as_i64().unwrap_or(0),
             overtaken: pipeline["overtaken"].as_i64().unwrap_or(0),
