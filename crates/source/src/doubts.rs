@@ -8,9 +8,8 @@ use alluvium_types::TopicPartition;
 
 /// What librdkafka has said of logs that were cut off (P18).
 ///
-/// It says so without cause, too: at the end of a partition it takes the place behind the next record for its own, under leader 0;
-/// when the leader changes in the middle of a rebalance, it asks about that, and the answer can come in a later
-/// assignment. So everything is assigned afresh, and it has to ask about the recorded offset; what it says again and again counts.
+/// It has said so without cause, too, about a place that it took for its own and never was (`PartitionQueue::consume`); and what is true of one
+/// assignment it can say in a later one. So everything is assigned afresh, and it has to ask about the recorded offset; what it says again and again counts.
 #[derive(Debug, Default)]
 pub(crate) struct Doubts {
     /// By partition, until it is read on.

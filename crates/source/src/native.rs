@@ -1,9 +1,9 @@
-//! The six things librdkafka offers only in C: a batch from a partition's queue, the borrowed
+//! The six things librdkafka offers only in C: a message from a partition's queue, the borrowed
 //! fields of its messages, the leader of a place in a list, the ids of topics, and two settings of its mock cluster.
 //!
 //! Owns every pointer of this crate. Does not own what the messages mean. The one file with
-//! `unsafe`: `BaseConsumer::poll` makes one event and one `Arc` a message and reaches 60 % of the
-//! speed of `rd_kafka_consume_batch_queue`, which no safe wrapper offers.
+//! `unsafe`: `BaseConsumer::poll` makes one event and one `Arc` a message, and no safe wrapper hands
+//! messages out by partition without them.
 #![allow(unsafe_code)]
 
 use std::{
@@ -38,7 +38,7 @@ pub(crate) struct PartitionQueue(NonNull<sys::rd_kafka_queue_t>);
 unsafe impl Send for PartitionQueue {}
 
 impl PartitionQueue {
-    /// Records taken with one call.
+    /// Messages taken at once, at most.
     pub(crate) const BATCH: usize = 1024;
 
     /// Splits the partition's queue off. Done before the partition is assigned, so that no record
@@ -66,26 +66,15 @@ impl PartitionQueue {
 
     /// Moves at most `count` messages that are there now to the end of `into`, without waiting.
     /// Returns how many. Messages of an older assignment are left out by librdkafka.
+    ///
+    /// One call for each: where a batch ends at the end of the partition, `rd_kafka_consume_batch_queue` (2.12) takes the place
+    /// behind the next record for what was read, under leader 0, and when the leader changes it says that the log was cut off there.
     pub(crate) fn consume(&self, count: usize, into: &mut VecDeque<Message>) -> usize {
-        let mut messages = [ptr::null_mut::<sys::rd_kafka_message_t>(); Self::BATCH];
-        // SAFETY: the array has room for what is asked; the queue is alive as long as `self`.
-        let filled = unsafe {
-            sys::rd_kafka_consume_batch_queue(
-                self.0.as_ptr(),
-                0,
-                messages.as_mut_ptr(),
-                count.min(Self::BATCH),
-            )
-        };
-        let filled = usize::try_from(filled).unwrap_or(0);
-        into.extend(
-            messages[..filled]
-                .iter()
-                .copied()
-                .filter_map(NonNull::new)
-                .map(Message),
-        );
-        filled
+        let before = into.len();
+        // SAFETY: the queue is alive as long as `self`; the message is null or owned by the caller.
+        let next = || NonNull::new(unsafe { sys::rd_kafka_consume_queue(self.0.as_ptr(), 0) });
+        into.extend(std::iter::from_fn(next).take(count).map(Message));
+        into.len() - before
     }
 }
 
@@ -105,7 +94,7 @@ unsafe impl Send for Message {}
 
 impl Message {
     fn fields(&self) -> &sys::rd_kafka_message_t {
-        // SAFETY: filled by `rd_kafka_consume_batch_queue`, not changed by anybody since, and
+        // SAFETY: filled by `rd_kafka_consume_queue`, not changed by anybody since, and
         // valid until `drop`.
         unsafe { self.0.as_ref() }
     }
