@@ -57,10 +57,10 @@ impl Drop for Told {
     }
 }
 
-/// Does something by the simulation's own wall clock, however far off the process' is: what a store stamps, for one.
-pub(crate) fn by_the_right_clock<T>(work: impl FnOnce() -> T) -> T {
-    let told = TOLD.get();
-    TOLD.set(told.map(|(time, _)| (time, 0)));
+/// Does something by a simulation's own wall clock, however far off the process' is, and also on a thread that no simulation knows: what
+/// a store stamps, for one.
+pub(crate) fn by_the_right_clock<T>(time: &Time, work: impl FnOnce() -> T) -> T {
+    let told = TOLD.replace(Some((Arc::as_ptr(&time.0), 0)));
     let done = work();
     TOLD.set(told);
     done

@@ -16,11 +16,11 @@ use futures::{FutureExt as _, StreamExt as _, stream::BoxStream};
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, ObjectStoreExt as _, PutMode, PutMultipartOptions, PutOptions, PutPayload,
-    PutResult, Result, memory::InMemory, path::Path,
+    PutResult, Result, UploadPart, memory::InMemory, path::Path,
 };
 
 use crate::{
-    clock::by_the_right_clock,
+    clock::{Time, by_the_right_clock},
     report::Kind,
     world::{MILLI, World, here},
 };
@@ -42,15 +42,18 @@ pub(crate) struct Objects(Arc<Inner>);
 
 struct Inner {
     objects: InMemory,
+    /// By which it stamps.
+    time: Time,
     weather: Mutex<Weather>,
     /// Every log entry by the folder of its log and its version, also after it was cleaned up.
     entries: Mutex<BTreeMap<String, BTreeMap<i64, Bytes>>>,
 }
 
 impl Objects {
-    pub(crate) fn new(weather: Weather) -> Self {
+    pub(crate) fn new(time: Time, weather: Weather) -> Self {
         Self(Arc::new(Inner {
             objects: InMemory::new(),
+            time,
             weather: Mutex::new(weather),
             entries: Mutex::default(),
         }))
@@ -84,7 +87,9 @@ impl Objects {
     fn put_now(&self, path: &Path, payload: PutPayload, opts: PutOptions) -> Result<PutResult> {
         let entry = entry_of(path);
         let bytes = entry.is_some().then(|| Bytes::from(payload.clone()));
-        let done = by_the_right_clock(|| at_once(self.0.objects.put_opts(path, payload, opts)));
+        let done = by_the_right_clock(&self.0.time, || {
+            at_once(self.0.objects.put_opts(path, payload, opts))
+        });
         if let (Ok(_), Some((log, version)), Some(bytes)) = (&done, entry, bytes) {
             let mut entries = lock(&self.0.entries);
             let of_log = entries.entry(log).or_default();
@@ -204,6 +209,28 @@ enum Fate {
     Exists,
 }
 
+/// Parts of an object, which is stamped when the last one is there.
+#[derive(Debug)]
+struct Upload {
+    upload: Box<dyn MultipartUpload>,
+    time: Time,
+}
+
+#[async_trait]
+impl MultipartUpload for Upload {
+    fn put_part(&mut self, part: PutPayload) -> UploadPart {
+        self.upload.put_part(part)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        by_the_right_clock(&self.time, || at_once(self.upload.complete()))
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.upload.abort().await
+    }
+}
+
 #[async_trait]
 impl ObjectStore for Objects {
     async fn put_opts(
@@ -297,7 +324,9 @@ impl ObjectStore for Objects {
         opts: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
         self.go("upload", path)?;
-        self.0.objects.put_multipart_opts(path, opts).await
+        let upload = self.0.objects.put_multipart_opts(path, opts).await?;
+        let time = self.0.time.clone();
+        Ok(Box::new(Upload { upload, time }))
     }
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
@@ -327,6 +356,9 @@ impl ObjectStore for Objects {
                     objects.go("delete", &path)?;
                     if let Some(world) = here() {
                         world.tell(|| format!("delete {path}"));
+                        if entry_of(&path).is_some() {
+                            world.state().counts.add(Kind::Cleaned);
+                        }
                     }
                     objects.0.objects.delete(&path).await?;
                     Ok(path)

@@ -101,6 +101,7 @@ struct Director {
     workers: usize,
     servers: Vec<Simulated>,
     events: i64,
+    have_hours_passed: bool,
     faults: Vec<String>,
     /// What every version of each table records.
     recorded: Vec<Recorded>,
@@ -178,13 +179,14 @@ impl Director {
             };
         }
         Self {
-            objects: Objects::new(weather),
+            objects: Objects::new(world.time.clone(), weather),
             plan: plan(position),
             tables: &TABLES[..=position],
             world,
             workers,
             servers: Vec::new(),
             events: 0,
+            have_hours_passed: false,
             faults: Vec::new(),
             recorded: TABLES.iter().map(|_| Recorded::default()).collect(),
         }
@@ -201,8 +203,9 @@ impl Director {
     /// Everything goes wrong that may.
     fn chaos(&mut self) {
         self.start(NAMES[0]);
-        let steps = 40 + self.below(40);
-        for _ in 0..steps {
+        let mut steps = 40 + self.below(40);
+        while steps > 0 {
+            steps -= 1;
             let nanos = i64::from(20 + self.below(250)) * MILLI;
             self.world.pause(nanos);
             self.look_after();
@@ -222,7 +225,14 @@ impl Director {
                 40 | 41 | 50 | 51 => self.cut_off(),
                 42 => self.drain(),
                 43 => self.grow(),
-                44 if self.below(4) == 3 => self.let_hours_pass(),
+                44 if self.below(4) == 3 => {
+                    // A log is cleaned up by a checkpoint that is as old as its entries are kept, so it takes them twice.
+                    if !self.have_hours_passed {
+                        steps += 60;
+                    }
+                    self.let_hours_pass();
+                }
+                52 | 53 if self.have_hours_passed => self.let_hours_pass(),
                 45 | 46 => self.flood(),
                 47..=49 => self.maintain_by_hand(),
                 _ => {}
@@ -335,7 +345,7 @@ impl Director {
         let rules = StoreRules {
             log_retention: Duration::from_secs(3600),
             orphan_retention: Duration::from_secs(2400),
-            checkpoint_every: NonZeroU32::new(6).expect("6 is not 0"),
+            checkpoint_every: NonZeroU32::new(2).expect("2 is not 0"),
             commit_timeout: Duration::from_secs(4),
             longest_pause: Duration::ZERO,
             ..StoreRules::default()
@@ -444,6 +454,7 @@ impl Director {
     /// Longer than entries of a log are kept.
     fn let_hours_pass(&mut self) {
         self.count(Kind::HoursPass);
+        self.have_hours_passed = true;
         let nanos = HOUR + HOUR / 2 + i64::from(self.below(60)) * SECOND;
         self.world.tell(|| "an hour and a half passes".to_owned());
         self.world.time.advance(nanos);

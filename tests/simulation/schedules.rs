@@ -33,6 +33,7 @@ fn no_schedule_loses_or_doubles_an_event() {
         Kind::UnderLeader,
         Kind::Overtaken,
         Kind::Merge,
+        Kind::Cleaned,
         Kind::Letter,
         Kind::MemoryChecked,
     ] {
