@@ -14,7 +14,6 @@ use crate::{
     dead_letters, ledger,
     log::{Listing, TableLog},
     log_checkpoint::{delta_error, delta_log, write_checkpoint},
-    snapshot::Snapshot,
     sweep::sweep_orphans,
 };
 
@@ -125,7 +124,7 @@ impl Upkeep {
                 done.files_expired =
                     dead_letters::expire(store, log, snapshot, pipeline, *keep, now).await?;
             }
-            let cleaned = clean_log(store, log, snapshot, now).await;
+            let cleaned = clean_log(store, log, snapshot.log_retention(), now).await;
             // Where something cannot be deleted, each try costs a version.
             self.last_clean = Some(Moment::now());
             done.orphans_removed = sweep_orphans(store, log, snapshot, now).await?;
@@ -145,22 +144,23 @@ fn ahead(stamped: i64, before: i64, after: i64) -> i64 {
     }
 }
 
-/// Copies expired commits to the ledger, and only then lets the library remove their entries.
+/// Copies expired commits to the ledger, and only then lets the library remove their entries. Both go by one listing: what was read of
+/// the table before may be older than the log checkpoint by which entries are removed.
 async fn clean_log(
     store: &Store,
     log: &TableLog,
-    snapshot: &Snapshot,
+    retention: Duration,
     now: i64,
 ) -> Result<(usize, usize), StoreError> {
-    let cutoff = now.saturating_sub(millis(snapshot.log_retention()));
+    let cutoff = now.saturating_sub(millis(retention));
     let listing = log.list().await?;
     let Some(checkpoint) = trusted_checkpoint(log, &listing, cutoff).await? else {
         return Ok((0, 0));
     };
-    // More than will be removed: the library also keeps what the oldest kept version needs.
+    // At least what will be removed: the library also keeps what the oldest kept version needs.
     let expired: Vec<i64> = listing
         .entries
-        .range(..snapshot.version)
+        .range(..checkpoint)
         .filter(|(_, written)| **written <= cutoff)
         .map(|(version, _)| *version)
         .collect();
