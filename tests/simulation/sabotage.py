@@ -75,9 +75,9 @@ def build(tree: pathlib.Path, target: pathlib.Path) -> str | None:
     return done.stderr if done.returncode else None
 
 
-def simulate(target: pathlib.Path, schedules: int, seed: int) -> str:
-    command = [target / "release/simulate", "--schedules", str(schedules), "--seed", str(seed), "--shrink", "0"]
-    return subprocess.run(command, capture_output=True, text=True).stdout
+def simulation(target: pathlib.Path, schedules: int, seed: int) -> list[str]:
+    """The command that runs schedules until one fails."""
+    return [str(target / "release/simulate"), "--schedules", str(schedules), "--seed", str(seed), "--shrink", "0"]
 
 
 def main() -> int:
@@ -100,7 +100,8 @@ def main() -> int:
         if error:
             sys.exit(f"{patch.name} does not compile; write it anew:\n{error[-3000:]}")
         built = time.monotonic()
-        said = simulate(settings.target, settings.schedules, settings.seed)
+        command = simulation(settings.target, settings.schedules, settings.seed)
+        said = subprocess.run(command, capture_output=True, text=True).stdout
         apply(patch, tree, back=True)
         found = re.search(r"^seed (\d+) fails after (\d+) schedules:\n(.*)$", said, re.MULTILINE)
         took = f"built in {built - begun:.0f} s, run for {time.monotonic() - built:.0f} s"

@@ -27,8 +27,8 @@ use crate::{
     transactions::OpenTransactions,
 };
 
-/// Batches that one worker may have waiting. With a batch of at most 1/64 of the ingest budget and two
-/// workers that is an eighth of the budget.
+/// Batches that one worker may have waiting. With a batch of at most 1/256 of the ingest budget and two
+/// workers that is a 32nd of the budget, and the states that come of them about an eighth.
 pub(crate) const INBOX_BATCHES: usize = 4;
 /// Batches taken between two looks at the broker's queue.
 const TAKES_PER_ROUND: usize = 32;

@@ -36,9 +36,10 @@ const BROKER_PATIENCE: Duration = Duration::from_secs(5);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How long the consumer may take to leave its group.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
-/// A raw batch is at most this share of the ingest budget (P30), within the bounds below.
-const BATCH_SHARE: usize = 64;
-/// The smallest and the largest size of a raw batch.
+/// A batch is at most this share of the ingest budget (P30), within the bounds below. It is packed when it is taken, and its events become
+/// several times its bytes when a worker folds them, which nothing can hold up any more.
+const BATCH_SHARE: usize = 256;
+/// The smallest and the largest size of a batch.
 const BATCH_BYTES: (usize, usize) = (64 << 10, 1 << 20);
 /// The client's prefetch queues of one pipeline may hold this share of the ingest budget, ...
 const QUEUE_SHARE: usize = 8;

@@ -155,6 +155,11 @@ pub(crate) struct Entry {
     pub(crate) lines: Vec<Line>,
 }
 
+/// What is wrong with an entry of another table, the one with this id.
+pub(crate) fn stray(id: &str) -> serde_json::Error {
+    serde_json::Error::custom(format!("it is an entry of another table, with the id {id}"))
+}
+
 impl Entry {
     /// Reads an entry. One of ours is refused when a single byte is another than was written, or when it stands in the
     /// place of another version; of whoever makes no such promise, it must be lines of JSON, at least one (S9).
@@ -183,9 +188,7 @@ impl Entry {
     /// Refuses an entry that was written for another table than the one of this id.
     pub(crate) fn refuse_stray(&self, table_id: &str) -> Result<(), serde_json::Error> {
         match self.table_id() {
-            Some(id) if id != table_id => Err(serde_json::Error::custom(format!(
-                "it is an entry of another table, with the id {id}"
-            ))),
+            Some(id) if id != table_id => Err(stray(id)),
             _ => Ok(()),
         }
     }

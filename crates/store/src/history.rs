@@ -83,6 +83,8 @@ impl fmt::Display for CommitKind {
 pub struct CommitRecord {
     /// The table's place below the storage root: `tables/<name>` or `dead_letters/<pipeline>`.
     pub table: Arc<str>,
+    /// The id of the table that lay there, if the version tells: a folder can get another table after the first was dropped.
+    pub table_id: Option<Arc<str>>,
     /// The version.
     pub version: i64,
     /// When its writer put it, by the writer's clock.
@@ -121,6 +123,8 @@ pub struct CommitRecord {
 #[derive(Serialize, Deserialize)]
 struct Written {
     table: Arc<str>,
+    #[serde(default)]
+    table_id: Option<Arc<str>>,
     version: i64,
     timestamp: Option<Timestamp>,
     commit_id: Option<String>,
@@ -141,6 +145,11 @@ struct Written {
 }
 
 impl CommitRecord {
+    /// Whether it is of the table with this id. Versions that do not tell are.
+    pub(crate) fn is_of(&self, table_id: &str) -> bool {
+        self.table_id.as_deref().is_none_or(|id| id == table_id)
+    }
+
     pub(crate) fn from_entry(table: &Arc<str>, entry: &Entry) -> Self {
         let info = entry.commit_info();
         let ours = entry.our_info();
@@ -171,6 +180,7 @@ impl CommitRecord {
         };
         Self {
             table: table.clone(),
+            table_id: entry.table_id().map(Into::into),
             version: entry.version,
             timestamp: info
                 .and_then(|info| info.get("timestamp")?.as_i64())
@@ -203,6 +213,7 @@ impl CommitRecord {
         }
         let written = Written {
             table: self.table.clone(),
+            table_id: self.table_id.clone(),
             version: self.version,
             timestamp: self.timestamp,
             commit_id: self.commit_id.clone(),
@@ -232,6 +243,7 @@ impl CommitRecord {
         let written: Written = serde_json::from_str(text)?;
         Ok(Self {
             table: written.table,
+            table_id: written.table_id,
             version: written.version,
             timestamp: written.timestamp,
             commit_id: written.commit_id,

@@ -59,10 +59,11 @@ pub(crate) async fn open_plain(
     }
 }
 
-/// Appends what the ledger does not have yet; returns how many that were. On return they are durable.
+/// Appends what the ledger does not have yet of the table with this id; returns how many that were. On return they are durable.
 pub(crate) async fn append(
     store: &Store,
     table: &Arc<str>,
+    table_id: &str,
     records: Vec<CommitRecord>,
 ) -> Result<usize, StoreError> {
     let log = store.ledger_log();
@@ -70,6 +71,7 @@ pub(crate) async fn append(
     let known: BTreeSet<i64> = read_files(store, &snapshot, table)
         .await?
         .into_iter()
+        .filter(|record| record.is_of(table_id))
         .map(|record| record.version)
         .collect();
     let new: Vec<CommitRecord> = records
@@ -109,7 +111,7 @@ pub(crate) async fn append(
     Ok(new.len())
 }
 
-/// All commits of one table that the ledger has.
+/// All commits that the ledger has of what lay in one folder, be it one table or several after each other.
 pub(crate) async fn read(store: &Store, table: &Arc<str>) -> Result<Vec<CommitRecord>, StoreError> {
     match store.ledger_log().load().await? {
         Some(snapshot) => read_files(store, &snapshot, table).await,

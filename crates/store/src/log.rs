@@ -24,8 +24,8 @@ use crate::{
 /// Log entries read at once, at most.
 const READ_AHEAD: usize = 16;
 
-/// How often a load begins again because log clean-up took files that had just been listed.
-const LOAD_ATTEMPTS: usize = 4;
+/// How often a load begins again because log clean-up took files that had just been listed, or because a listing was not of one moment.
+pub(crate) const LOAD_ATTEMPTS: usize = 4;
 
 #[derive(Clone, Debug)]
 pub(crate) struct TableLog {
@@ -87,6 +87,15 @@ impl Listing {
             .map(|((version, _), parts)| {
                 (*version, parts.values().map(|part| &part.path).collect())
             })
+    }
+
+    /// The files of log checkpoints below a version that were written until then (milliseconds by the store's clock).
+    pub(crate) fn checkpoint_files(&self, below: i64, until: i64) -> impl Iterator<Item = &Path> {
+        self.checkpoints
+            .range(..(below, 0))
+            .flat_map(|(_, parts)| parts.values())
+            .filter(move |part| part.written <= until)
+            .map(|part| &part.path)
     }
 
     /// Takes what lies directly in the folder: below it people keep copies, and other products their own files.

@@ -3,10 +3,7 @@
 //! Owns when one is due, and the Delta library's view of a table, which writes them. Does not own reading them
 //! ([`crate::log`]).
 
-use deltalake_core::{
-    DeltaTableBuilder, checkpoints,
-    logstore::{self, LogStoreRef},
-};
+use deltalake_core::{DeltaTableBuilder, checkpoints};
 
 use object_store::{ObjectStoreExt as _, path::Path};
 use serde_json::{Value, json};
@@ -17,20 +14,15 @@ use crate::{
     snapshot::Snapshot,
 };
 
-pub(crate) fn delta_error(
-    doing: String,
-) -> impl FnOnce(deltalake_core::DeltaTableError) -> StoreError {
+fn delta_error(doing: String) -> impl FnOnce(deltalake_core::DeltaTableError) -> StoreError {
     move |source| StoreError::Delta {
         doing,
         source: Box::new(source),
     }
 }
 
-/// The Delta library's view of the table. Its URL only carries the path; all access goes through our store.
-pub(crate) fn delta_log(
-    store: &Store,
-    log: &TableLog,
-) -> Result<(url::Url, LogStoreRef), StoreError> {
+/// The table's address for the Delta library. It only carries the path; all access goes through our store.
+fn table_url(log: &TableLog) -> Result<url::Url, StoreError> {
     let unsupported = |what: String| StoreError::Unsupported {
         table: log.table.clone(),
         what,
@@ -41,9 +33,7 @@ pub(crate) fn delta_log(
         .pop_if_empty()
         .extend(log.folder.parts().map(|part| part.as_ref().to_owned()))
         .push("");
-    let delta = logstore::logstore_with(store.object_store(), &url, Default::default())
-        .map_err(delta_error(format!("open the log of {}", log.table)))?;
-    Ok((url, delta))
+    Ok(url)
 }
 
 /// Writes a log checkpoint when enough commits came since the last one, whoever wrote that (S10).
@@ -99,7 +89,7 @@ async fn write(store: &Store, log: &TableLog, version: i64) -> Result<(), StoreE
             log.table
         )
     };
-    let (url, _) = delta_log(store, log)?;
+    let url = table_url(log)?;
     let table = DeltaTableBuilder::from_url(url.clone())
         .map_err(delta_error(doing()))?
         .with_storage_backend(store.object_store(), url)
@@ -123,6 +113,10 @@ async fn remove_passed_over(
         let hint = log.last_checkpoint().await?;
         let paths: Vec<&Path> = parts.iter().collect();
         match log.read_checkpoint(version, &paths, hint.as_ref()).await {
+            // Whoever stood still for long may have come to another one of this version, by which the log was cleaned up since.
+            Err(error) if error.is_corrupt_file() && !snapshot.is_young() => {
+                return Err(error);
+            }
             Err(error) if error.is_corrupt_file() => {
                 tracing::warn!(table = %log.table, version, %error, "removing a log checkpoint");
                 remove_checkpoint(store, log, version, &paths).await?;
@@ -174,6 +168,10 @@ async fn vouch(store: &Store, log: &TableLog, snapshot: &Snapshot) -> Result<boo
         said => said,
     };
     let Some((sum, size)) = said else {
+        // Whoever stood still for long may have come to another one, as above.
+        if !snapshot.is_young() {
+            return Ok(false);
+        }
         tracing::warn!(table = %log.table, "removing {path}: it does not say what the log says");
         remove_checkpoint(store, log, version, &[&path]).await?;
         return Ok(false);

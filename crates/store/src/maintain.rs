@@ -3,17 +3,18 @@
 //! Owns when each is due and in which order. Does not own commits, and neither fails nor delays one: it reads the log for
 //! itself and works beside them. "Now" is taken from the store itself, so a server with a wrong clock deletes nothing early.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use deltalake_core::checkpoints;
 use futures::{StreamExt as _, TryStreamExt as _};
+use object_store::{ObjectStore as _, path::Path};
 
 use crate::{
     CommitRecord, Store, StoreError,
+    action::{Line, stray},
     clock::{Moment, millis, wall_millis},
     dead_letters, ledger,
-    log::{Listing, TableLog},
-    log_checkpoint::{delta_error, delta_log, write_checkpoint},
+    log::{LOAD_ATTEMPTS, Listing, TableLog},
+    log_checkpoint::write_checkpoint,
     sweep::sweep_orphans,
 };
 
@@ -144,8 +145,8 @@ fn ahead(stamped: i64, before: i64, after: i64) -> i64 {
     }
 }
 
-/// Copies expired commits to the ledger, and only then lets the library remove their entries. Both go by one listing: what was read of
-/// the table before may be older than the log checkpoint by which entries are removed.
+/// Copies expired commits to the ledger, and only then removes their entries, and the log checkpoints of these. All of it goes by one
+/// listing: what was read of the table before, or is listed later, can differ in what goes.
 async fn clean_log(
     store: &Store,
     log: &TableLog,
@@ -154,13 +155,12 @@ async fn clean_log(
 ) -> Result<(usize, usize), StoreError> {
     let cutoff = now.saturating_sub(millis(retention));
     let listing = log.list().await?;
-    let Some(checkpoint) = trusted_checkpoint(log, &listing, cutoff).await? else {
+    let Some(trusted) = trusted_checkpoint(log, &listing, cutoff).await? else {
         return Ok((0, 0));
     };
-    // At least what will be removed: the library also keeps what the oldest kept version needs.
     let expired: Vec<i64> = listing
         .entries
-        .range(..checkpoint)
+        .range(..trusted.version)
         .filter(|(_, written)| **written <= cutoff)
         .map(|(version, _)| *version)
         .collect();
@@ -168,7 +168,7 @@ async fn clean_log(
         return Ok((0, 0));
     }
     let mut records: Vec<CommitRecord> = Vec::new();
-    let mut entries = futures::stream::iter(expired)
+    let mut entries = futures::stream::iter(expired.clone())
         .map(|version| log.read_entry(version))
         .buffered(READ_AHEAD);
     let mut unreadable = None;
@@ -185,7 +185,9 @@ async fn clean_log(
         }
     }
     drop(entries);
-    let entries = ledger::append(store, &log.table, records).await?;
+    // Others were put late into places that clean-up had freed, by writers of a table that was dropped.
+    records.retain(|record| record.is_of(&trusted.table_id));
+    let entries = ledger::append(store, &log.table, &trusted.table_id, records).await?;
     if let Some(error) = unreadable {
         // The table reads well without it. What it says is not lost for good while it lies there.
         tracing::warn!(
@@ -195,31 +197,61 @@ async fn clean_log(
         );
         return Ok((entries, 0));
     }
-    let (_, delta) = delta_log(store, log)?;
-    let removed = checkpoints::cleanup_expired_logs_for(
-        u64::try_from(checkpoint).unwrap_or(0),
-        delta.as_ref(),
-        cutoff,
-        None,
-    )
-    .await
-    .map_err(delta_error(format!("clean up the log of {}", log.table)))?;
-    Ok((entries, removed))
+    let checkpoints = listing.checkpoint_files(trusted.version, cutoff).cloned();
+    let files = expired
+        .iter()
+        .map(|version| log.entry_path(*version))
+        .chain(checkpoints)
+        .collect();
+    Ok((entries, remove_all(store, log, files).await?))
+}
+
+/// Removes files of a log; returns how many of them were still there.
+async fn remove_all(store: &Store, log: &TableLog, files: Vec<Path>) -> Result<usize, StoreError> {
+    let files = futures::stream::iter(files.into_iter().map(Ok)).boxed();
+    let mut removals = store.object_store().delete_stream(files);
+    let mut removed = 0;
+    while let Some(removal) = removals.next().await {
+        match removal {
+            Ok(_) => removed += 1,
+            // Another server was faster.
+            Err(object_store::Error::NotFound { .. }) => {}
+            Err(source) => {
+                return Err(StoreError::Object {
+                    doing: format!("clean up the log of {}", log.table),
+                    source,
+                });
+            }
+        }
+    }
+    Ok(removed)
+}
+
+/// A log checkpoint by which a log may be cleaned up.
+struct Trusted {
+    version: i64,
+    table_id: String,
 }
 
 /// The newest log checkpoint that was written before `cutoff` and can be read: entries before it may go.
 ///
-/// The library would also go by one that cannot be read, and take what alone says the same (S9). And one that was written just now,
+/// One that cannot be read is passed over, as what alone says the same would be taken (S9). And one that was written just now,
 /// in the place of a damaged one, may still go: another server that has seen the damaged one may be about to remove it.
 async fn trusted_checkpoint(
     log: &TableLog,
     listing: &Listing,
     cutoff: i64,
-) -> Result<Option<i64>, StoreError> {
+) -> Result<Option<Trusted>, StoreError> {
     let hint = log.last_checkpoint().await?;
     for (version, parts) in listing.checkpoints_until(cutoff) {
         match log.read_checkpoint(version, &parts, hint.as_ref()).await {
-            Ok(_) => return Ok(Some(version)),
+            Ok(lines) => {
+                let metadata = lines.into_iter().find_map(|line: Line| line.meta_data);
+                return Ok(metadata.map(|metadata| Trusted {
+                    version,
+                    table_id: metadata.id,
+                }));
+            }
             Err(error) if error.is_corrupt_file() => {
                 tracing::warn!(table = %log.table, version, %error, "not cleaning up by a log checkpoint");
             }
@@ -238,33 +270,54 @@ pub(crate) async fn history(
     store: &Store,
     log: &TableLog,
 ) -> Result<Vec<CommitRecord>, StoreError> {
+    let mut attempt = 1;
+    loop {
+        let records = read_history(store, log).await?;
+        let is_whole = records
+            .windows(2)
+            .all(|pair| pair[0].version + 1 == pair[1].version);
+        // A folder is not listed at one moment: an entry that was put meanwhile can be missing in it, and the next one not.
+        if is_whole || attempt == LOAD_ATTEMPTS {
+            return Ok(records);
+        }
+        attempt += 1;
+    }
+}
+
+async fn read_history(store: &Store, log: &TableLog) -> Result<Vec<CommitRecord>, StoreError> {
     let listing = log.list().await?;
+    let newest = listing.complete_checkpoints().next();
+    let checkpoint = newest.map_or(0, |(version, _)| version);
     let mut in_log = Vec::new();
-    let mut table_id: Option<String> = None;
     let mut entries = futures::stream::iter(listing.entries.into_keys())
         .map(|version| log.read_entry(version))
         .buffered(READ_AHEAD);
     while let Some(entry) = entries.try_next().await? {
         // One that is gone was taken by clean-up, which put it into the ledger.
-        let Some(entry) = entry else { continue };
-        if let Some(id) = &table_id {
-            entry
-                .refuse_stray(id)
-                .map_err(|source| StoreError::UnreadableEntry {
-                    table: log.table.clone(),
-                    version: entry.version,
-                    source,
-                })?;
-        }
-        table_id = table_id.or_else(|| entry.table_id().map(str::to_owned));
-        in_log.push(CommitRecord::from_entry(&log.table, &entry));
+        in_log.extend(entry.map(|entry| CommitRecord::from_entry(&log.table, &entry)));
     }
-    let table: Arc<str> = log.table.clone();
-    let mut records = std::collections::BTreeMap::new();
-    let in_ledger = ledger::read(store, &table).await?;
-    for record in in_log.into_iter().chain(in_ledger) {
-        records.insert(record.version, record);
+    drop(entries);
+    // Places are freed below a log checkpoint only, so nothing can have come late into one above.
+    let standing = in_log.partition_point(|record| record.version < checkpoint);
+    let table_id = in_log[standing..]
+        .iter()
+        .chain(&in_log[..standing])
+        .find_map(|record| record.table_id.clone());
+    let is_ours = |record: &CommitRecord| table_id.as_ref().is_none_or(|id| record.is_of(id));
+    if let Some(record) = in_log[standing..].iter().find(|record| !is_ours(record)) {
+        return Err(StoreError::UnreadableEntry {
+            table: log.table.clone(),
+            version: record.version,
+            source: stray(record.table_id.as_deref().unwrap_or_default()),
+        });
     }
+    let in_ledger = ledger::read(store, &log.table).await?;
+    let records: BTreeMap<i64, CommitRecord> = in_log
+        .into_iter()
+        .chain(in_ledger)
+        .filter(is_ours)
+        .map(|record| (record.version, record))
+        .collect();
     Ok(records.into_values().collect())
 }
 

@@ -90,6 +90,8 @@ pub(crate) struct FaultyStore {
     pub(crate) behind: Arc<AtomicU64>,
     /// Puts that are refused twice but happen: a store without conditional put (S8).
     pub(crate) overwrites: Overwrites,
+    /// Left out of the next listing, as what is put into a folder while it is listed.
+    pub(crate) unlisted: Arc<Mutex<Option<Path>>>,
     next_entry: Arc<Mutex<Option<LostReply>>>,
 }
 
@@ -110,6 +112,7 @@ impl FaultyStore {
             behind: Arc::default(),
             is_away: Arc::default(),
             overwrites: Overwrites::Never,
+            unlisted: Arc::default(),
             next_entry: Arc::default(),
         }
     }
@@ -289,8 +292,16 @@ impl ObjectStore for FaultyStore {
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         let seconds = self.age.load(Ordering::Relaxed) + self.behind.load(Ordering::Relaxed);
         let age = Duration::from_secs(seconds);
+        let mut unlisted = self.unlisted.lock().unwrap_or_else(PoisonError::into_inner);
+        let unlisted = unlisted.take();
         self.inner
             .list(prefix)
+            .filter(move |meta| {
+                let is_left_out = meta
+                    .as_ref()
+                    .is_ok_and(|meta| Some(&meta.location) == unlisted.as_ref());
+                futures::future::ready(!is_left_out)
+            })
             .map(move |meta| {
                 meta.map(|mut meta| {
                     meta.last_modified -= age;

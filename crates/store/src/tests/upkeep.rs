@@ -234,6 +234,91 @@ async fn a_late_put_into_a_freed_place_is_no_part_of_the_history() {
     assert_eq!(store.history("clicks_per_minute").await.unwrap(), before);
 }
 
+/// Nor is one that says it created the table, of somebody who stood still since before it was there.
+#[tokio::test]
+async fn a_late_first_version_of_another_table_is_no_part_of_the_history() {
+    let objects = FaultyStore::new(15, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    let mut upkeep = store.upkeep("clicks_per_minute");
+    for at in 0..50 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+        upkeep.run().await.unwrap();
+    }
+    let before = store.history("clicks_per_minute").await.unwrap();
+    objects.age.store(A_WEEK, Ordering::Relaxed);
+    store.upkeep("clicks_per_minute").run().await.unwrap();
+
+    let log = writer.maintenance_log();
+    let place = Place {
+        table_id: "another",
+        version: 0,
+    };
+    let entry = Draft {
+        operation: "CREATE TABLE",
+        info: our_info("create", "clicks"),
+        ..Draft::default()
+    }
+    .encode(place, "late", 0);
+    assert_eq!(log.put_entry(0, entry).await.unwrap(), Put::Landed);
+    assert_eq!(store.history("clicks_per_minute").await.unwrap(), before);
+    commit_ranges(&mut writer, &[(0, 50, 51)]).await;
+    let after = store.history("clicks_per_minute").await.unwrap();
+    assert_eq!(after.len(), before.len() + 1);
+    assert!(audit(&after).is_proven());
+}
+
+/// Where a table was dropped and another one made, the ledger has commits of both.
+#[tokio::test]
+async fn the_history_of_a_dropped_table_is_not_the_next_ones() {
+    let objects = FaultyStore::new(16, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let fill = async |rows: i64| {
+        let mut writer = opened(&store, &[(0, 0)]).await;
+        let mut upkeep = store.upkeep("clicks_per_minute");
+        for at in 0..rows {
+            commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+            upkeep.run().await.unwrap();
+        }
+        store.history("clicks_per_minute").await.unwrap()
+    };
+    let clean_up = async |age| {
+        objects.age.store(age, Ordering::Relaxed);
+        let done = store.upkeep("clicks_per_minute").run().await.unwrap();
+        assert!(done.log_files_removed > 20, "{done:?}");
+    };
+    let first = fill(50).await;
+    clean_up(A_WEEK).await;
+    assert_eq!(store.history("clicks_per_minute").await.unwrap(), first);
+
+    objects.age.store(0, Ordering::Relaxed);
+    let folder = Path::from("tables/clicks_per_minute");
+    let dropped: Vec<_> = objects.list(Some(&folder)).try_collect().await.unwrap();
+    for object in dropped {
+        objects.delete(&object.location).await.unwrap();
+    }
+    let second = fill(40).await;
+    assert_eq!(second.len(), 42, "only of the table that is there");
+    assert!(audit(&second).is_proven());
+    assert_ne!(first[1].commit_id, second[1].commit_id);
+    clean_up(A_WEEK).await;
+    assert_eq!(store.history("clicks_per_minute").await.unwrap(), second);
+}
+
+#[tokio::test]
+async fn an_entry_that_a_listing_lacks_is_no_gap() {
+    let objects = FaultyStore::new(17, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    for at in 0..5 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+    }
+    *objects.unlisted.lock().unwrap() = Some(writer.maintenance_log().entry_path(4));
+    let history = store.history("clicks_per_minute").await.unwrap();
+    assert!(audit(&history).is_proven());
+    assert!(objects.unlisted.lock().unwrap().is_none());
+}
+
 /// A history in which partition 0 goes 0, 10, 20, 30.
 async fn history() -> Vec<CommitRecord> {
     let store = in_memory();

@@ -15,6 +15,7 @@ fn range(start: i64, end: i64) -> OffsetRange {
 fn record(version: i64, kind: CommitKind, definition: &str) -> CommitRecord {
     CommitRecord {
         table: "tables/t".into(),
+        table_id: None,
         version,
         timestamp: None,
         commit_id: None,
