@@ -8,6 +8,7 @@ each other here. Owns the delay and that order; ends with its parent's signal.
 """
 
 import collections
+import logging
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ class Far:
 
 
 def main():
+    logging.disable(logging.CRITICAL)  # a line for each request
     delay = float(sys.argv[1]) / 1000
     server = make_server("127.0.0.1", 0, Far(DomainDispatcherApplication(create_backend_app), delay), threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()

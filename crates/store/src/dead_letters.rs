@@ -35,7 +35,7 @@ use crate::{
     log::TableLog,
     parquet_reader::read_columns,
     snapshot::Snapshot,
-    stage::Stager,
+    stage::{Stager, full_path},
 };
 
 /// Letters of one batch: a letter may hold a large event.
@@ -64,6 +64,22 @@ struct Known {
     from: BTreeMap<TopicPartition, i64>,
     keys: HashSet<Key>,
     read: HashSet<String>,
+}
+
+impl Known {
+    /// Knows letters at or beyond these offsets from now on; those that it knows stay known, unless it has to reach further back.
+    fn go_on_from(&mut self, from: BTreeMap<TopicPartition, i64>) {
+        let is_covered = from
+            .iter()
+            .all(|(partition, start)| self.from.get(partition).is_some_and(|at| at <= start));
+        if !is_covered {
+            *self = Self::default();
+        }
+        self.keys.retain(|(partition, offset, _)| {
+            from.get(partition).is_some_and(|start| offset >= start)
+        });
+        self.from = from;
+    }
 }
 
 /// What a commit of letters did.
@@ -107,37 +123,39 @@ impl DeadLetters {
     ) -> Result<usize, StoreError> {
         self.log.advance(&mut self.snapshot).await?;
         refuse_foreign(&self.log.table, &self.snapshot, &self.pipeline)?;
-        let covered = from
-            .iter()
-            .all(|(partition, start)| self.known.from.get(partition).is_some_and(|at| at <= start));
-        if covered {
-            self.known.from.clone_from(from);
-            self.known.keys.retain(|(partition, offset, _)| {
-                from.get(partition).is_some_and(|start| offset >= start)
-            });
-        } else {
-            self.known = Known {
-                from: from.clone(),
-                ..Known::default()
-            };
-        }
+        self.known.go_on_from(from.clone());
         self.read_new_files().await?;
         Ok(self.known.keys.len())
     }
 
-    /// Reads the keys of files that came since the last time.
+    /// Reads the keys of files that came since the last time, as far as they can have any that count: where each server has partitions
+    /// of its own, nobody's are read.
     async fn read_new_files(&mut self) -> Result<(), StoreError> {
-        let least = self.known.from.values().min().copied();
+        let fences = fences_of(&self.names, &self.snapshot);
+        let sought: Vec<(&TopicPartition, i64)> = self
+            .known
+            .from
+            .iter()
+            .filter(|(partition, start)| {
+                let fence = fences.get(partition);
+                fence.is_some_and(|fence| fence > *start)
+            })
+            .map(|(partition, start)| (partition, *start))
+            .collect();
+        if sought.is_empty() {
+            return Ok(());
+        }
         for file in self.snapshot.files.iter() {
             if self.known.read.contains(&file.path) {
                 continue;
             }
-            // A file whose largest offset lies before every partition's start has nothing for us.
-            let bounds = self.snapshot.offset_bounds.get(&file.path);
-            let passed = bounds
-                .zip(least)
-                .is_some_and(|((_, max), least)| *max < least);
-            if !passed {
+            let bounds = self.snapshot.letter_bounds.get(&file.path);
+            let may_hold = bounds.is_none_or(|bounds| {
+                sought
+                    .iter()
+                    .any(|(partition, start)| bounds.may_hold(partition, *start))
+            });
+            if may_hold {
                 let objects = self.store.object_store();
                 for batch in read_columns(objects, &file.path, file.size, &KEY).await? {
                     let keys = keys_of(&batch).ok_or_else(|| StoreError::Unsupported {
@@ -171,7 +189,7 @@ impl DeadLetters {
         if rejects.is_empty() {
             return Ok(LettersWritten::default());
         }
-        self.reach_back_to(rejects).await?;
+        self.look_for(rejects).await?;
         loop {
             let new = self.unknown(rejects);
             if new.is_empty() {
@@ -180,14 +198,8 @@ impl DeadLetters {
             let letters = new.len();
             match self.try_commit(&new, pipeline_version, rejected_at).await? {
                 Some(version) => {
-                    self.known
-                        .keys
-                        .extend(new.iter().map(|reject| key_of(reject)));
-                    // Unless others have committed since, every file before ours was read and ours is known.
-                    if self.snapshot.version == version {
-                        let files = self.snapshot.files.iter();
-                        self.known.read.extend(files.map(|file| file.path.clone()));
-                    }
+                    let keys = new.iter().map(|reject| key_of(reject));
+                    self.known.keys.extend(keys);
                     return Ok(LettersWritten {
                         version: Some(version),
                         letters,
@@ -200,20 +212,15 @@ impl DeadLetters {
     }
 
     /// The known set must reach back to every reject's offset, or a known letter would pass for a new one.
-    async fn reach_back_to(&mut self, rejects: &[Reject]) -> Result<(), StoreError> {
-        let mut from = self.known.from.clone();
+    async fn look_for(&mut self, rejects: &[Reject]) -> Result<(), StoreError> {
+        let mut from: BTreeMap<TopicPartition, i64> = BTreeMap::new();
         for reject in rejects {
             let start = from
                 .entry(reject.partition.clone())
                 .or_insert(reject.offset);
             *start = (*start).min(reject.offset);
         }
-        if from != self.known.from || self.known.read.is_empty() {
-            self.known = Known {
-                from,
-                ..Known::default()
-            };
-        }
+        self.known.go_on_from(from);
         self.read_new_files().await
     }
 
@@ -264,17 +271,23 @@ impl DeadLetters {
         let rules = *self.store.rules();
         let (names, pipeline, log) = (&self.names, &self.pipeline, self.log.clone());
         let decide = |snapshot: &Snapshot| {
-            if snapshot.version != judged {
+            // What came since has to be read, unless no letter of these is in it.
+            if snapshot.version != judged && !are_beyond(names, snapshot, rejects) {
                 return Ok(Decision::Stop(()));
             }
             refuse_foreign(&log.table, snapshot, pipeline)?;
+            let adds = match staged.adds(&log.table, &rules) {
+                // They are staged anew.
+                Err(StoreError::StagedTooOld { .. }) => return Ok(Decision::Stop(())),
+                adds => adds?,
+            };
             let mut info = our_info("dead_letters", pipeline);
             info.insert("pipeline_version".into(), json!(pipeline_version));
             info.insert("rows".into(), json!(staged.rows()));
             Ok(Decision::Write(Box::new(Draft {
                 operation: "WRITE",
                 info,
-                adds: staged.adds(&log.table, &rules)?,
+                adds,
                 txns: fences(names, snapshot, rejects),
                 ..Draft::default()
             })))
@@ -289,7 +302,12 @@ impl DeadLetters {
         )
         .await?;
         match outcome {
-            Outcome::Landed(version) => Ok(Some(version)),
+            Outcome::Landed(version) => {
+                let files = staged.files.iter();
+                let paths = files.map(|file| full_path(&self.log.folder, &file.path).to_string());
+                self.known.read.extend(paths);
+                Ok(Some(version))
+            }
             Outcome::Stopped(()) => {
                 // Versions were read on from the one that was judged, so no entry of ours can land any more.
                 staged
@@ -368,9 +386,23 @@ pub(crate) async fn expire(
     Ok(expired)
 }
 
+/// By partition the offset after its last letter, also of one that has expired.
+fn fences_of(names: &Names, snapshot: &Snapshot) -> BTreeMap<TopicPartition, i64> {
+    Checkpoint::from_txns(names, &snapshot.txns).offsets
+}
+
+/// Whether all of these events lie behind every letter of their partitions.
+fn are_beyond(names: &Names, snapshot: &Snapshot, rejects: &[&Reject]) -> bool {
+    let recorded = fences_of(names, snapshot);
+    rejects.iter().all(|reject| {
+        let fence = recorded.get(&reject.partition);
+        fence.is_none_or(|fence| reject.offset >= *fence)
+    })
+}
+
 /// One `txn` a partition: the offset after its last letter, never lowered.
 fn fences(names: &Names, snapshot: &Snapshot, rejects: &[&Reject]) -> Vec<crate::action::Txn> {
-    let recorded = Checkpoint::from_txns(names, &snapshot.txns).offsets;
+    let recorded = fences_of(names, snapshot);
     let mut next: BTreeMap<&TopicPartition, i64> = BTreeMap::new();
     for reject in rejects {
         let known = recorded.get(&reject.partition).copied().unwrap_or(0);

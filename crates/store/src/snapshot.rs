@@ -11,6 +11,7 @@ use std::{
 };
 
 use alluvium_plan::{CommittedFile, TableShape};
+use alluvium_types::TopicPartition;
 use datafusion::arrow::datatypes::{FieldRef, Schema, SchemaRef};
 use deltalake_core::{
     StructType,
@@ -45,8 +46,8 @@ pub(crate) struct Snapshot {
     /// Files that a commit removed, with the moment in milliseconds; queries of older versions may still read them. `None`
     /// where nobody asks: a table whose files are merged gathers thousands a day.
     removed: Option<BTreeMap<String, i64>>,
-    /// Smallest and largest value of a column `offset`, by path.
-    pub(crate) offset_bounds: HashMap<String, (i64, i64)>,
+    /// Where the events lie whose letters a file has, by path.
+    pub(crate) letter_bounds: HashMap<String, LetterBounds>,
     /// The newest log checkpoint that is known.
     pub(crate) checkpoint: Option<i64>,
     /// Log checkpoints that could not be read, when the log was added up without them: version and files.
@@ -65,6 +66,23 @@ pub(crate) struct Snapshot {
     states: Vec<Arc<str>>,
     /// Columns whose bounds are kept, beside `window_start`.
     bounded: Vec<(Arc<str>, FieldRef)>,
+}
+
+/// Where the events lie whose letters a file has, by its statistics.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LetterBounds {
+    /// The first and the last partition, of whichever topics.
+    partitions: Option<(i64, i64)>,
+    last_offset: i64,
+}
+
+impl LetterBounds {
+    /// Whether the file can have a letter of the partition at this offset or behind it.
+    pub(crate) fn may_hold(&self, partition: &TopicPartition, from: i64) -> bool {
+        let number = i64::from(partition.partition);
+        let is_between = |(first, last)| (first..=last).contains(&number);
+        self.last_offset >= from && self.partitions.is_none_or(is_between)
+    }
 }
 
 impl Snapshot {
@@ -121,7 +139,7 @@ impl Snapshot {
             paths: HashSet::new(),
             txns: BTreeMap::new(),
             removed: Some(BTreeMap::new()),
-            offset_bounds: HashMap::new(),
+            letter_bounds: HashMap::new(),
             checkpoint: checkpoint_version,
             passed_over: Vec::new(),
             recent: VecDeque::new(),
@@ -252,7 +270,7 @@ impl Snapshot {
                 if let Some(removed) = &mut self.removed {
                     removed.insert(path.clone(), remove.deletion_timestamp.unwrap_or(0));
                 }
-                self.offset_bounds.remove(&path);
+                self.letter_bounds.remove(&path);
                 if self.paths.remove(&path) {
                     leaving.insert(path);
                 }
@@ -308,9 +326,16 @@ impl Snapshot {
         let bound = |values: &HashMap<String, serde_json::Value>| {
             crate::stats::parse_timestamp(values.get(TableShape::WINDOW_START)?.as_str()?)
         };
-        let offset = |values: &HashMap<String, serde_json::Value>| values.get("offset")?.as_i64();
-        if let Some(bounds) = offset(&stats.min_values).zip(offset(&stats.max_values)) {
-            self.offset_bounds.insert(path.clone(), bounds);
+        let ends = |column: &str| {
+            let least = stats.min_values.get(column)?.as_i64()?;
+            Some((least, stats.max_values.get(column)?.as_i64()?))
+        };
+        if let Some((_, last_offset)) = ends("offset") {
+            let bounds = LetterBounds {
+                partitions: ends("partition"),
+                last_offset,
+            };
+            self.letter_bounds.insert(path.clone(), bounds);
         }
         // Every file of ours counts the nulls of every column it has, so a state that is not counted is younger
         // than the file (P35).

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use alluvium_types::{Header, Reject, Stage};
+use object_store::ObjectStoreExt as _;
 
 use super::{
     faulty::{Effect, Faults, FaultyStore},
@@ -113,6 +114,49 @@ async fn a_letter_is_written_once_also_after_a_restart() {
         .collect();
     assert_eq!(keys, [(0, 3), (0, 3), (0, 4), (1, 2), (1, 3)]);
     assert_eq!(store.dead_letter_tables().await.unwrap(), ["clicks"]);
+}
+
+/// Servers with partitions of their own would spend their time on each other's letters otherwise.
+#[tokio::test]
+async fn letters_of_others_are_read_only_where_they_can_be_the_same() {
+    let store = in_memory();
+    let mut one = store.dead_letters("clicks").await.unwrap();
+    let mut other = store.dead_letters("clicks").await.unwrap();
+    assert_eq!(
+        write(&mut one, &[letter(0, 7, None)])
+            .await
+            .unwrap()
+            .version,
+        Some(1)
+    );
+    let (_, files) = store.read_dead_letters("clicks").await.unwrap();
+    store
+        .object_store()
+        .delete(&object_store::path::Path::from(files[0].path.as_str()))
+        .await
+        .unwrap();
+    // It has not seen the version that it is refused for.
+    let written = write(&mut other, &[letter(1, 3, None), letter(0, 8, None)]).await;
+    assert_eq!(
+        written.unwrap(),
+        LettersWritten {
+            version: Some(2),
+            letters: 2
+        }
+    );
+    let from = BTreeMap::from([(tp(0), 9), (tp(1), 4), (tp(2), 0)]);
+    assert_eq!(other.known(&from).await.unwrap(), 0);
+    // Behind the last letter of another partition, and where a file may hold what is sought.
+    assert_eq!(
+        write(&mut other, &[letter(1, 5, None)])
+            .await
+            .unwrap()
+            .letters,
+        1
+    );
+    write(&mut other, &[letter(0, 7, None)])
+        .await
+        .expect_err("the first letter's file is gone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
