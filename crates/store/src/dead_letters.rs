@@ -82,6 +82,14 @@ impl Known {
     }
 }
 
+/// Why letters that are staged are not committed.
+enum Stop {
+    /// Letters came that may be the same.
+    Unread,
+    /// A sweep may have taken their files.
+    TooOld,
+}
+
 /// What a commit of letters did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LettersWritten {
@@ -124,17 +132,18 @@ impl DeadLetters {
         self.log.advance(&mut self.snapshot).await?;
         refuse_foreign(&self.log.table, &self.snapshot, &self.pipeline)?;
         self.known.go_on_from(from.clone());
-        self.read_new_files().await?;
+        self.read_new_files(from).await?;
         Ok(self.known.keys.len())
     }
 
-    /// Reads the keys of files that came since the last time, as far as they can have any that count: where each server has partitions
-    /// of its own, nobody's are read.
-    async fn read_new_files(&mut self) -> Result<(), StoreError> {
+    /// Reads the keys of files that were not read yet, as far as they can have letters at or beyond these offsets: where each server has
+    /// partitions of its own, nobody's are read.
+    async fn read_new_files(
+        &mut self,
+        from: &BTreeMap<TopicPartition, i64>,
+    ) -> Result<(), StoreError> {
         let fences = fences_of(&self.names, &self.snapshot);
-        let sought: Vec<(&TopicPartition, i64)> = self
-            .known
-            .from
+        let sought: Vec<(&TopicPartition, i64)> = from
             .iter()
             .filter(|(partition, start)| {
                 let fence = fences.get(partition);
@@ -155,20 +164,21 @@ impl DeadLetters {
                     .iter()
                     .any(|(partition, start)| bounds.may_hold(partition, *start))
             });
-            if may_hold {
-                let objects = self.store.object_store();
-                for batch in read_columns(objects, &file.path, file.size, &KEY).await? {
-                    let keys = keys_of(&batch).ok_or_else(|| StoreError::Unsupported {
-                        table: self.log.table.clone(),
-                        what: format!("{} has other columns than dead letters", file.path),
-                    })?;
-                    let from = &self.known.from;
-                    self.known
-                        .keys
-                        .extend(keys.into_iter().filter(|(partition, offset, _)| {
-                            from.get(partition).is_some_and(|start| offset >= start)
-                        }));
-                }
+            if !may_hold {
+                continue;
+            }
+            let objects = self.store.object_store();
+            for batch in read_columns(objects, &file.path, file.size, &KEY).await? {
+                let keys = keys_of(&batch).ok_or_else(|| StoreError::Unsupported {
+                    table: self.log.table.clone(),
+                    what: format!("{} has other columns than dead letters", file.path),
+                })?;
+                let from = &self.known.from;
+                self.known
+                    .keys
+                    .extend(keys.into_iter().filter(|(partition, offset, _)| {
+                        from.get(partition).is_some_and(|start| offset >= start)
+                    }));
             }
             self.known.read.insert(file.path.clone());
         }
@@ -189,7 +199,12 @@ impl DeadLetters {
         if rejects.is_empty() {
             return Ok(LettersWritten::default());
         }
-        self.look_for(rejects).await?;
+        let from = starts_of(rejects);
+        // The known set must reach back to every reject's offset, or a known letter would pass for a new one.
+        let mut known_from = self.known.from.clone();
+        known_from.extend(from.clone());
+        self.known.go_on_from(known_from);
+        self.read_new_files(&from).await?;
         loop {
             let new = self.unknown(rejects);
             if new.is_empty() {
@@ -206,22 +221,9 @@ impl DeadLetters {
                     });
                 }
                 // Somebody else was there first: his letters are read before ours are judged again.
-                None => self.read_new_files().await?,
+                None => self.read_new_files(&from).await?,
             }
         }
-    }
-
-    /// The known set must reach back to every reject's offset, or a known letter would pass for a new one.
-    async fn look_for(&mut self, rejects: &[Reject]) -> Result<(), StoreError> {
-        let mut from: BTreeMap<TopicPartition, i64> = BTreeMap::new();
-        for reject in rejects {
-            let start = from
-                .entry(reject.partition.clone())
-                .or_insert(reject.offset);
-            *start = (*start).min(reject.offset);
-        }
-        self.known.go_on_from(from);
-        self.read_new_files().await
     }
 
     fn unknown<'r>(&self, rejects: &'r [Reject]) -> Vec<&'r Reject> {
@@ -273,12 +275,13 @@ impl DeadLetters {
         let decide = |snapshot: &Snapshot| {
             // What came since has to be read, unless no letter of these is in it.
             if snapshot.version != judged && !are_beyond(names, snapshot, rejects) {
-                return Ok(Decision::Stop(()));
+                return Ok(Decision::Stop(Stop::Unread));
             }
             refuse_foreign(&log.table, snapshot, pipeline)?;
             let adds = match staged.adds(&log.table, &rules) {
-                // They are staged anew.
-                Err(StoreError::StagedTooOld { .. }) => return Ok(Decision::Stop(())),
+                Err(StoreError::StagedTooOld { .. }) => {
+                    return Ok(Decision::Stop(Stop::TooOld));
+                }
                 adds => adds?,
             };
             let mut info = our_info("dead_letters", pipeline);
@@ -308,7 +311,12 @@ impl DeadLetters {
                 self.known.read.extend(paths);
                 Ok(Some(version))
             }
-            Outcome::Stopped(()) => {
+            Outcome::Stopped(Stop::TooOld) => {
+                // What was sent may still land: then it is the sweep's to find out.
+                staged.remove_unsent(&self.log).await;
+                Ok(None)
+            }
+            Outcome::Stopped(Stop::Unread) => {
                 // Versions were read on from the one that was judged, so no entry of ours can land any more.
                 staged
                     .remove_stopped(&self.log, self.snapshot.version)
@@ -384,6 +392,18 @@ pub(crate) async fn expire(
     };
     commit(log, snapshot, &name, store.patience(), decide).await?;
     Ok(expired)
+}
+
+/// The smallest offset of each partition.
+fn starts_of(rejects: &[Reject]) -> BTreeMap<TopicPartition, i64> {
+    let mut from: BTreeMap<TopicPartition, i64> = BTreeMap::new();
+    for reject in rejects {
+        let start = from
+            .entry(reject.partition.clone())
+            .or_insert(reject.offset);
+        *start = (*start).min(reject.offset);
+    }
+    from
 }
 
 /// By partition the offset after its last letter, also of one that has expired.

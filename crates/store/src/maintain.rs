@@ -187,6 +187,11 @@ async fn clean_log(
     drop(entries);
     // Others were put late into places that clean-up had freed, by writers of a table that was dropped.
     records.retain(|record| record.is_of(&trusted.table_id));
+    for record in &mut records {
+        // By another product, which does not tell.
+        let table_id = || trusted.table_id.as_str().into();
+        record.table_id.get_or_insert_with(table_id);
+    }
     let entries = ledger::append(store, &log.table, &trusted.table_id, records).await?;
     if let Some(error) = unreadable {
         // The table reads well without it. What it says is not lost for good while it lies there.
@@ -273,14 +278,17 @@ pub(crate) async fn history(
     let mut attempt = 1;
     loop {
         let records = read_history(store, log).await?;
-        let is_whole = records
+        let gap = records
             .windows(2)
-            .all(|pair| pair[0].version + 1 == pair[1].version);
+            .find(|pair| pair[0].version + 1 != pair[1].version)
+            .map(|pair| pair[0].version + 1);
         // A folder is not listed at one moment: an entry that was put meanwhile can be missing in it, and the next one not.
-        if is_whole || attempt == LOAD_ATTEMPTS {
-            return Ok(records);
+        match gap {
+            Some(missing) if attempt < LOAD_ATTEMPTS && log.has_entry(missing).await? => {
+                attempt += 1;
+            }
+            _ => return Ok(records),
         }
-        attempt += 1;
     }
 }
 
@@ -301,7 +309,7 @@ async fn read_history(store: &Store, log: &TableLog) -> Result<Vec<CommitRecord>
     let standing = in_log.partition_point(|record| record.version < checkpoint);
     let table_id = in_log[standing..]
         .iter()
-        .chain(&in_log[..standing])
+        .chain(in_log[..standing].iter().rev())
         .find_map(|record| record.table_id.clone());
     let is_ours = |record: &CommitRecord| table_id.as_ref().is_none_or(|id| record.is_of(id));
     if let Some(record) = in_log[standing..].iter().find(|record| !is_ours(record)) {

@@ -146,6 +146,12 @@ async fn letters_of_others_are_read_only_where_they_can_be_the_same() {
     );
     let from = BTreeMap::from([(tp(0), 9), (tp(1), 4), (tp(2), 0)]);
     assert_eq!(other.known(&from).await.unwrap(), 0);
+    let again = BTreeMap::from([(tp(1), 3)]);
+    assert_eq!(
+        other.known(&again).await.unwrap(),
+        1,
+        "the other file has partition 0 only"
+    );
     // Behind the last letter of another partition, and where a file may hold what is sought.
     assert_eq!(
         write(&mut other, &[letter(1, 5, None)])
