@@ -73,7 +73,7 @@ impl Contestant {
             Self::Poll => "bare drain, `BaseConsumer::poll`",
             Self::ByHand => "by hand: poll, serde_json into a struct, HashMap",
             Self::PortableDrain => {
-                "our portable drain alone: batches of partition queues, one copy"
+                "our portable drain alone: partition queues, one copy"
             }
             Self::DirectDrain => "our direct drain alone: fetched, checked, unpacked",
             Self::Portable => "`alluvium run`, `drain: portable`, to a committed table",
