@@ -72,9 +72,7 @@ impl Contestant {
         match self {
             Self::Poll => "bare drain, `BaseConsumer::poll`",
             Self::ByHand => "by hand: poll, serde_json into a struct, HashMap",
-            Self::PortableDrain => {
-                "our portable drain alone: partition queues, one copy"
-            }
+            Self::PortableDrain => "our portable drain alone: partition queues, one copy",
             Self::DirectDrain => "our direct drain alone: fetched, checked, unpacked",
             Self::Portable => "`alluvium run`, `drain: portable`, to a committed table",
             Self::Direct => "`alluvium run`, to a committed table",
