@@ -191,18 +191,24 @@ async fn a_commit_sleeps_for_days(effect: Effect) {
     assert_eq!(totals(&store).await, (3, 3));
 }
 
+/// A table of so many commits, kept up meanwhile.
+async fn kept_up(store: &Store, commits: i64) -> TableWriter {
+    let mut writer = opened(store, &[(0, 0)]).await;
+    let mut upkeep = store.upkeep("clicks_per_minute");
+    for at in 0..commits {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+        upkeep.run().await.unwrap();
+    }
+    writer
+}
+
 /// A put that was given up lands in a place of the log that clean-up has freed: nobody reads it as a version of the table,
 /// and an auditor is not told of it either.
 #[tokio::test]
 async fn a_late_put_into_a_freed_place_is_no_part_of_the_history() {
     let objects = FaultyStore::new(14, Faults::default());
     let store = Store::over(Arc::new(objects.clone()), rules());
-    let mut writer = opened(&store, &[(0, 0)]).await;
-    let mut upkeep = store.upkeep("clicks_per_minute");
-    for at in 0..50 {
-        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
-        upkeep.run().await.unwrap();
-    }
+    let writer = kept_up(&store, 50).await;
     let before = store.history("clicks_per_minute").await.unwrap();
     let clean_up = async |age| {
         objects.age.store(age, Ordering::Relaxed);
@@ -239,12 +245,7 @@ async fn a_late_put_into_a_freed_place_is_no_part_of_the_history() {
 async fn a_late_first_version_of_another_table_is_no_part_of_the_history() {
     let objects = FaultyStore::new(15, Faults::default());
     let store = Store::over(Arc::new(objects.clone()), rules());
-    let mut writer = opened(&store, &[(0, 0)]).await;
-    let mut upkeep = store.upkeep("clicks_per_minute");
-    for at in 0..50 {
-        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
-        upkeep.run().await.unwrap();
-    }
+    let mut writer = kept_up(&store, 50).await;
     let before = store.history("clicks_per_minute").await.unwrap();
     objects.age.store(A_WEEK, Ordering::Relaxed);
     store.upkeep("clicks_per_minute").run().await.unwrap();
@@ -274,12 +275,7 @@ async fn the_history_of_a_dropped_table_is_not_the_next_ones() {
     let objects = FaultyStore::new(16, Faults::default());
     let store = Store::over(Arc::new(objects.clone()), rules());
     let fill = async |rows: i64| {
-        let mut writer = opened(&store, &[(0, 0)]).await;
-        let mut upkeep = store.upkeep("clicks_per_minute");
-        for at in 0..rows {
-            commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
-            upkeep.run().await.unwrap();
-        }
+        kept_up(&store, rows).await;
         store.history("clicks_per_minute").await.unwrap()
     };
     let clean_up = async |age| {
