@@ -101,7 +101,6 @@ struct Director {
     workers: usize,
     servers: Vec<Simulated>,
     events: i64,
-    have_hours_passed: bool,
     faults: Vec<String>,
     /// What every version of each table records.
     recorded: Vec<Recorded>,
@@ -186,7 +185,6 @@ impl Director {
             workers,
             servers: Vec::new(),
             events: 0,
-            have_hours_passed: false,
             faults: Vec::new(),
             recorded: TABLES.iter().map(|_| Recorded::default()).collect(),
         }
@@ -227,12 +225,12 @@ impl Director {
                 43 => self.grow(),
                 44 if self.below(4) == 3 => {
                     // A log is cleaned up by a checkpoint that is as old as its entries are kept, so it takes them twice.
-                    if !self.have_hours_passed {
+                    if !self.have_hours_passed() {
                         steps += 60;
                     }
                     self.let_hours_pass();
                 }
-                52 | 53 if self.have_hours_passed => self.let_hours_pass(),
+                52 | 53 if self.have_hours_passed() => self.let_hours_pass(),
                 45 | 46 => self.flood(),
                 47..=49 => self.maintain_by_hand(),
                 _ => {}
@@ -451,10 +449,13 @@ impl Director {
         }
     }
 
+    fn have_hours_passed(&self) -> bool {
+        self.world.state().counts.of(Kind::HoursPass) > 0
+    }
+
     /// Longer than entries of a log are kept.
     fn let_hours_pass(&mut self) {
         self.count(Kind::HoursPass);
-        self.have_hours_passed = true;
         let nanos = HOUR + HOUR / 2 + i64::from(self.below(60)) * SECOND;
         self.world.tell(|| "an hour and a half passes".to_owned());
         self.world.time.advance(nanos);

@@ -65,16 +65,14 @@ impl PartitionQueue {
     }
 
     /// Moves at most `count` messages that are there now to the end of `into`, without waiting.
-    /// Returns how many. Messages of an older assignment are left out by librdkafka.
+    /// Messages of an older assignment are left out by librdkafka.
     ///
     /// One call for each: where a batch ends at the end of the partition, `rd_kafka_consume_batch_queue` (2.12) takes the place
     /// behind the next record for what was read, under leader 0, and when the leader changes it says that the log was cut off there.
-    pub(crate) fn consume(&self, count: usize, into: &mut VecDeque<Message>) -> usize {
-        let before = into.len();
+    pub(crate) fn consume(&self, count: usize, into: &mut VecDeque<Message>) {
         // SAFETY: the queue is alive as long as `self`; the message is null or owned by the caller.
         let next = || NonNull::new(unsafe { sys::rd_kafka_consume_queue(self.0.as_ptr(), 0) });
         into.extend(std::iter::from_fn(next).take(count).map(Message));
-        into.len() - before
     }
 }
 

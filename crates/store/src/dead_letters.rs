@@ -35,7 +35,7 @@ use crate::{
     log::TableLog,
     parquet_reader::read_columns,
     snapshot::Snapshot,
-    stage::{Stager, full_path},
+    stage::Stager,
 };
 
 /// Letters of one batch: a letter may hold a large event.
@@ -274,7 +274,8 @@ impl DeadLetters {
         let (names, pipeline, log) = (&self.names, &self.pipeline, self.log.clone());
         let decide = |snapshot: &Snapshot| {
             // What came since has to be read, unless no letter of these is in it.
-            if snapshot.version != judged && !are_beyond(names, snapshot, rejects) {
+            let recorded = fences_of(names, snapshot);
+            if snapshot.version != judged && !are_beyond(&recorded, rejects) {
                 return Ok(Decision::Stop(Stop::Unread));
             }
             refuse_foreign(&log.table, snapshot, pipeline)?;
@@ -291,7 +292,7 @@ impl DeadLetters {
                 operation: "WRITE",
                 info,
                 adds,
-                txns: fences(names, snapshot, rejects),
+                txns: fences(names, &recorded, rejects),
                 ..Draft::default()
             })))
         };
@@ -307,7 +308,7 @@ impl DeadLetters {
         match outcome {
             Outcome::Landed(version) => {
                 let files = staged.files.iter();
-                let paths = files.map(|file| full_path(&self.log.folder, &file.path).to_string());
+                let paths = files.map(|file| self.snapshot.full_path(&file.path));
                 self.known.read.extend(paths);
                 Ok(Some(version))
             }
@@ -412,8 +413,7 @@ fn fences_of(names: &Names, snapshot: &Snapshot) -> BTreeMap<TopicPartition, i64
 }
 
 /// Whether all of these events lie behind every letter of their partitions.
-fn are_beyond(names: &Names, snapshot: &Snapshot, rejects: &[&Reject]) -> bool {
-    let recorded = fences_of(names, snapshot);
+fn are_beyond(recorded: &BTreeMap<TopicPartition, i64>, rejects: &[&Reject]) -> bool {
     rejects.iter().all(|reject| {
         let fence = recorded.get(&reject.partition);
         fence.is_none_or(|fence| reject.offset >= *fence)
@@ -421,8 +421,11 @@ fn are_beyond(names: &Names, snapshot: &Snapshot, rejects: &[&Reject]) -> bool {
 }
 
 /// One `txn` a partition: the offset after its last letter, never lowered.
-fn fences(names: &Names, snapshot: &Snapshot, rejects: &[&Reject]) -> Vec<crate::action::Txn> {
-    let recorded = fences_of(names, snapshot);
+fn fences(
+    names: &Names,
+    recorded: &BTreeMap<TopicPartition, i64>,
+    rejects: &[&Reject],
+) -> Vec<crate::action::Txn> {
     let mut next: BTreeMap<&TopicPartition, i64> = BTreeMap::new();
     for reject in rejects {
         let known = recorded.get(&reject.partition).copied().unwrap_or(0);

@@ -300,7 +300,8 @@ impl Snapshot {
         files.extend(new);
     }
 
-    fn full_path(&self, encoded: &str) -> String {
+    /// A file's path below the storage root, as `files` have it. `encoded` is URL-encoded, from the table's folder.
+    pub(crate) fn full_path(&self, encoded: &str) -> String {
         let relative = Path::from_url_path(encoded).unwrap_or_else(|_| Path::from(encoded));
         format!("{}/{relative}", self.folder)
     }

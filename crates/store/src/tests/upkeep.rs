@@ -13,7 +13,7 @@ use crate::{
     CommitKind, CommitRecord, Maintenance, StoreError,
     action::{Draft, Place, our_info},
     audit,
-    log::Put,
+    log::{Put, TableLog},
 };
 
 const A_WEEK: u64 = 7 * 86_400;
@@ -202,6 +202,17 @@ async fn kept_up(store: &Store, commits: i64) -> TableWriter {
     writer
 }
 
+/// A put that was given up lands after all.
+async fn land_late(log: &TableLog, table_id: &str, version: i64, kind: &str) {
+    let entry = Draft {
+        operation: "WRITE",
+        info: our_info(kind, "clicks"),
+        ..Draft::default()
+    }
+    .encode(Place { table_id, version }, "late", 0);
+    assert_eq!(log.put_entry(version, entry).await.unwrap(), Put::Landed);
+}
+
 /// A put that was given up lands in a place of the log that clean-up has freed: nobody reads it as a version of the table,
 /// and an auditor is not told of it either.
 #[tokio::test]
@@ -220,17 +231,7 @@ async fn a_late_put_into_a_freed_place_is_no_part_of_the_history() {
 
     let log = writer.maintenance_log();
     let table_id = log.load().await.unwrap().unwrap().metadata.id;
-    let place = Place {
-        table_id: &table_id,
-        version: 5,
-    };
-    let entry = Draft {
-        operation: "STREAMING UPDATE",
-        info: our_info("commit", "clicks"),
-        ..Draft::default()
-    }
-    .encode(place, "late", 0);
-    assert_eq!(log.put_entry(5, entry).await.unwrap(), Put::Landed);
+    land_late(log, &table_id, 5, "commit").await;
     let after = store.history("clicks_per_minute").await.unwrap();
     assert_eq!(after, before, "the ledger knows what version 5 was");
     assert!(audit(&after).is_proven());
@@ -250,18 +251,7 @@ async fn a_late_first_version_of_another_table_is_no_part_of_the_history() {
     objects.age.store(A_WEEK, Ordering::Relaxed);
     store.upkeep("clicks_per_minute").run().await.unwrap();
 
-    let log = writer.maintenance_log();
-    let place = Place {
-        table_id: "another",
-        version: 0,
-    };
-    let entry = Draft {
-        operation: "CREATE TABLE",
-        info: our_info("create", "clicks"),
-        ..Draft::default()
-    }
-    .encode(place, "late", 0);
-    assert_eq!(log.put_entry(0, entry).await.unwrap(), Put::Landed);
+    land_late(writer.maintenance_log(), "another", 0, "create").await;
     assert_eq!(store.history("clicks_per_minute").await.unwrap(), before);
     commit_ranges(&mut writer, &[(0, 50, 51)]).await;
     let after = store.history("clicks_per_minute").await.unwrap();
