@@ -13,8 +13,9 @@ use std::{
 
 /// The wall clock when a simulation begins: 2026-03-02 00:00 UTC, after every event.
 const BEGIN_SECONDS: i64 = 1_772_409_600;
-/// The monotonic clock when it begins: long before the real one, by which the kernel measures how long a thread sleeps. So one
-/// that would sleep until a moment of the simulation does not sleep at all.
+/// The monotonic clock when it begins: mostly long before the real one, by which the kernel measures how long a thread sleeps. So one that
+/// would sleep until a moment of the simulation does not sleep at all. But hours that pass go beyond what a machine was started
+/// for: whatever waits no time may not ask the kernel for it.
 const UP_SECONDS: i64 = 100;
 const NANOS: i64 = 1_000_000_000;
 

@@ -40,8 +40,9 @@ impl Acknowledged {
             .generation
             .lock()
             .expect("nobody panics while holding this lock");
-        if *held >= generation {
-            return true;
+        // A wait of no time still asks the kernel, by this thread's clock.
+        if *held >= generation || patience.is_zero() {
+            return *held >= generation;
         }
         let (held, _) = self
             .changed
