@@ -47,17 +47,17 @@ def copy_tree(tree: pathlib.Path) -> None:
         shutil.copyfile(ROOT / name, target)
 
 
-def link_what_is_built(target: pathlib.Path) -> None:
+def link_what_is_built(target: pathlib.Path, profile: str = "release") -> None:
     """Everything but our own packages, as hard links: cargo never writes into such files, it replaces them."""
-    built = ROOT / "target/release"
-    if (target / "release").exists() or not built.exists():
+    built = ROOT / "target" / profile
+    if (target / profile).exists() or not built.exists():
         return
     for folder in ("deps", "build", ".fingerprint"):
         for path in (built / folder).rglob("*"):
             place = path.relative_to(built)
             if any("alluvium" in part or part.startswith("simulate") for part in place.parts) or not path.is_file():
                 continue
-            copy = target / "release" / place
+            copy = target / profile / place
             copy.parent.mkdir(parents=True, exist_ok=True)
             copy.hardlink_to(path)
 
