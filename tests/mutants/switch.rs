@@ -12,8 +12,10 @@ use std::{
 
 const MOST: usize = 1 << 14;
 
-static CHOSEN: LazyLock<Option<u32>> = LazyLock::new(|| std::env::var("ALLUVIUM_MUTANT").ok()?.parse().ok());
-static REACHED: LazyLock<Option<String>> = LazyLock::new(|| std::env::var("ALLUVIUM_MUTANTS_REACHED").ok());
+static CHOSEN: LazyLock<Option<u32>> =
+    LazyLock::new(|| std::env::var("ALLUVIUM_MUTANT").ok()?.parse().ok());
+static REACHED: LazyLock<Option<String>> =
+    LazyLock::new(|| std::env::var("ALLUVIUM_MUTANTS_REACHED").ok());
 static SEEN: [AtomicBool; MOST] = [const { AtomicBool::new(false) }; MOST];
 
 /// Whether code is to behave as this mutant of it.
@@ -32,6 +34,11 @@ fn note(mutant: u32) {
         return;
     }
     let Some(path) = &*REACHED else { return };
-    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("a file for what was reached");
-    file.write_all(format!("{mutant}\n").as_bytes()).expect("to note what was reached");
+    let mut file = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .expect("a file for what was reached");
+    file.write_all(format!("{mutant}\n").as_bytes())
+        .expect("to note what was reached");
 }
