@@ -23,20 +23,19 @@ LANGUAGE = tree_sitter.Language(tree_sitter_rust.language())
 
 @dataclasses.dataclass(frozen=True)
 class Insertion:
-    """Text before a byte of the file. `end` is where the thing that it opens or closes has its other end."""
+    """Text before a byte of the file. What it opens or closes has its other end at `other_end`."""
 
     at: int
     text: bytes
     mutant: int
     closes: bool
     other_end: int
-    turn: int
 
     def order(self) -> tuple:
         """What ends before what begins; the larger thing opens first and closes last."""
         if self.closes:
-            return (self.at, 0, -self.other_end, -self.turn)
-        return (self.at, 1, -self.other_end, self.turn)
+            return (self.at, 0, -self.other_end, -self.mutant)
+        return (self.at, 1, -self.other_end, self.mutant)
 
 
 class CannotSwitch(Exception):
@@ -71,9 +70,7 @@ class Source:
             "StructField": self.field,
         }
         pieces = by_genre[mutant["genre"]](number, start, end, mutant["replacement"].encode())
-        return [
-            Insertion(at, text, number, closes, other_end, number) for at, text, closes, other_end in pieces
-        ]
+        return [Insertion(at, text, number, closes, other_end) for at, text, closes, other_end in pieces]
 
     def function(self, number: int, start: int, end: int, replacement: bytes):
         yield start, b"if %s { return %s; } " % (on(number), replacement), False, end
@@ -83,16 +80,14 @@ class Source:
         whole = operator.parent if operator else None
         if whole is None or whole.type not in ("binary_expression", "compound_assignment_expr"):
             raise CannotSwitch("an operator that is no expression's")
-        if within(whole, ("macro_invocation", "token_tree", "let_chain")):
+        if nearest(whole, "macro_invocation", "token_tree", "let_chain"):
             raise CannotSwitch("in a macro or a chain of lets")
         mutated = self.text[whole.start_byte : start] + replacement + self.text[end : whole.end_byte]
         yield from choice(number, whole, mutated)
 
     def unary(self, number: int, start: int, end: int, replacement: bytes):
-        whole = self.at(start, end)
-        while whole is not None and whole.type != "unary_expression":
-            whole = whole.parent
-        if whole is None or whole.start_byte != start or within(whole, ("macro_invocation", "token_tree")):
+        whole = nearest(self.at(start, end), "unary_expression")
+        if whole is None or whole.start_byte != start or nearest(whole, "macro_invocation", "token_tree"):
             raise CannotSwitch("an operator that is no expression's")
         yield from choice(number, whole, replacement + self.text[end : whole.end_byte])
 
@@ -103,9 +98,7 @@ class Source:
         yield end, b"})", True, start
 
     def arm(self, number: int, start: int, _end: int, _replacement: bytes):
-        arm = self.at(start, start + 1)
-        while arm is not None and arm.type != "match_arm":
-            arm = arm.parent
+        arm = nearest(self.at(start, start + 1), "match_arm")
         if arm is None or arm.start_byte != start:
             raise CannotSwitch("no arm begins there")
         pattern = arm.child_by_field_name("pattern")
@@ -119,9 +112,7 @@ class Source:
             yield condition.end_byte, b"))", True, condition.start_byte
 
     def field(self, number: int, start: int, _end: int, _replacement: bytes):
-        field = self.at(start, start + 1)
-        while field is not None and field.type != "field_initializer":
-            field = field.parent
+        field = nearest(self.at(start, start + 1), "field_initializer")
         if field is None or field.parent.parent.type != "struct_expression":
             raise CannotSwitch("no field with a value of its own")
         base = next((child for child in field.parent.children if child.type == "base_field_initializer"), None)
@@ -138,11 +129,11 @@ class Source:
 
     def matches_at(self, start: int) -> Iterator:
         """Every `match` whose scrutinee begins there: what the compiler points to where arms are lacking."""
-        node = self.at(start, start)
+        node = nearest(self.at(start, start), "match_expression")
         while node is not None:
-            if node.type == "match_expression" and node.child_by_field_name("value").start_byte == start:
+            if node.child_by_field_name("value").start_byte == start:
                 yield node
-            node = node.parent
+            node = nearest(node.parent, "match_expression")
 
 
 def choice(number: int, whole, mutated: bytes):
@@ -150,12 +141,11 @@ def choice(number: int, whole, mutated: bytes):
     yield whole.end_byte, b"})", True, whole.start_byte
 
 
-def within(node, kinds: tuple[str, ...]) -> bool:
-    while node is not None:
-        if node.type in kinds:
-            return True
+def nearest(node, *kinds: str):
+    """This node or the innermost one around it that is of such a kind, if there is one."""
+    while node is not None and node.type not in kinds:
         node = node.parent
-    return False
+    return node
 
 
 class Written:

@@ -79,7 +79,7 @@ class Tree:
     """The changed copy, and which mutants had to be left out of it."""
 
     def __init__(self, settings, mutants: dict[int, dict]):
-        self.settings, self.mutants = settings, mutants
+        self.settings = settings
         self.left_out: dict[int, str] = {}
         self.sources: dict[str, instrument.Source] = {}
         self.insertions: dict[str, list[instrument.Insertion]] = collections.defaultdict(list)
@@ -204,16 +204,18 @@ def executables(built: list[dict]) -> list[Executable]:
     return found
 
 
+def run_by_default(executable: Executable) -> list[str]:
+    def listed(*flags: str) -> list[str]:
+        said = subprocess.run([executable.path, "--list", *flags], cwd=executable.folder, capture_output=True, text=True).stdout
+        return [line.removesuffix(": test") for line in said.splitlines() if line.endswith(": test")]
+
+    ignored = set(listed("--ignored"))
+    return [name for name in listed() if name not in ignored]
+
+
 def every_test(settings, built: list[dict]) -> list[Test]:
     """Each test alone, once: how long it takes and what it comes by."""
-    names = []
-    for executable in executables(built):
-        said = subprocess.run([executable.path, "--list"], cwd=executable.folder, capture_output=True, text=True).stdout
-        names += [(executable, line.removesuffix(": test")) for line in said.splitlines() if line.endswith(": test")]
-    ignored = set()
-    for executable in {executable for executable, _ in names}:
-        said = subprocess.run([executable.path, "--list", "--ignored"], cwd=executable.folder, capture_output=True, text=True).stdout
-        ignored |= {(executable, line.removesuffix(": test")) for line in said.splitlines() if line.endswith(": test")}
+    names = [(executable, name) for executable in executables(built) for name in run_by_default(executable)]
 
     def alone(executable: Executable, name: str) -> Test | str:
         code, reached, took = reached_by([executable.path, "--exact", name], executable.folder, settings.longest)
@@ -222,7 +224,7 @@ def every_test(settings, built: list[dict]) -> list[Test]:
         return Test(executable, name, took, reached) if code == 0 else f"{executable.name} {name}: fails without a mutant"
 
     with concurrent.futures.ThreadPoolExecutor(settings.jobs) as pool:
-        all_of = list(pool.map(lambda pair: alone(*pair), [pair for pair in names if pair not in ignored]))
+        all_of = list(pool.map(lambda pair: alone(*pair), names))
     for left_out in (test for test in all_of if isinstance(test, str)):
         print(f"left out: {left_out}", flush=True)
     tests = [test for test in all_of if isinstance(test, Test)]
