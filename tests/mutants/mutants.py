@@ -3,6 +3,7 @@
 
     tests/mutants/mutants.py --sample 300 --outcomes outcomes.ndjson     a seeded sample; goes on where the file ends
     tests/mutants/mutants.py --outcomes outcomes.ndjson --table          what came of it
+    tests/mutants/mutants.py --outcomes outcomes.ndjson --again --longest 120 --patience 600     asks survivors once more, with more
 
 `cargo mutants` builds the tree once for each mutant, a minute and more here. This builds it once with all of them, each behind a switch
 (instrument.py), runs every test once to see which mutants it comes by, and then runs for a mutant only these tests, the quick ones
@@ -21,10 +22,10 @@ import argparse
 import collections
 import concurrent.futures
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
-import random
 import signal
 import subprocess
 import sys
@@ -49,6 +50,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--outcomes", type=pathlib.Path, required=True, help="a line of JSON for each mutant that was tried")
     parser.add_argument("--table", action="store_true", help="only count, and list what survived")
+    parser.add_argument("--again", action="store_true", help="those that survived or were not reached, and no others")
     parser.add_argument("--sample", type=int, default=300, help="so many mutants, drawn by the seed")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--crates", nargs="*", default=CRATES)
@@ -69,8 +71,9 @@ def drawn(settings) -> dict[int, dict]:
     packages = [word for crate in settings.crates for word in ("-p", f"alluvium-{crate}")]
     listed = subprocess.run(["cargo", "mutants", "--list", "--json", "--no-shuffle", *packages], cwd=ROOT, check=True, capture_output=True)
     everything = json.loads(listed.stdout)
-    order = list(range(len(everything)))
-    random.Random(settings.seed).shuffle(order)
+    # Each by itself, so that a change elsewhere does not change the sample.
+    drawn_at = [hashlib.sha256(f"{settings.seed} {mutant['name']}".encode()).digest() for mutant in everything]
+    order = sorted(range(len(everything)), key=drawn_at.__getitem__)
     print(f"{len(everything)} mutants, of which {min(settings.sample, len(order))} are drawn", flush=True)
     return {number: everything[number] for number in order[: settings.sample]}
 
@@ -213,15 +216,43 @@ def run_by_default(executable: Executable) -> list[str]:
     return [name for name in listed() if name not in ignored]
 
 
+class Kept:
+    """What tests of a build came by, beside the build: another sample of the same build need not ask again."""
+
+    def __init__(self, path: pathlib.Path):
+        self.path, self.writing = path, threading.Lock()
+        self.lines = {(line["built"], line["name"]): line for line in read(path)}
+
+    @staticmethod
+    def built(executable: Executable) -> str:
+        return f"{executable.path} {os.stat(executable.path).st_mtime_ns}"
+
+    def of(self, executable: Executable, name: str) -> Test | None:
+        line = self.lines.get((self.built(executable), name))
+        return line and Test(executable, name, line["seconds"], frozenset(line["reached"]))
+
+    def add(self, test: Test) -> None:
+        line = {"built": self.built(test.executable), "name": test.name, "seconds": test.seconds, "reached": sorted(test.reached)}
+        with self.writing, self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+
 def every_test(settings, built: list[dict]) -> list[Test]:
     """Each test alone, once: how long it takes and what it comes by."""
     names = [(executable, name) for executable in executables(built) for name in run_by_default(executable)]
+    kept = Kept(settings.target / "reached.ndjson")
 
     def alone(executable: Executable, name: str) -> Test | str:
-        code, reached, took = reached_by([executable.path, "--exact", name], executable.folder, settings.longest)
-        if code is None:
-            return f"{executable.name} {name}: longer than {settings.longest:.0f} s"
-        return Test(executable, name, took, reached) if code == 0 else f"{executable.name} {name}: fails without a mutant"
+        known = kept.of(executable, name)
+        if known is None:
+            code, reached, took = reached_by([executable.path, "--exact", name], executable.folder, settings.longest)
+            if code is None:
+                return f"{executable.name} {name}: longer than {settings.longest:.0f} s"
+            if code != 0:
+                return f"{executable.name} {name}: fails without a mutant"
+            known = Test(executable, name, took, reached)
+            kept.add(known)
+        return known if known.seconds <= settings.longest else f"{executable.name} {name}: longer than {settings.longest:.0f} s"
 
     with concurrent.futures.ThreadPoolExecutor(settings.jobs) as pool:
         all_of = list(pool.map(lambda pair: alone(*pair), names))
@@ -303,8 +334,16 @@ class Judge:
 # What is told
 
 
-def read(outcomes: pathlib.Path) -> list[dict]:
-    return [json.loads(line) for line in outcomes.read_text().splitlines()] if outcomes.exists() else []
+LEFT = ("survived", "not reached")
+
+
+def read(path: pathlib.Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def outcomes_in(path: pathlib.Path) -> dict[str, dict]:
+    """The last word on each mutant, by its name."""
+    return {one["name"]: one for one in read(path)}
 
 
 def table(outcomes: list[dict]) -> None:
@@ -314,17 +353,17 @@ def table(outcomes: list[dict]) -> None:
     for crate, of_crate in sorted(counts.items()):
         print(f"{crate:8} " + ", ".join(f"{outcome} {count}" for outcome, count in sorted(of_crate.items())))
     for one in sorted(outcomes, key=lambda one: (one["outcome"], one["name"])):
-        if one["outcome"] in ("survived", "not reached"):
+        if one["outcome"] in LEFT:
             print(f"{one['outcome']:12} {one['number']:5} {one['name']}")
 
 
 def main() -> int:
     settings = arguments()
     if settings.table:
-        table(read(settings.outcomes))
+        table(list(outcomes_in(settings.outcomes).values()))
         return 0
     mutants = drawn(settings)
-    known = {one["name"] for one in read(settings.outcomes)}
+    known = outcomes_in(settings.outcomes)
     tree = Tree(settings, mutants)
     built = tree.build()
     simulate = tree.build_simulation()
@@ -335,7 +374,9 @@ def main() -> int:
 
     def one(number: int) -> None:
         mutant = mutants[number]
-        if mutant["name"] in known or (settings.minutes is not None and time.monotonic() - begun > settings.minutes * 60):
+        before = known.get(mutant["name"], {}).get("outcome")
+        is_asked = before in LEFT if settings.again else before is None
+        if not is_asked or (settings.minutes is not None and time.monotonic() - begun > settings.minutes * 60):
             return
         if number in tree.left_out:
             outcome, _, why = tree.left_out[number].partition(": ")
@@ -349,7 +390,7 @@ def main() -> int:
     with concurrent.futures.ThreadPoolExecutor(settings.jobs) as pool:
         for done in concurrent.futures.as_completed([pool.submit(one, number) for number in mutants]):
             done.result()
-    table(read(settings.outcomes))
+    table(list(outcomes_in(settings.outcomes).values()))
     return 0
 
 
