@@ -23,12 +23,13 @@ use crate::{
     message::{
         Ending, LeaderEpochs, Order, Progress, Ranges, Sealed, ToCommitter, ToWorker, go_on_under,
     },
+    pace::Pace,
     standings::Standings,
     transactions::OpenTransactions,
 };
 
-/// Batches that one worker may have waiting. With a batch of at most 1/256 of the ingest budget and two
-/// workers that is a 32nd of the budget, and the states that come of them about an eighth.
+/// Batches that one worker may have waiting. With a batch of at most 1/128 of the ingest budget and two
+/// workers that is a 16th of the budget, and the states that come of them about a quarter.
 pub(crate) const INBOX_BATCHES: usize = 4;
 /// Batches taken between two looks at the broker's queue.
 const TAKES_PER_ROUND: usize = 32;
@@ -75,8 +76,7 @@ struct Open {
     barriers: Vec<Option<Epoch>>,
     /// The epoch whose news the committer had no room for.
     sealed: Option<Sealed>,
-    last_barrier: Instant,
-    last_order: Instant,
+    pace: Pace,
     /// The epoch of the last commit order, until it is done.
     ordered: Option<Epoch>,
     /// Whether anything was sealed since the last commit order.
@@ -147,7 +147,6 @@ impl Intake {
     }
 
     fn open(&self, last: Epoch) -> Open {
-        let now = Instant::now();
         Open {
             generation: self.generation.current(),
             epoch: last.next(),
@@ -157,8 +156,11 @@ impl Intake {
             batch: VecDeque::new(),
             barriers: vec![None; self.workers.len()],
             sealed: None,
-            last_barrier: now,
-            last_order: now,
+            pace: Pace::starting_at(
+                Instant::now(),
+                self.plan.commit_every,
+                self.plan.refresh_every,
+            ),
             ordered: None,
             dirty: false,
         }
@@ -174,7 +176,7 @@ impl Intake {
 
     /// Serves the consumer's main queue: rebalances happen in here.
     fn serve(&mut self, open: &mut Open, patience: Duration) -> Result<(), RuntimeError> {
-        self.ending.beat(clock::now().micros());
+        self.ending.beat();
         let notices = self
             .drain
             .serve(patience)
@@ -329,24 +331,19 @@ impl Intake {
     /// Ends the epoch when it is time to, by this thread's clock.
     fn tick(&mut self, open: &mut Open) {
         let now = Instant::now();
-        let may_order = open.ordered.is_none();
-        let commit_due = now.duration_since(open.last_order) >= self.plan.commit_every;
         // One early commit at a time (P30).
         let squeezed = self.budget.is_half_used() && (open.dirty || open.has_data());
-        if may_order && (commit_due || squeezed) {
-            self.seal(open, Order::Commit);
-        } else if now.duration_since(open.last_barrier) >= self.plan.refresh_every {
-            if open.has_data() {
-                self.seal(open, Order::Publish);
-            } else {
-                open.last_barrier = now;
+        match open.pace.due(now, open.ordered.is_none(), squeezed) {
+            Some(Order::Publish) if !open.has_data() => open.pace.passed_over(now),
+            Some(order) => {
+                self.seal(open, order);
             }
+            None => {}
         }
     }
 
     fn seal(&mut self, open: &mut Open, order: Order) -> Epoch {
         let epoch = open.epoch;
-        let now = Instant::now();
         open.sealed = Some(Sealed {
             epoch,
             generation: open.generation,
@@ -359,10 +356,9 @@ impl Intake {
         });
         open.barriers.fill(Some(epoch));
         open.epoch = epoch.next();
-        open.last_barrier = now;
+        open.pace.ended(Instant::now(), order);
         open.dirty = true;
         if order == Order::Commit {
-            open.last_order = now;
             open.ordered = Some(epoch);
             open.dirty = false;
         }
@@ -406,6 +402,7 @@ impl Intake {
         let pipeline = self.plan.name.to_string();
         let halted = halted(&views);
         let open = self.transactions.look(&views, Instant::now());
+        let starts = self.current_standings().starts();
         if let Some(news) = open.news {
             tracing::warn!(pipeline = %self.plan.name, "{news}");
         }
@@ -424,7 +421,10 @@ impl Intake {
                         known.partition == view.partition.partition
                             && *known.topic == *view.partition.topic
                     });
-                    let committed = known.and_then(|known| known.committed);
+                    // Before the first commit it is what was recorded when the partition was assigned.
+                    let committed = known
+                        .and_then(|known| known.committed)
+                        .max(starts.get(&view.partition).copied());
                     let reached = committed.or(Some(view.position));
                     PartitionStatus {
                         topic: view.partition.topic.to_string(),

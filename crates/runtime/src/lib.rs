@@ -27,6 +27,7 @@ mod instance;
 mod intake;
 mod lag;
 mod message;
+mod pace;
 mod pipeline;
 mod refusals;
 mod replay;

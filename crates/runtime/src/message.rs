@@ -6,7 +6,7 @@ use std::{
         Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use alluvium_engine::EpochPart;
@@ -139,13 +139,29 @@ impl Progress {
 }
 
 /// How one pipeline's threads learn that it ends.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ending {
     drain: AtomicBool,
     failure: Mutex<Option<RuntimeError>>,
     failed: AtomicBool,
     by_rule: AtomicBool,
+    /// By a clock that nobody sets.
+    begun: Instant,
+    /// When intake last polled, in milliseconds since then and one more; 0: it has not started to.
     heartbeat: AtomicU64,
+}
+
+impl Default for Ending {
+    fn default() -> Self {
+        Self {
+            drain: AtomicBool::default(),
+            failure: Mutex::default(),
+            failed: AtomicBool::default(),
+            by_rule: AtomicBool::default(),
+            begun: Instant::now(),
+            heartbeat: AtomicU64::default(),
+        }
+    }
 }
 
 impl Ending {
@@ -192,13 +208,18 @@ impl Ending {
     }
 
     /// Intake polled the broker's queue just now (K8).
-    pub(crate) fn beat(&self, micros: i64) {
+    pub(crate) fn beat(&self) {
         self.heartbeat
-            .store(u64::try_from(micros).unwrap_or(0), Ordering::Relaxed);
+            .store(self.millis().saturating_add(1), Ordering::Relaxed);
     }
 
-    /// When intake last polled, microseconds since 1970; 0: it has not started to.
-    pub(crate) fn last_beat(&self) -> u64 {
-        self.heartbeat.load(Ordering::Relaxed)
+    /// For how long intake has not polled; `None`: it has not started to.
+    pub(crate) fn silence(&self) -> Option<Duration> {
+        let beat = self.heartbeat.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_millis(self.millis().saturating_sub(beat)))
+    }
+
+    fn millis(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }

@@ -14,7 +14,7 @@ use alluvium_types::{ErrorClass, MemoryBudget};
 use crate::{
     Instance, PipelineConfig, RuntimeError,
     background::Background,
-    clock, compaction,
+    compaction,
     host::{Host, Machine},
     lag,
     message::WAKE,
@@ -153,12 +153,12 @@ impl Running {
             .map(|pipeline| (pipeline.plan.name.clone(), pipeline.ending.clone()))
             .collect();
         move || {
-            let now = u64::try_from(clock::now().micros()).unwrap_or(0);
-            let allowed = u64::try_from(clock::micros(WEDGED_AFTER)).unwrap_or(u64::MAX);
             for (pipeline, ending) in &endings {
-                let beat = ending.last_beat();
                 let ended = ending.is_draining() || ending.has_failed();
-                if beat != 0 && !ended && now.saturating_sub(beat) >= allowed {
+                let is_wedged = ending
+                    .silence()
+                    .is_some_and(|silence| silence >= WEDGED_AFTER);
+                if is_wedged && !ended {
                     return Err(format!(
                         "the intake thread of pipeline {pipeline} has not polled for {WEDGED_AFTER:?}"
                     ));

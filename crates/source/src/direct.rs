@@ -789,3 +789,6 @@ fn fetch_request(
     }
     request
 }
+
+#[cfg(test)]
+mod tests;

@@ -64,14 +64,16 @@ impl Link {
 
     /// The newest version of a request that both sides speak, if there is one from `least` to `most`.
     pub(super) fn version(&self, api: ApiKey, least: i16, most: i16) -> io::Result<i16> {
-        let (from, to) = self.versions.get(&(api as i16)).copied().unwrap_or((0, -1));
-        let version = most.min(to);
-        if version < least.max(from) {
-            return Err(io::Error::other(format!(
-                "the broker speaks {api:?} in versions {from} to {to}, this program in {least} to {most}"
-            )));
-        }
-        Ok(version)
+        let known = self.versions.get(&(api as i16)).copied();
+        newest(known, least, most).ok_or_else(|| {
+            let spoken = known.map_or_else(
+                || format!("does not know {api:?}"),
+                |(from, to)| format!("speaks {api:?} in versions {from} to {to}"),
+            );
+            io::Error::other(format!(
+                "the broker {spoken}, this program in {least} to {most}"
+            ))
+        })
     }
 
     pub(super) fn ask<R: Encodable + HeaderVersion>(
@@ -213,4 +215,31 @@ fn refuse(code: i16, what: &str, words: Option<&str>) -> io::Result<()> {
         io::ErrorKind::PermissionDenied,
         format!("the broker refuses {what} ({name}){words}"),
     ))
+}
+
+/// The newest version from `least` to `most` that is among those of the broker, if it knows the request at all.
+fn newest(known: Option<(i16, i16)>, least: i16, most: i16) -> Option<i16> {
+    let (from, to) = known?;
+    let version = most.min(to);
+    (version >= least.max(from)).then_some(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newest;
+
+    #[test]
+    fn a_request_is_sent_in_the_newest_version_that_both_sides_speak() {
+        for (known, expected) in [
+            (None, None),
+            (Some((0, 3)), None),
+            (Some((0, 4)), Some(4)),
+            (Some((7, 9)), Some(9)),
+            (Some((9, 20)), Some(13)),
+            (Some((13, 20)), Some(13)),
+            (Some((14, 20)), None),
+        ] {
+            assert_eq!(newest(known, 4, 13), expected, "{known:?}");
+        }
+    }
 }

@@ -392,6 +392,39 @@ mod tests {
         assert!(!format!("{sasl:?}").contains("abc"));
     }
 
+    /// Whoever signed it knew a key that is gone.
+    const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----
+MIIBfjCCASOgAwIBAgIUJ+q1hazBDrVs8KsxUlgjWfFkzDowCgYIKoZIzj0EAwIw
+EzERMA8GA1UEAwwIYWxsdXZpdW0wIBcNMjYxMTI3MDAxNjU3WhgPMjEyNjExMDMw
+MDE2NTdaMBMxETAPBgNVBAMMCGFsbHV2aXVtMFkwEwYHKoZIzj0CAQYIKoZIzj0D
+AQcDQgAEoTmyWtWcGydBqCWWMG1dvugR5Bv7LbcpIMkwsfwEjg4pCFCxeJi88Ltb
+76Us/nJqIWgHGGHvj8rLsd5qeX2YP6NTMFEwHQYDVR0OBBYEFLQxak83j0l45mFu
+YkFeRWdRQrPPMB8GA1UdIwQYMBaAFLQxak83j0l45mFuYkFeRWdRQrPPMA8GA1Ud
+EwEB/wQFMAMBAf8wCgYIKoZIzj0EAwIDSQAwRgIhANWv7yEH7CYpoN+OqS+L98sm
+lkrODW86Lxn6I1+uxm5wAiEA492mEeCta8t/c6dOcKnGufU/BeMan9kxTv7ZtOw5
++Ds=
+-----END CERTIFICATE-----";
+
+    #[test]
+    fn a_client_certificate_and_its_key_go_together() {
+        let read = |more: &[(&str, &'static str)]| {
+            let get = |name: &str| match name {
+                "ssl.ca.pem" => Some(AUTHORITY),
+                _ => more.iter().find(|own| own.0 == name).map(|own| own.1),
+            };
+            Tls::read(&get).map(|_| ())
+        };
+        read(&[]).unwrap();
+        let certificate = ("ssl.certificate.pem", AUTHORITY);
+        let key = ("ssl.key.pem", "no key");
+        for alone in [certificate, key] {
+            let why = read(&[alone]).unwrap_err();
+            assert!(why.contains("go together"), "{why}");
+        }
+        let why = read(&[certificate, key]).unwrap_err();
+        assert!(why.starts_with("`ssl.key.pem`"), "{why}");
+    }
+
     #[test]
     fn a_broker_that_does_not_continue_our_nonce_is_refused() {
         let sasl = Credentials {

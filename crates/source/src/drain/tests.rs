@@ -45,19 +45,30 @@ fn embedded(partitions: i32) -> (EmbeddedBroker, Broker) {
 }
 
 fn join(broker: &Broker, starts: Vec<Recorded>) -> KafkaDrain {
+    // Whoever has left is waited for in its group.
+    let group = format!("started under {:?}", starts[0].leader_epoch);
+    let partitions = starts.len();
+    subscribe(broker, group, partitions, Arc::new(Starts(starts)))
+}
+
+fn subscribe(
+    broker: &Broker,
+    group: String,
+    partition_count: usize,
+    assignments: Arc<dyn Assignments>,
+) -> KafkaDrain {
     let subscription = Subscription {
         drain: DrainKind::Portable,
         topics: vec![TOPIC.into()],
-        // Whoever has left is waited for in its group.
-        group: format!("started under {:?}", starts[0].leader_epoch),
+        group,
         instance: None,
         properties: BTreeMap::new(),
         memory: MemoryBudget::new(1 << 20),
         queue_bytes: 1 << 20,
-        partition_count: starts.len(),
+        partition_count,
     };
     let generation = AssignmentGeneration::default();
-    KafkaDrain::subscribe(broker, subscription, generation, Arc::new(Starts(starts))).unwrap()
+    KafkaDrain::subscribe(broker, subscription, generation, assignments).unwrap()
 }
 
 fn at(offset: i64, leader_epoch: Option<i32>) -> Recorded {
@@ -195,4 +206,40 @@ fn without_a_recorded_leader_the_word_is_believed() {
     let text = WORDS.to_owned();
     assert_eq!(course.halts[&0], Halt::OutOfRange { offset: 4, text });
     assert_eq!(course.read, Vec::new());
+}
+
+/// What the client holds on to, and what does not go before it is told to.
+struct Clinging(crossbeam_channel::Receiver<()>);
+
+impl Assignments for Clinging {
+    fn revoked(&self, _deadline: Instant) {}
+
+    fn starts(
+        &self,
+        _partitions: &[TopicPartition],
+        _deadline: Instant,
+    ) -> Option<BTreeMap<TopicPartition, Recorded>> {
+        None
+    }
+}
+
+impl Drop for Clinging {
+    fn drop(&mut self) {
+        // Its other end goes when the test does.
+        let _ = self.0.recv_timeout(PATIENCE);
+    }
+}
+
+#[test]
+fn a_client_that_does_not_end_is_left_behind_and_that_is_said() {
+    let (_embedded, broker) = embedded(1);
+    let (release, held) = bounded(0);
+    let drain = subscribe(&broker, "clings".to_owned(), 1, Arc::new(Clinging(held)));
+    let deadline = Duration::from_millis(50);
+    let closed = drain.close(deadline);
+    assert!(
+        matches!(closed, Err(SourceError::NotClosed { deadline: told }) if told == deadline),
+        "{closed:?}"
+    );
+    drop(release);
 }

@@ -92,6 +92,8 @@ pub(crate) struct FaultyStore {
     pub(crate) overwrites: Overwrites,
     /// Left out of the next listing, as what is put into a folder while it is listed.
     pub(crate) unlisted: Arc<Mutex<Option<Path>>>,
+    /// An object that can be read so many times more.
+    pub(crate) withheld: Arc<Mutex<Option<(Path, usize)>>>,
     next_entry: Arc<Mutex<Option<LostReply>>>,
 }
 
@@ -113,6 +115,7 @@ impl FaultyStore {
             is_away: Arc::default(),
             overwrites: Overwrites::Never,
             unlisted: Arc::default(),
+            withheld: Arc::default(),
             next_entry: Arc::default(),
         }
     }
@@ -149,6 +152,18 @@ impl FaultyStore {
         Self {
             faults: Faults::default(),
             ..self.clone()
+        }
+    }
+
+    fn is_withheld(&self, path: &Path) -> bool {
+        let mut withheld = self.withheld.lock().unwrap_or_else(PoisonError::into_inner);
+        match withheld.as_mut().filter(|(of, _)| of == path) {
+            None => false,
+            Some((_, 0)) => true,
+            Some((_, left)) => {
+                *left -= 1;
+                false
+            }
         }
     }
 
@@ -269,7 +284,7 @@ impl ObjectStore for FaultyStore {
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
         self.jitter().await;
-        if self.draw() % 1000 < self.faults.reads {
+        if self.draw() % 1000 < self.faults.reads || self.is_withheld(path) {
             self.hits.reads.fetch_add(1, Ordering::Relaxed);
             return Err(lost());
         }

@@ -1,6 +1,6 @@
 //! What lies on storage: schemas, statistics, refusals (P35, P38, S8, S13), and the durable local folder.
 
-use std::sync::atomic::Ordering;
+use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, path::Path};
 
@@ -48,6 +48,8 @@ async fn a_table_describes_itself() {
         (table.version, &table.files, &table.shape)
     );
     assert_eq!(by_writer.offsets, table.offsets);
+    let a_minute = Some(Duration::from_secs(60));
+    assert_eq!((by_writer.window, table.window), (a_minute, a_minute));
 }
 
 #[tokio::test]
@@ -326,6 +328,18 @@ async fn a_local_folder_is_a_store() {
         Err(object_store::Error::AlreadyExists { .. })
     ));
     assert_eq!(objects.get(&key).await.unwrap().bytes().await.unwrap(), "2");
+    // Neither a put that has happened nor one that was refused leaves anything else behind.
+    let new = Path::from("a/b/new");
+    let create = async || {
+        objects
+            .put_opts(&new, "4".into(), PutMode::Create.into())
+            .await
+    };
+    create().await.unwrap();
+    create().await.unwrap_err();
+    let names = std::fs::read_dir(root.join("a/b")).unwrap();
+    let names: BTreeSet<_> = names.map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(names, BTreeSet::from(["c".into(), "new".into()]));
 }
 
 #[tokio::test]

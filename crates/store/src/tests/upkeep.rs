@@ -241,6 +241,34 @@ async fn a_late_put_into_a_freed_place_is_no_part_of_the_history() {
     assert_eq!(store.history("clicks_per_minute").await.unwrap(), before);
 }
 
+/// An older log checkpoint would do, but whether storage is about to answer is not known then, nor what else it withholds.
+#[tokio::test]
+async fn nothing_is_cleaned_up_by_a_storage_that_fails() {
+    let objects = FaultyStore::new(15, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let writer = kept_up(&store, 50).await;
+    objects.age.store(A_WEEK, Ordering::Relaxed);
+    let log = writer.maintenance_log();
+    let listing = log.list().await.unwrap();
+    let checkpoints: Vec<_> = listing.complete_checkpoints().collect();
+    assert!(checkpoints.len() >= 2);
+    let newest = checkpoints[0].1[0].clone();
+    // At the first reading of the newest one, at the second, and so on.
+    for readings in 0.. {
+        *objects.withheld.lock().unwrap() = Some((newest.clone(), readings));
+        let before = objects.hits.reads.load(Ordering::Relaxed);
+        let done = store.upkeep(writer.name()).run().await;
+        if objects.hits.reads.load(Ordering::Relaxed) == before {
+            assert!(readings >= 2, "for the table, and for the clean-up");
+            assert!(done.unwrap().log_files_removed > 10);
+            break;
+        }
+        assert!(done.is_err(), "{done:?}");
+        let left = log.list().await.unwrap().entries.len();
+        assert_eq!(left, listing.entries.len());
+    }
+}
+
 /// Nor is one that says it created the table, of somebody who stood still since before it was there.
 #[tokio::test]
 async fn a_late_first_version_of_another_table_is_no_part_of_the_history() {

@@ -329,11 +329,18 @@ fn a_feed_stops_where_a_worker_could_not_go_on() {
         bytes.extend(batch(base, 0, -1, &[(0, 0, None, Some(b"a"))]));
     }
     let mut feed = Feed::starting_at(crate::Recorded::at(10), 1 << 20);
+    let sent = bytes.len();
     let mut data = kafka_protocol::messages::fetch_response::PartitionData::default()
         .with_records(Some(bytes.into()));
     assert!(feed.receive(&mut data));
+    assert_eq!(
+        feed.bytes(),
+        sent,
+        "what waits keeps it from asking for more"
+    );
     let taken = feed.take(10, 1 << 20, Some(12)).unwrap();
     assert_eq!((taken.range.end(), taken.records), (12, 2));
+    assert_eq!(feed.bytes(), sent / 2);
     assert!(feed.take(12, 1 << 20, Some(12)).is_none());
     assert!(feed.waits_from(12) && !feed.waits_from(13));
 }
