@@ -63,6 +63,29 @@ pub enum Kind {
     MemoryChecked,
 }
 
+impl Kind {
+    const MUST_HAPPEN: [Self; 18] = [
+        Self::Kill,
+        Self::Zombie,
+        Self::CutOff,
+        Self::Drain,
+        Self::Growth,
+        Self::HoursPass,
+        Self::PutBefore,
+        Self::AmbiguousCommit,
+        Self::PutLate,
+        Self::PutTwice,
+        Self::PutExists,
+        Self::FailedRead,
+        Self::UnderLeader,
+        Self::Overtaken,
+        Self::Merge,
+        Self::Cleaned,
+        Self::Letter,
+        Self::MemoryChecked,
+    ];
+}
+
 /// How often each kind happened.
 #[derive(Clone, Debug, Default)]
 pub struct Counts(BTreeMap<Kind, u64>);
@@ -86,8 +109,14 @@ impl Counts {
     }
 
     /// How often one kind happened.
-    pub fn of(&self, kind: Kind) -> u64 {
+    pub(crate) fn of(&self, kind: Kind) -> u64 {
         self.0.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// What some hundred schedules must have met and these did not: then they prove nothing about it.
+    pub fn missing(&self) -> Vec<Kind> {
+        let is_missing = |kind: &Kind| self.of(*kind) == 0;
+        Kind::MUST_HAPPEN.into_iter().filter(is_missing).collect()
     }
 }
 

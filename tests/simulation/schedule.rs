@@ -98,6 +98,8 @@ struct Director {
     objects: Objects,
     plan: Arc<Plan>,
     tables: &'static [TableTruth],
+    /// Whether hours pass in it, as they do in a quarter.
+    has_hours: bool,
     workers: usize,
     servers: Vec<Simulated>,
     events: i64,
@@ -133,7 +135,7 @@ fn plan(position: usize) -> Arc<Plan> {
 
 impl Director {
     fn new(world: Arc<World>) -> Self {
-        let (weather, workers, position, topics) = {
+        let (weather, has_hours, workers, position, topics) = {
             let mut state = world.state();
             let choices = &mut state.choices;
             let weather = match choices.below(4) {
@@ -154,6 +156,7 @@ impl Director {
                     slow: 60,
                 },
             };
+            let has_hours = choices.below(4) == 3;
             let workers = 1 + choices.below(2) as usize;
             let position = choices.below(2) as usize;
             let names: &[&str] = match position {
@@ -167,7 +170,7 @@ impl Director {
                     logs: (0..=choices.below(2)).map(|_| Log::default()).collect(),
                 })
                 .collect();
-            (weather, workers, position, topics)
+            (weather, has_hours, workers, position, topics)
         };
         {
             let mut state = world.state();
@@ -182,6 +185,7 @@ impl Director {
             plan: plan(position),
             tables: &TABLES[..=position],
             world,
+            has_hours,
             workers,
             servers: Vec::new(),
             events: 0,
@@ -223,7 +227,7 @@ impl Director {
                 40 | 41 | 50 | 51 => self.cut_off(),
                 42 => self.drain(),
                 43 => self.grow(),
-                44 if self.below(4) == 3 => {
+                44 if self.has_hours => {
                     // A log is cleaned up by a checkpoint that is as old as its entries are kept, so it takes them twice.
                     if !self.have_hours_passed() {
                         steps += 60;
@@ -340,10 +344,12 @@ impl Director {
     }
 
     fn store(&self) -> Store {
+        // A log is cleaned up by what is old, so where hours pass there must be some of it before.
+        let checkpoint_every = if self.has_hours { 2 } else { 6 };
         let rules = StoreRules {
             log_retention: Duration::from_secs(3600),
             orphan_retention: Duration::from_secs(2400),
-            checkpoint_every: NonZeroU32::new(2).expect("2 is not 0"),
+            checkpoint_every: NonZeroU32::new(checkpoint_every).expect("neither is 0"),
             commit_timeout: Duration::from_secs(4),
             longest_pause: Duration::ZERO,
             ..StoreRules::default()
