@@ -1,5 +1,7 @@
 //! `alluvium replay`: sends dead letters through their pipeline again, beside servers that run it.
 
+use std::sync::Arc;
+
 use alluvium_runtime::{Halt, Refused, Replay, replay};
 use alluvium_types::MemoryBudget;
 use serde_json::json;
@@ -49,37 +51,39 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
         halts.extend(done.halt.map(|halt| (table.name.clone(), halt)));
     }
     to_stdout(|out| sheet.write(args.format, out))?;
-    let mut failure = None;
-    for (table, halt) in &halts {
-        match halt {
-            Halt::RefusedAgain { .. } => failure = failure.or(Some(refused_again(table, halt))),
-            Halt::NotYetRead {
-                partition,
-                offset,
-                recorded,
-            } => tracing::warn!(
-                "{table}: letters from {partition} at {offset} on wait, since the table has read up to {recorded} only; \
-                 run this again when its server has gone on"
-            ),
-        }
+    // What waits comes by itself; what is refused again needs a person, so that is said last.
+    let (refused, waiting): (Vec<_>, Vec<_>) = halts
+        .iter()
+        .partition(|(_, halt)| matches!(halt, Halt::RefusedAgain { .. }));
+    let mut failures = waiting.into_iter().chain(refused).map(left_over);
+    let last = failures.next_back();
+    for failure in failures {
+        tracing::error!("{failure}");
     }
-    failure.map_or(Ok(()), Err)
+    last.map_or(Ok(()), Err)
 }
 
-fn refused_again(table: &str, halt: &Halt) -> Failure {
-    let Halt::RefusedAgain {
-        letters,
-        partition,
-        offset,
-        error,
-    } = halt
-    else {
-        unreachable!("only letters that are refused again are a failure");
-    };
-    Failure::work(format!(
-        "{table} refuses {} of these letters again, so none that came with them was replayed; the first is {partition} at \
-         {offset}: {error}",
-        grouped(*letters)
-    ))
-    .help("mend the pipeline or its schema further, or pass over such letters for good with `--skip-refused`")
+/// Letters of a table are left over.
+fn left_over((table, halt): &(Arc<str>, Halt)) -> Failure {
+    match halt {
+        Halt::RefusedAgain {
+            letters,
+            partition,
+            offset,
+            error,
+        } => Failure::work(format!(
+            "{table} refuses {} of these letters again, so none that came with them was replayed; the first is {partition} \
+             at {offset}: {error}",
+            grouped(*letters)
+        ))
+        .help("mend the pipeline or its schema further, or pass over such letters for good with `--skip-refused`"),
+        Halt::NotYetRead {
+            partition,
+            offset,
+            recorded,
+        } => Failure::work(format!(
+            "{table}: letters from {partition} at {offset} on wait, since the table has read up to {recorded} only"
+        ))
+        .help("run this again when its server has gone on"),
+    }
 }

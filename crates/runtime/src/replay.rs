@@ -198,7 +198,8 @@ impl Work {
         let (mut sent, mut elsewhere, mut up_to) = (0, 0, None);
         let mut held = self.budget.reserve(0);
         for version in letters.versions_after(after) {
-            if up_to.is_some() && self.budget.is_half_used() {
+            // Where nothing is to be committed yet there is nothing to be gained by it.
+            if sent > 0 && self.budget.is_half_used() {
                 break;
             }
             let letters = self.io.block_on(letters.read(version));
