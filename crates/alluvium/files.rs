@@ -181,7 +181,7 @@ pub(crate) fn tables(
     })?;
     let meanwhile = "tables appear when their pipeline first runs";
     if let Some(table) = named.iter().find(|table| !known.contains(table)) {
-        let failure = Failure::work(format!("there is no table `{table}` in {root}"));
+        let failure = Failure::input(format!("there is no table `{table}` in {root}"));
         return Err(match known.as_slice() {
             [] => failure.help(meanwhile),
             known => failure.help(format!("there are: {}", known.join(", "))),

@@ -195,10 +195,10 @@ fn a_flood_of_broken_events_stops_its_pipeline_while_its_tables_answer() {
     let folder = tempfile::tempdir().unwrap();
     let (_broker, brokers) = broker(folder.path());
     let site = Site::new(&brokers, "500ms");
-    let pipeline = site.path("pipelines/events.yaml");
-    let text = fs::read_to_string(&pipeline).unwrap();
+    let file = site.path("pipelines/events.yaml");
+    let text = fs::read_to_string(&file).unwrap();
     fs::write(
-        &pipeline,
+        &file,
         format!("{text}dead_letters: {{stop_if: \"20% over 1m\"}}\n"),
     )
     .unwrap();
@@ -259,6 +259,18 @@ fn a_flood_of_broken_events_stops_its_pipeline_while_its_tables_answer() {
     let alive = reqwest::blocking::get(format!("{}/livez", server.url)).unwrap();
     assert!(alive.status().is_success());
     assert_eq!(asked(&server.url), 10);
+
+    // Nor are its tables as they were when it stopped: another server goes on with them.
+    fs::write(&file, text).unwrap();
+    let mut other = site.run("two");
+    produce(
+        r#"{"ts":"2026-03-08T12:00:00Z","key":"good","amount":1}"#,
+        5,
+    );
+    wait_for("what the other server commits", patience, || {
+        (asked(&server.url) == 15).then_some(())
+    });
+    other.process.drain(Duration::from_secs(40));
 
     // Its end is no success.
     server.process.signal("TERM");

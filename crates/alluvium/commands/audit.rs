@@ -80,6 +80,12 @@ fn text(table: &str, report: &AuditReport) -> String {
         grouped(balance.rejected),
         grouped(balance.late),
     );
+    if report.replayed > 0 {
+        let letters = grouped(report.replayed);
+        text.push_str(&format!(
+            "{letters} rejected events count since their dead letters were replayed\n"
+        ));
+    }
     if report.is_proven() {
         text.push_str(
             "\x1b[32mproven\x1b[0m: ranges are contiguous without overlap, and every balance holds\n\n",
@@ -114,6 +120,6 @@ fn document(table: &str, report: &AuditReport) -> Value {
         .collect();
     json!({
         "table": table, "proven": report.is_proven(), "commits": report.commits,
-        "balance": report.balance, "partitions": partitions, "faults": faults,
+        "balance": report.balance, "replayed": report.replayed, "partitions": partitions, "faults": faults,
     })
 }

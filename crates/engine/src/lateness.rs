@@ -42,15 +42,34 @@ impl ObservedBatch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartitionTimes {
     newest: Option<Timestamp>,
+    lifted: Option<Timestamp>,
 }
 
 impl PartitionTimes {
     /// Starts from the newest event time that is known; `None`: no event was ever accepted.
     pub fn new(newest: Option<Timestamp>) -> Self {
-        Self { newest }
+        Self {
+            newest,
+            lifted: None,
+        }
     }
 
-    /// The newest accepted event time, capped; minus `max_delay` it is the watermark.
+    /// The partition's watermark is recorded at this, whatever its own events say (P25).
+    pub fn lift(&mut self, watermark: Timestamp) {
+        self.lifted = self.lifted.max(Some(watermark));
+    }
+
+    /// What the newest event makes of the watermark, or what it was lifted to.
+    pub fn watermark(&self, max_delay: Duration) -> Option<Timestamp> {
+        self.behind(micros(max_delay), self.newest)
+    }
+
+    fn behind(&self, max_delay: i64, newest: Option<Timestamp>) -> Option<Timestamp> {
+        let own = newest.map(|newest| newest.saturating_add_micros(-max_delay));
+        own.max(self.lifted)
+    }
+
+    /// The newest accepted event time, capped.
     pub fn newest(&self) -> Option<Timestamp> {
         self.newest
     }
@@ -66,7 +85,7 @@ impl PartitionTimes {
         max_delay: Duration,
         table_count: usize,
     ) -> Vec<u64> {
-        let max_delay = i64::try_from(max_delay.as_micros()).unwrap_or(i64::MAX);
+        let max_delay = micros(max_delay);
         let mut late = vec![0; table_count];
         batches.sort_by_key(|batch| batch.range);
         for batch in batches {
@@ -93,7 +112,7 @@ impl PartitionTimes {
         let (first, last) = (Timestamp::from_micros(first), Timestamp::from_micros(last));
         // As far as event time comes in all of them. Whatever is not behind that by more than the delay is late nowhere.
         let newest = self.newest.max(Some(last.min(cap)));
-        let watermark = newest.map(|newest| newest.saturating_add_micros(-max_delay));
+        let watermark = self.behind(max_delay, newest);
         if watermark.is_none_or(|watermark| first >= watermark) {
             self.newest = newest;
             return 0;
@@ -101,12 +120,14 @@ impl PartitionTimes {
         let mut late = 0;
         for &time in times {
             let time = Timestamp::from_micros(time);
-            let watermark = self
-                .newest
-                .map(|newest| newest.saturating_add_micros(-max_delay));
+            let watermark = self.behind(max_delay, self.newest);
             late += u64::from(watermark.is_some_and(|watermark| time < watermark));
             self.newest = self.newest.max(Some(time.min(cap)));
         }
         late
     }
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

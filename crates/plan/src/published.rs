@@ -62,6 +62,8 @@ pub struct CommittedTable {
     pub files: Arc<Vec<CommittedFile>>,
     /// The recorded next offset of every partition.
     pub offsets: Arc<BTreeMap<TopicPartition, i64>>,
+    /// The recorded watermark of every partition that has one (P25).
+    pub watermarks: Arc<BTreeMap<TopicPartition, Timestamp>>,
     /// The table's watermark at that version, the smallest of all its partitions (P26); `None` while a
     /// partition has none.
     pub watermark: Option<Timestamp>,
@@ -148,6 +150,19 @@ impl Publisher {
             tables: current.tables.clone(),
         };
         next.tables.insert(name.clone(), table);
+        *current = Arc::new(next);
+    }
+
+    /// Nobody keeps this table up to date any more: what holds is what storage has.
+    pub fn withdraw(&self, name: &str) {
+        let mut current = self
+            .current
+            .write()
+            .expect("no writer panics while it holds this lock");
+        let mut next = Published {
+            tables: current.tables.clone(),
+        };
+        next.tables.remove(name);
         *current = Arc::new(next);
     }
 }

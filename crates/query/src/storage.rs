@@ -43,6 +43,8 @@ pub struct Commit {
     pub balance: Option<Balance>,
     /// The offset ranges it covers.
     pub ranges: Vec<(TopicPartition, OffsetRange)>,
+    /// Dead letters that are part of the table with it; `None` for what is no replay.
+    pub replayed: Option<u64>,
 }
 
 /// A partition as a table records it.

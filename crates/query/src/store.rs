@@ -1,10 +1,10 @@
 //! The store's answers to what queries ask of storage.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use alluvium_plan::CommittedTable;
 use alluvium_store::{CommitRecord, Store, StoreError};
-use alluvium_types::{ErrorClass, Timestamp, TopicPartition};
+use alluvium_types::ErrorClass;
 use async_trait::async_trait;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use object_store::ObjectStore;
@@ -41,13 +41,7 @@ impl Storage for Store {
     async fn partitions(&self, name: &str) -> Result<Vec<RecordedPartition>, QueryError> {
         let table = self.read_table(name).await?;
         let history = self.history(name).await?;
-        let mut watermarks: BTreeMap<TopicPartition, Timestamp> = BTreeMap::new();
-        let mut pipeline = None;
-        for record in history {
-            // Recorded watermarks are never lowered (P24), so the last one holds.
-            watermarks.extend(record.watermarks);
-            pipeline = record.pipeline.or(pipeline);
-        }
+        let pipeline = history.into_iter().rev().find_map(|record| record.pipeline);
         let recorded = table
             .offsets
             .iter()
@@ -55,7 +49,7 @@ impl Storage for Store {
                 pipeline: pipeline.clone(),
                 partition: partition.clone(),
                 committed,
-                watermark: watermarks.get(partition).copied(),
+                watermark: table.watermarks.get(partition).copied(),
             });
         Ok(recorded.collect())
     }
@@ -89,6 +83,7 @@ fn commit(record: CommitRecord) -> Commit {
         pipeline_version: record.pipeline_version,
         balance: record.balance,
         ranges: record.ranges.into_iter().collect(),
+        replayed: record.replayed.map(|replayed| replayed.counted),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use alluvium_plan::{PartitionStatus, PipelineStatus, StatusBoard};
+use alluvium_plan::{CommittedTable, PartitionStatus, PipelineStatus, StatusBoard};
 use alluvium_types::{Timestamp, TopicPartition};
 use async_trait::async_trait;
 use datafusion::{
@@ -79,6 +79,7 @@ pub(crate) const NAMES: [(&str, &[(&str, Kind)]); 5] = [
             ("rejected", Kind::Number),
             ("late", Kind::Number),
             ("ranges", Kind::Text),
+            ("replayed", Kind::Number),
         ],
     ),
     (
@@ -180,16 +181,23 @@ impl SystemTable {
             match self.writer_of(&name) {
                 Some(pipeline) => {
                     let table = self.view.table(&name).await?;
-                    let offsets = table
-                        .map(|table| table.committed.offsets)
-                        .unwrap_or_default();
+                    let Some(CommittedTable {
+                        offsets,
+                        watermarks,
+                        ..
+                    }) = table.map(|table| table.committed)
+                    else {
+                        continue;
+                    };
                     for (partition, &committed) in offsets.iter() {
                         let status = status_of(pipeline, partition);
+                        // Of what another server reads, only what is recorded is known here.
+                        let recorded = watermarks.get(partition).copied();
                         let recorded = RecordedPartition {
                             pipeline: Some(pipeline.pipeline.clone()),
                             partition: partition.clone(),
                             committed,
-                            watermark: status.watermark,
+                            watermark: recorded.max(status.watermark),
                         };
                         rows.push((name.clone(), recorded, status));
                     }
@@ -261,6 +269,10 @@ impl SystemTable {
             balance(|figures| figures.rejected),
             balance(|figures| figures.late),
             texts(rows.iter().map(|row| Some(ranges(&row.1)))),
+            numbers(
+                rows.iter()
+                    .map(|row| row.1.replayed.map(|letters| letters as i64)),
+            ),
         ])
     }
 

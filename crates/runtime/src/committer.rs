@@ -4,7 +4,7 @@
 //! rule of a commit (store) or the moment of one (intake orders it).
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -114,6 +114,15 @@ struct Flight {
     assigned: Vec<TopicPartition>,
 }
 
+impl Drop for Committer {
+    /// However it ended: queries of these tables go by what storage has from here on, as those of a server without this pipeline.
+    fn drop(&mut self) {
+        for table in &self.plan.tables {
+            self.publisher.withdraw(&table.name);
+        }
+    }
+}
+
 impl Committer {
     /// Works until it is told that nothing follows; the last epoch carries a commit order of its own.
     pub(crate) fn run(mut self) {
@@ -127,6 +136,11 @@ impl Committer {
         };
         let mut freshness = Freshness::default();
         let mut stop_rule = self.plan.stop_if.map(StopRule::new);
+        for table in &self.plan.tables {
+            // A counter that is not there yet cannot be found to stand still.
+            metrics::counter!("alluvium_commits_total", "table" => table.name.to_string())
+                .increment(0);
+        }
         self.publish_all();
         let mut followed = Instant::now();
         while !self.ending.has_failed() {
@@ -337,7 +351,11 @@ impl Committer {
             .collect();
 
         let mut events = 0;
-        let mut refused = 0;
+        // Tables may refuse different events, and the same one.
+        let refused = rejects
+            .iter()
+            .map(|reject| (&reject.partition, reject.offset));
+        let refused = refused.collect::<BTreeSet<_>>().len() as u64;
         for (position, table) in self.tables.iter_mut().enumerate() {
             let mut balance = Balance::default();
             let mut panes = Vec::new();
@@ -354,7 +372,6 @@ impl Committer {
                 source,
             })?;
             events = events.max(balance.events_in);
-            refused = refused.max(balance.rejected);
             let ranges = sealed.ranges[position].clone();
             if ranges.is_empty() {
                 continue;
@@ -379,9 +396,8 @@ impl Committer {
             freshness.add(now, clock.saturating_micros_since(record));
         }
         let p99 = freshness.p99_ms(now);
-        let refused_now = refused;
         self.status.update(&self.plan.name, |status| {
-            status.rejected += refused_now;
+            status.rejected += refused;
             status.freshness_p99_ms = p99;
         });
         self.tell_watermarks(flight);
@@ -509,6 +525,8 @@ impl Committer {
                 None => {}
                 Some(CommitEnding::Committed { version }) => {
                     self.committed(position, version, started.elapsed());
+                    let recorded = &self.tables[position].writer.checkpoint().watermarks;
+                    flight.watermarks.recorded(recorded);
                 }
                 Some(CommitEnding::AlreadyDone) => {
                     self.tables[position].uncommitted.clear();

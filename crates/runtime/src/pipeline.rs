@@ -38,7 +38,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 /// A batch is at most this share of the ingest budget (P30), within the bounds below. It is packed when it is taken, and its events become
 /// several times its bytes when a worker folds them, which nothing can hold up any more.
-const BATCH_SHARE: usize = 256;
+const BATCH_SHARE: usize = 128;
 /// The smallest and the largest size of a batch.
 const BATCH_BYTES: (usize, usize) = (64 << 10, 1 << 20);
 /// The client's prefetch queues of one pipeline may hold this share of the ingest budget, ...

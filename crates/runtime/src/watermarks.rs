@@ -73,10 +73,20 @@ impl Watermarks {
         Some(&mut owned.times)
     }
 
-    /// The watermark of an assigned partition as its events made it.
+    /// The watermark of an assigned partition as its events made it, or as it is recorded.
     pub(crate) fn own(&self, partition: &TopicPartition) -> Option<Timestamp> {
-        let newest = self.owned.get(partition)?.times.newest()?;
-        Some(newest.saturating_add_micros(-micros(self.rule.max_delay)))
+        let owned = self.owned.get(partition)?;
+        owned.times.watermark(self.rule.max_delay)
+    }
+
+    /// Takes in what is recorded now. What an idle partition is lifted to holds for its own events, too: they are late behind
+    /// it, as they would be for whoever reads the partition next.
+    pub(crate) fn recorded(&mut self, recorded: &BTreeMap<TopicPartition, Timestamp>) {
+        for (partition, &watermark) in recorded {
+            if let Some(owned) = self.owned.get_mut(partition) {
+                owned.times.lift(watermark);
+            }
+        }
     }
 
     /// The newest event time of all assigned partitions.
@@ -160,6 +170,79 @@ impl Watermarks {
                     changed: now,
                 };
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use alluvium_engine::ObservedBatch;
+    use alluvium_plan::Accept;
+    use alluvium_types::{OffsetRange, TableSet};
+
+    use super::*;
+
+    const SECOND: i64 = 1_000_000;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_micros(second * SECOND)
+    }
+
+    fn late(watermarks: &mut Watermarks, partition: &TopicPartition, second: i64) -> u64 {
+        let batch = ObservedBatch {
+            partition: partition.clone(),
+            range: OffsetRange::new(0, 1).unwrap(),
+            tables: TableSet::all(1),
+            event_times: vec![second * SECOND],
+            cap: at(1_000_000),
+            oldest_record: None,
+        };
+        let delay = watermarks.rule.max_delay;
+        let times = watermarks.times(partition, Instant::now()).unwrap();
+        times.settle(&mut [batch], delay, 1)[0]
+    }
+
+    #[test]
+    fn an_idle_partitions_events_are_late_for_whoever_reads_them() {
+        let rule = EventTime {
+            column: 0,
+            max_delay: Duration::from_secs(10),
+            idle_after: Duration::from_secs(60),
+            accept: Accept {
+                past: None,
+                future: Duration::from_secs(3600),
+            },
+        };
+        let [idle, active] = [0, 1].map(|number| TopicPartition::new("clicks", number));
+        let known = BTreeMap::from([(idle.clone(), Some(at(100))), (active.clone(), None)]);
+        let start = Instant::now();
+        let mut ran_on = Watermarks::new(rule.clone());
+        ran_on.assign(known, start);
+        assert_eq!(late(&mut ran_on, &active, 510), 0);
+
+        let partitions = [idle.clone(), active.clone()];
+        let recorded = BTreeMap::from([(idle.clone(), at(100))]);
+        let now = Instant::now() + Duration::from_secs(59);
+        assert_eq!(
+            ran_on.due(&partitions, &recorded, now, at(0))[&idle],
+            at(100)
+        );
+        ran_on.owned.get_mut(&idle).unwrap().last_event = now - Duration::from_secs(60);
+        let due = ran_on.due(&partitions, &recorded, now, at(0));
+        assert_eq!((due[&idle], due[&active]), (at(500), at(500)));
+
+        // Not before it is recorded: until then nobody else knows.
+        assert_eq!(ran_on.own(&idle), Some(at(100)));
+        ran_on.recorded(&due);
+        assert_eq!(ran_on.own(&idle), Some(at(500)));
+        let mut restarted = Watermarks::new(rule);
+        let recorded = due.into_iter().map(|(name, mark)| (name, Some(mark)));
+        restarted.assign(recorded.collect(), now);
+        for second in [499, 500, 300] {
+            let by_both = [&mut ran_on, &mut restarted].map(|one| late(one, &idle, second));
+            assert_eq!(by_both, [u64::from(second < 500); 2], "{second}");
         }
     }
 }

@@ -226,6 +226,7 @@ impl Store {
             window: window(&snapshot),
             version: snapshot.version,
             watermark: checkpoint.watermark(),
+            watermarks: Arc::new(checkpoint.watermarks),
             offsets: Arc::new(checkpoint.offsets),
             files: snapshot.files,
         })

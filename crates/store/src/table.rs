@@ -167,6 +167,7 @@ impl TableWriter {
             version: self.snapshot.version,
             files: self.snapshot.files.clone(),
             offsets: Arc::new(self.checkpoint.offsets.clone()),
+            watermarks: Arc::new(self.checkpoint.watermarks.clone()),
             watermark: self.checkpoint.watermark(),
         }
     }

@@ -36,6 +36,23 @@ fn late_is_older_than_the_watermark_just_before() {
     assert_eq!(known.settle(&mut next, Duration::MAX, 2), [0, 0]);
 }
 
+#[test]
+fn what_is_behind_a_lifted_watermark_is_late_too() {
+    let delay = Duration::from_micros(10);
+    let one = TableSet::all(1);
+    let mut times = PartitionTimes::new(Some(Timestamp::from_micros(110)));
+    for (lifted, watermark) in [(90, 100), (200, 200), (150, 200)] {
+        times.lift(Timestamp::from_micros(lifted));
+        assert_eq!(
+            times.watermark(delay),
+            Some(Timestamp::from_micros(watermark))
+        );
+    }
+    let mut batches = [observed(0, &[199, 200, 150, 220, 209, 210], 1000, one)];
+    assert_eq!(times.settle(&mut batches, delay, 1), [3]);
+    assert_eq!(times.newest(), Some(Timestamp::from_micros(220)));
+}
+
 proptest! {
     #[test]
     fn any_cut_and_order_settles_the_same(

@@ -291,6 +291,7 @@ impl Shed {
             version: files.len() as i64,
             files: Arc::new(files),
             offsets: Arc::new(BTreeMap::from([(partition(), offset)])),
+            watermarks: Arc::default(),
             watermark: final_minutes.map(|minutes| Timestamp::from_micros(NOON + minutes * MINUTE)),
         }
     }

@@ -27,6 +27,7 @@ async fn an_operator_sees_partitions_commits_tables_and_pipelines() {
             late: 3,
         }),
         ranges: vec![(partition(), OffsetRange::new(30, 40).unwrap())],
+        replayed: None,
     }];
     let board = Arc::new(StatusBoard::default());
     let engine = QueryEngine::new(shed, None, Some(board.clone()), Limits::default()).unwrap();
@@ -63,7 +64,7 @@ async fn an_operator_sees_partitions_commits_tables_and_pipelines() {
         answer("SELECT * FROM system.commits").await,
         [
             "clicks_per_minute 3 2026-03-01T12:00:00Z commit web abc v1 10 7 2 1 3 \
-          [{\"end\":40,\"partition\":0,\"start\":30,\"topic\":\"clicks\"}]"
+          [{\"end\":40,\"partition\":0,\"start\":30,\"topic\":\"clicks\"}] NULL"
         ]
     );
     assert_eq!(

@@ -312,14 +312,28 @@ impl Connection {
     ) -> PgWireResult<(SchemaRef, Batches)> {
         let mut cancelled = self.place.begin();
         let patience = self.state().settings.statement_timeout();
-        let deadline = patience.map(|patience| Instant::now() + patience);
+        let begun = Instant::now();
+        let deadline = patience.map(|patience| begun + patience);
         let asked = self.session()?.query(sql, parameters);
         let answered = tokio::select! {
             biased;
-            () = cancelled.ordered() => return Err(PgWireError::QueryCanceled),
-            () = passed(deadline) => return Err(refusal::took_too_long()),
+            () = cancelled.ordered() => {
+                count("57014");
+                return Err(PgWireError::QueryCanceled);
+            }
+            () = passed(deadline) => {
+                count("57014");
+                return Err(refusal::took_too_long());
+            }
             answered = asked => answered,
         };
+        count(
+            answered
+                .as_ref()
+                .map_or_else(|failed| failed.code(), |_| "ok"),
+        );
+        metrics::histogram!("alluvium_query_first_rows_seconds", "door" => "postgres")
+            .record(begun.elapsed().as_secs_f64());
         let result = answered.map_err(|failed| refusal::of_query(&failed, sql, before))?;
         let batches = until_cancelled(result.stream, cancelled, deadline);
         Ok((result.schema, Box::pin(batches)))
@@ -435,6 +449,11 @@ impl Connection {
         let cursor = state.cursors.get(name).ok_or_else(|| no_cursor(name))?;
         Ok(cursor.schema.clone())
     }
+}
+
+fn count(code: &str) {
+    metrics::counter!("alluvium_queries_total", "door" => "postgres", "code" => code.to_owned())
+        .increment(1);
 }
 
 fn outside(what: &str) -> PgWireError {

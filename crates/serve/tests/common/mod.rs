@@ -50,6 +50,7 @@ pub(crate) fn clicks() -> PublishedTable {
             version: 4,
             files: Arc::default(),
             offsets: Arc::new(BTreeMap::from([(partition.clone(), 10)])),
+            watermarks: Arc::default(),
             watermark: None,
         },
         memory: vec![Arc::new(MemoryEpoch {
