@@ -370,6 +370,6 @@ fn files_are_merged_beside_writers_and_under_kill_9() {
         .output()
         .unwrap();
     let message = String::from_utf8_lossy(&unknown.stderr).into_owned();
-    assert_eq!(unknown.status.code(), Some(1), "{message}");
+    assert_eq!(unknown.status.code(), Some(2), "{message}");
     assert!(message.contains("there are: per_key"), "{message}");
 }

@@ -15,7 +15,7 @@ use crate::{
     output::{Sheet, grouped, to_stdout},
 };
 
-/// Replays into every table of the pipeline. Exit code 1 when letters are refused again.
+/// Replays into every table of the pipeline. Exit code 1 when letters are refused again, or wait for their table to read on.
 pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let found = files::load(&args.server)?;
     let plan = &plan_of(&found, &args.pipeline)?;
@@ -58,7 +58,7 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let mut failures = waiting.into_iter().chain(refused).map(left_over);
     let last = failures.next_back();
     for failure in failures {
-        tracing::error!("{failure}");
+        failure.report();
     }
     last.map_or(Ok(()), Err)
 }

