@@ -8,7 +8,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::{mem, ops::ControlFlow, sync::Arc, time::Duration};
+use std::{mem, ops::ControlFlow, sync::Arc};
 
 use alluvium_plan::{Accept, Plan};
 use alluvium_types::{
@@ -28,6 +28,7 @@ use datafusion::{
 use crate::{
     EngineError, JsonDecoder, ObservedBatch,
     evaluate::{Failures, as_selection, evaluate},
+    lateness::micros,
     pool::{BATCH_ROWS, BudgetPool, task_context},
 };
 use table::TableFold;
@@ -574,8 +575,4 @@ pub fn pane_size(pane: &RecordBatch) -> usize {
                 .unwrap_or_else(|_| column.get_array_memory_size())
         })
         .sum()
-}
-
-fn micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }

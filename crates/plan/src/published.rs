@@ -142,19 +142,19 @@ impl Publisher {
 
     /// Replaces one table in one step; queries see the old or the new one.
     pub fn publish(&self, name: &Arc<str>, table: PublishedTable) {
-        let mut current = self
-            .current
-            .write()
-            .expect("no writer panics while it holds this lock");
-        let mut next = Published {
-            tables: current.tables.clone(),
-        };
-        next.tables.insert(name.clone(), table);
-        *current = Arc::new(next);
+        self.replace(|tables| {
+            tables.insert(name.clone(), table);
+        });
     }
 
     /// Nobody keeps this table up to date any more: what holds is what storage has.
     pub fn withdraw(&self, name: &str) {
+        self.replace(|tables| {
+            tables.remove(name);
+        });
+    }
+
+    fn replace(&self, change: impl FnOnce(&mut BTreeMap<Arc<str>, PublishedTable>)) {
         let mut current = self
             .current
             .write()
@@ -162,7 +162,7 @@ impl Publisher {
         let mut next = Published {
             tables: current.tables.clone(),
         };
-        next.tables.remove(name);
+        change(&mut next.tables);
         *current = Arc::new(next);
     }
 }

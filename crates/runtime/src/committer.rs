@@ -121,12 +121,7 @@ impl Drop for Committer {
             self.publisher.withdraw(&table.name);
         }
         // What was read beyond that counts for nobody.
-        self.status.update(&self.plan.name, |status| {
-            for partition in &mut status.partitions {
-                let name = TopicPartition::new(partition.topic.as_str(), partition.partition);
-                partition.watermark = self.recorded_watermark(&name);
-            }
-        });
+        self.tell_watermarks(|partition| self.recorded_watermark(partition));
     }
 }
 
@@ -413,7 +408,7 @@ impl Committer {
             status.rejected += refused;
             status.freshness_p99_ms = p99;
         });
-        self.tell_watermarks(flight);
+        self.tell_watermarks(|partition| flight.watermarks.own(partition));
         metrics::counter!("alluvium_records_rejected_total", "pipeline" => self.plan.name.to_string())
             .increment(refused);
         metrics::counter!("alluvium_records_late_total", "pipeline" => self.plan.name.to_string())
@@ -432,11 +427,11 @@ impl Committer {
     }
 
     /// With every epoch and every commit: intake may not have listed the partitions yet when the last event was accepted.
-    fn tell_watermarks(&self, flight: &Flight) {
+    fn tell_watermarks(&self, of: impl Fn(&TopicPartition) -> Option<Timestamp>) {
         self.status.update(&self.plan.name, |status| {
             for partition in &mut status.partitions {
                 let name = TopicPartition::new(partition.topic.as_str(), partition.partition);
-                partition.watermark = flight.watermarks.own(&name);
+                partition.watermark = of(&name);
             }
         });
     }
@@ -505,7 +500,7 @@ impl Committer {
         flight.parts.retain(|(held, _)| *held > epoch);
         self.watch_definitions();
         self.report_progress(epoch);
-        self.tell_watermarks(flight);
+        self.tell_watermarks(|partition| flight.watermarks.own(partition));
         Ok(())
     }
 

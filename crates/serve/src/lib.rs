@@ -4,6 +4,7 @@
 mod auth;
 pub mod flight;
 pub mod http;
+mod outcomes;
 mod patience;
 pub mod postgres;
 mod tls;

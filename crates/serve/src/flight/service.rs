@@ -5,7 +5,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Instant};
 
-use alluvium_query::{Access, QueryEngine, ReadMode};
+use alluvium_query::{Access, QueryEngine, QueryError, ReadMode};
 use arrow_flight::{
     Action, CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightData,
     FlightDescriptor, FlightEndpoint, FlightInfo, HandshakeRequest, HandshakeResponse, IpcMessage,
@@ -56,8 +56,9 @@ use super::{
     rows,
     running::Running,
 };
-use crate::auth::Users;
+use crate::{auth::Users, outcomes};
 
+const DOOR: &str = "flight";
 /// The header of a request that says how it reads: `fresh` or `committed`.
 const READ: &str = "alluvium-read";
 /// What a Handshake gives back where there are no users: it says nothing, and nobody asks for it.
@@ -129,7 +130,7 @@ impl Service {
     ) -> Result<(SchemaRef, Vec<Option<DataType>>), Status> {
         let described = granted.session().describe(sql, declared).await;
         let described = described.map_err(|failed| {
-            count(failed.code());
+            outcomes::count(DOOR, failed.code());
             refusal::of_query(&failed)
         })?;
         if described.schema.fields().is_empty() {
@@ -162,14 +163,9 @@ impl Service {
             Read::Committed => ReadMode::Committed,
         });
         let answer = entry.answer(session.query(&sql, parameters)).await;
-        let answer = answer.inspect_err(|_| count("57014"))?;
-        count(
-            answer
-                .as_ref()
-                .map_or_else(|failed| failed.code(), |_| "ok"),
-        );
-        metrics::histogram!("alluvium_query_first_rows_seconds", "door" => "flight")
-            .record(begun.elapsed().as_secs_f64());
+        let answer = answer.inspect_err(|_| outcomes::count(DOOR, "57014"))?;
+        let failure = answer.as_ref().err().map(QueryError::code);
+        outcomes::answered(DOOR, begun.elapsed(), failure);
         let result = answer.map_err(|failed| refusal::of_query(&failed))?;
         Ok(Response::new(Box::pin(entry.send(result)?)))
     }
@@ -231,11 +227,6 @@ impl Service {
             .with_descriptor(request.into_inner());
         Ok(Response::new(info))
     }
-}
-
-fn count(code: &str) {
-    metrics::counter!("alluvium_queries_total", "door" => "flight", "code" => code.to_owned())
-        .increment(1);
 }
 
 /// How a request reads.

@@ -18,6 +18,8 @@ use futures::{Stream, StreamExt, stream};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::outcomes;
+
 use super::{
     Door,
     format::{Encoder, Format},
@@ -63,13 +65,8 @@ pub(super) async fn answer(
 ) -> Response {
     let begun = Instant::now();
     let outcome = respond(&door, access, &uri, &headers, &body).await;
-    let code = match &outcome {
-        Ok(_) => "ok".to_string(),
-        Err(refusal) => refusal.code().to_string(),
-    };
-    metrics::counter!("alluvium_queries_total", "door" => "http", "code" => code).increment(1);
-    metrics::histogram!("alluvium_query_first_rows_seconds", "door" => "http")
-        .record(begun.elapsed().as_secs_f64());
+    let failure = outcome.as_ref().err().map(Refusal::code);
+    outcomes::answered("http", begun.elapsed(), failure);
     outcome.unwrap_or_else(IntoResponse::into_response)
 }
 

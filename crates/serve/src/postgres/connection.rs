@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use alluvium_query::{Access, QueryEngine, Session};
+use alluvium_query::{Access, QueryEngine, QueryError, Session};
 use datafusion::{
     arrow::{
         array::{RecordBatch, StringArray},
@@ -31,6 +31,8 @@ use tokio::{
     time::Instant,
 };
 
+use crate::outcomes;
+
 use super::{
     cancel::{Connected, Place},
     refusal,
@@ -39,6 +41,7 @@ use super::{
     statement::{CopyForm, Rows, Statement},
 };
 
+const DOOR: &str = "postgres";
 /// Most cursors of one connection.
 const MOST_CURSORS: usize = 16;
 
@@ -318,22 +321,17 @@ impl Connection {
         let answered = tokio::select! {
             biased;
             () = cancelled.ordered() => {
-                count("57014");
+                outcomes::count(DOOR, "57014");
                 return Err(PgWireError::QueryCanceled);
             }
             () = passed(deadline) => {
-                count("57014");
+                outcomes::count(DOOR, "57014");
                 return Err(refusal::took_too_long());
             }
             answered = asked => answered,
         };
-        count(
-            answered
-                .as_ref()
-                .map_or_else(|failed| failed.code(), |_| "ok"),
-        );
-        metrics::histogram!("alluvium_query_first_rows_seconds", "door" => "postgres")
-            .record(begun.elapsed().as_secs_f64());
+        let failure = answered.as_ref().err().map(QueryError::code);
+        outcomes::answered(DOOR, begun.elapsed(), failure);
         let result = answered.map_err(|failed| refusal::of_query(&failed, sql, before))?;
         let batches = until_cancelled(result.stream, cancelled, deadline);
         Ok((result.schema, Box::pin(batches)))
@@ -449,11 +447,6 @@ impl Connection {
         let cursor = state.cursors.get(name).ok_or_else(|| no_cursor(name))?;
         Ok(cursor.schema.clone())
     }
-}
-
-fn count(code: &str) {
-    metrics::counter!("alluvium_queries_total", "door" => "postgres", "code" => code.to_owned())
-        .increment(1);
 }
 
 fn outside(what: &str) -> PgWireError {
