@@ -86,6 +86,7 @@ mod tests {
             filtered: 2,
             rejected: 1,
             late: 3,
+            ..Balance::default()
         };
         assert!(faults(&[pipeline(whole)], Some(10)).is_empty());
         assert_eq!(faults(&[pipeline(whole)], Some(11)).len(), 1);

@@ -97,6 +97,17 @@ impl Failure {
         ExitCode::from(self.code)
     }
 
+    /// Ends with the last of these, after the others were printed; well where there is none.
+    pub(crate) fn any_of(failures: impl IntoIterator<Item = Self>) -> Result<(), Self> {
+        let mut last = None;
+        for failure in failures {
+            if let Some(earlier) = last.replace(failure) {
+                earlier.report();
+            }
+        }
+        last.map_or(Ok(()), Err)
+    }
+
     fn text(&self) -> String {
         const ERROR: &str = "\x1b[1;31merror\x1b[0m";
         const HELP: &str = "\x1b[1;36mhelp\x1b[0m";

@@ -4,9 +4,13 @@
 //! Owns how often and in which way. Does not own the words.
 
 use std::{
+    fmt,
     io::{self, IsTerminal, Write},
+    pin::pin,
     time::{Duration, Instant},
 };
+
+use tokio::time::MissedTickBehavior;
 
 use crate::output::say;
 
@@ -47,6 +51,24 @@ impl Progress {
             let _ = write!(stderr, "\r\x1b[2K{}", line()).and_then(|()| stderr.flush());
         } else {
             say(format_args!("{}", line()));
+        }
+    }
+
+    /// Waits for `work`, and tells meanwhile what is done and for how long.
+    pub(crate) async fn during<T>(
+        &mut self,
+        what: impl fmt::Display,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let begun = Instant::now();
+        let mut work = pin!(work);
+        let mut moments = tokio::time::interval(ON_TERMINAL);
+        moments.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = moments.tick() => self.tell(|| format!("{what}, {} s", begun.elapsed().as_secs())),
+            }
         }
     }
 }

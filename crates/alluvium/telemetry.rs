@@ -93,7 +93,7 @@ const COUNTERS: [(&str, &str); 15] = [
     ("alluvium_queries_total", "Queries, by their outcome."),
 ];
 /// The gauges and what they say.
-const GAUGES: [(&str, &str); 9] = [
+const GAUGES: [(&str, &str); 11] = [
     ("alluvium_build_info", "One, with the version as a label."),
     (
         "alluvium_kafka_consumer_lag_records",
@@ -114,6 +114,14 @@ const GAUGES: [(&str, &str); 9] = [
     (
         "alluvium_pipeline_version_conflict",
         "One while another server commits to the same tables by other pipeline or schema files.",
+    ),
+    (
+        "alluvium_log_damaged",
+        "One for a table of whose log something could not be read within the last two hours.",
+    ),
+    (
+        "alluvium_upkeep_failing",
+        "One for a table whose log checkpoints, clean-up or sweeping fail. No commit waits for them.",
     ),
     (
         "alluvium_pipeline_state",

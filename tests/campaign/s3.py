@@ -44,16 +44,16 @@ class Pace:
     def keep(self, size: int, seconds: float, connection: socket.socket | None = None):
         """Returns when so many bytes have gone through; with an error once the client has hung up."""
         time.sleep(seconds)
+        # A piece begins when the one before it was through, not when this thread woke up after that: so the pipe is as fast as it says.
+        through = time.monotonic()
         while size > 0:
             if connection is not None and has_hung_up(connection):
                 raise ConnectionAbortedError("the client has given up")
             with self.lock:
                 if not self.rate:
                     return
-                now = time.monotonic()
-                self.free_at = max(now, self.free_at) + min(size, self.PIECE) / self.rate
-                wait = self.free_at - now
-            time.sleep(wait)
+                through = self.free_at = max(through, self.free_at) + min(size, self.PIECE) / self.rate
+            time.sleep(max(0.0, through - time.monotonic()))
             size -= self.PIECE
 
 

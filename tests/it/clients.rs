@@ -431,7 +431,22 @@ fn psycopg_and_sqlalchemy_find_what_they_expect() {
     script
         .arg(server.postgres.ip().to_string())
         .arg(server.postgres.port().to_string());
-    run("postgres_clients.py", &mut script);
+    if run("postgres_clients.py", &mut script).is_none() {
+        return;
+    }
+    // Each refusal is counted once, whichever message it answers.
+    let metrics = reqwest::blocking::get(format!("{}/metrics", server.url)).unwrap();
+    let metrics = metrics.text().unwrap();
+    let counted = metrics
+        .lines()
+        .filter(|line| line.contains(r#"door="postgres""#));
+    let unknown: Vec<_> = counted
+        .filter(|line| line.contains(r#"code="42883""#))
+        .collect();
+    assert!(
+        unknown.len() == 1 && unknown[0].ends_with(" 2"),
+        "{unknown:?}"
+    );
 }
 
 #[test]

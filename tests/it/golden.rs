@@ -17,7 +17,7 @@ use alluvium_query::{Limits, QueryEngine};
 use alluvium_source::{Replay, ReplayLine};
 use alluvium_store::{CommitFacts, Ending, StorageConfig, Store, TableSpec, audit};
 use alluvium_types::{
-    Balance, Epoch, Generation, MemoryBudget, OffsetRange, RawBatch, TableSet, Timestamp,
+    Balance, Epoch, Generation, Lateness, MemoryBudget, OffsetRange, RawBatch, TableSet, Timestamp,
     TopicPartition,
 };
 use datafusion::arrow::{
@@ -164,7 +164,7 @@ async fn run(plan: &Arc<Plan>, lines: &[ReplayLine], store: &Store, cut: Cut) ->
             .collect();
 
         let delay = i64::try_from(plan.event_time.max_delay.as_micros()).unwrap();
-        let mut late = vec![0; plan.tables.len()];
+        let mut late = vec![Lateness::default(); plan.tables.len()];
         let mut watermarks = BTreeMap::new();
         for partition in ranges.keys() {
             let newest = recorded
@@ -179,8 +179,8 @@ async fn run(plan: &Arc<Plan>, lines: &[ReplayLine], store: &Store, cut: Cut) ->
                 .cloned()
                 .collect();
             let settled = times.settle(&mut observed, plan.event_time.max_delay, plan.tables.len());
-            for (sum, count) in late.iter_mut().zip(settled) {
-                *sum += count;
+            for (sum, here) in late.iter_mut().zip(settled) {
+                sum.add(&here);
             }
             if let Some(newest) = times.newest() {
                 watermarks.insert(partition.clone(), newest.saturating_add_micros(-delay));
@@ -201,7 +201,8 @@ async fn run(plan: &Arc<Plan>, lines: &[ReplayLine], store: &Store, cut: Cut) ->
                 balance.add(&part.tables[position].balance);
                 panes.push(std::mem::take(&mut part.tables[position].panes));
             }
-            balance.late = late[position];
+            balance.late = late[position].events();
+            balance.late_by = late[position];
             let merged =
                 merge_panes(&plan.tables[position].shape, panes, &budget).expect("panes merge");
             let staged = writer

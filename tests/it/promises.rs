@@ -52,12 +52,21 @@ fn the_demo_balances_and_every_reader_agrees() {
 
     let balance = sql(
         &server_file,
-        "select sum(events_in) as i, sum(counted) as c, sum(filtered) as f, sum(rejected) as r \
+        "select sum(events_in) as i, sum(counted) as c, sum(filtered) as f, sum(rejected) as r, sum(late) as l \
          from system.commits where \"table\" = 'clicks_per_minute'",
     );
     let figure = |name: &str| number(&balance[0][name]);
     assert_eq!(figure("i"), EVENTS);
     assert_eq!(figure("c") + figure("f") + figure("r"), EVENTS);
+    let late = sql(
+        &server_file,
+        "select sum(events) as n, min(more_than_seconds) as least from system.lateness \
+         where \"table\" = 'clicks_per_minute' and more_than_seconds is not null",
+    );
+    assert!(
+        figure("l") > 0 && number(&late[0]["n"]) == figure("l"),
+        "{late:?}"
+    );
 
     let clicks = sql(
         &server_file,

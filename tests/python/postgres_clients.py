@@ -166,7 +166,9 @@ def refusals(host, port):
     diag = refused("SELECT eventz FROM every_type", "42703", "events")
     assert diag.statement_position == "8", diag.statement_position
     refused("SELECT 1;\nSELEC 2", "42601")
+    # Refused when it runs, and when it is parsed: with values a driver speaks the extended protocol.
     refused("SELECT frobnicate(1)", "42883")
+    refused("SELECT frobnicate(%s)", "42883", values=(1,))
     refused("INSERT INTO every_type VALUES (1)", "25006")
     refused("DROP TABLE every_type", "25006")
     refused("COPY every_type TO '/tmp/x'", "0A000", "STDOUT")

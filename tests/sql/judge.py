@@ -374,7 +374,7 @@ def describe(db):
             row = [schema, table, name, position, STANDARD.get(kind, "numeric")]
             db.execute("insert into operators.columns values (?, ?, ?, ?, ?)", row)
     db.execute("create table operators.tables (table_catalog varchar, table_schema varchar, table_name varchar)")
-    names = [*described, *(("system", name) for name in ("partitions", "commits", "tables", "pipelines", "queries"))]
+    names = [*described, *(("system", name) for name in ("partitions", "commits", "lateness", "tables", "pipelines", "queries"))]
     for schema, table in names:
         db.execute("insert into operators.tables values ('alluvium', ?, ?)", [schema, table])
     db.execute("create table operators.schemata as select distinct table_schema as schema_name from operators.tables")

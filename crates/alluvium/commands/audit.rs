@@ -11,22 +11,30 @@ use crate::{
     failure::{Failure, WORK_FAILED},
     files,
     output::{Format, Sheet, grouped, to_stdout},
+    progress::Progress,
 };
 
-/// Audits the named table, or all. Exit code 1 when one is not proven.
+/// Audits the named table, or all. Exit code 1 when one is not proven, or its history cannot be read; the others are told all
+/// the same.
 pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
     let found = files::load(&args.server)?;
     let runtime = Runtime::new()?;
     let store = runtime.block_on(found.store())?;
     let named: Vec<String> = args.table.iter().cloned().collect();
     let tables = files::tables(&found, &runtime, &store, &named)?;
-    let mut reports = Vec::with_capacity(tables.len());
+    let (mut reports, mut failures) = (Vec::with_capacity(tables.len()), Vec::new());
+    let mut progress = Progress::new();
     for table in tables {
-        let history = runtime.block_on(store.history(&table)).map_err(|error| {
-            Failure::work(format!("the history of {table} cannot be read")).because(&error)
-        })?;
-        reports.push((table, audit(&history)));
+        let reading = format!("reading the history of {table}");
+        match runtime.block_on(progress.during(reading, store.history(&table))) {
+            Ok(history) => reports.push((table, audit(&history))),
+            Err(error) => {
+                let failure = Failure::work(format!("the history of {table} cannot be read"));
+                failures.push(failure.because(&error));
+            }
+        }
     }
+    drop(progress);
     match args.format {
         Format::Table => to_stdout(|out| {
             reports
@@ -49,6 +57,7 @@ pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
             to_stdout(|out| sheet.write(args.format, out))?;
         }
     }
+    Failure::any_of(failures)?;
     let proven = reports.iter().all(|(_, report)| report.is_proven());
     Ok(ExitCode::from(if proven { 0 } else { WORK_FAILED }))
 }

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use alluvium_runtime::TableCompaction;
-use alluvium_store::Effort;
+use alluvium_runtime::{CompactionError, TableCompaction, TableExtent};
+use alluvium_store::{Effort, Store};
 use alluvium_types::MemoryBudget;
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -12,10 +12,12 @@ use crate::{
     cli::CompactArgs,
     failure::Failure,
     files,
-    output::{Sheet, to_stdout},
+    output::{Sheet, grouped, to_stdout},
+    progress::Progress,
 };
 
-/// Merges until nothing is left to merge. What was merged before a failure stays merged.
+/// Merges until nothing is left to merge. What was merged before a failure stays merged, and the other tables are merged all the
+/// same.
 pub(crate) fn run(args: &CompactArgs) -> Result<(), Failure> {
     let found = files::load(&args.server)?;
     let runtime = Runtime::new()?;
@@ -30,28 +32,46 @@ pub(crate) fn run(args: &CompactArgs) -> Result<(), Failure> {
         "bytes_before",
         "bytes_after",
     ]);
+    let mut failures = Vec::new();
+    let mut progress = Progress::new();
     for name in files::tables(&found, &runtime, &store, &args.tables)? {
-        let failed =
-            |error| Failure::work(format!("{name} is not merged any further")).because(&error);
-        let table: Arc<str> = name.as_str().into();
-        let mut merging =
-            TableCompaction::open(&store, &table, runtime.handle(), &budget).map_err(failed)?;
-        let before = merging.extent();
-        while merging
-            .merge_next(Effort::Everything, &|| false)
-            .map_err(failed)?
-            .is_some()
-        {}
-        let after = merging.extent();
-        sheet.push(vec![
-            json!(name),
-            json!(before.files),
-            json!(after.files),
-            json!(before.rows),
-            json!(after.rows),
-            json!(before.bytes),
-            json!(after.bytes),
-        ]);
+        match merged(&store, &name, &runtime, &budget, &mut progress) {
+            Ok((before, after)) => sheet.push(vec![
+                json!(name),
+                json!(before.files),
+                json!(after.files),
+                json!(before.rows),
+                json!(after.rows),
+                json!(before.bytes),
+                json!(after.bytes),
+            ]),
+            Err(error) => failures
+                .push(Failure::work(format!("{name} is not merged any further")).because(&error)),
+        }
     }
-    Ok(to_stdout(|out| sheet.write(args.format, out))?)
+    drop(progress);
+    to_stdout(|out| sheet.write(args.format, out))?;
+    Failure::any_of(failures)
+}
+
+/// Merges what there is to merge in one table; its extent before and after.
+fn merged(
+    store: &Store,
+    name: &str,
+    runtime: &Runtime,
+    budget: &MemoryBudget,
+    progress: &mut Progress,
+) -> Result<(TableExtent, TableExtent), CompactionError> {
+    let table: Arc<str> = name.into();
+    let mut merging = TableCompaction::open(store, &table, runtime.handle(), budget)?;
+    let before = merging.extent();
+    let mut merges = 0_u64;
+    while merging.merge_next(Effort::Everything, &|| false)?.is_some() {
+        merges += 1;
+        progress.tell(|| {
+            let files = grouped(merging.extent().files);
+            format!("{name}: {files} files, after merge {merges}")
+        });
+    }
+    Ok((before, merging.extent()))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alluvium_runtime::{Halt, Refused, Replay, replay};
+use alluvium_runtime::{Halt, Refused, Replay, Replaying};
 use alluvium_types::MemoryBudget;
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -13,18 +13,24 @@ use crate::{
     failure::Failure,
     files,
     output::{Sheet, grouped, to_stdout},
+    progress::Progress,
 };
 
-/// Replays into every table of the pipeline. Exit code 1 when letters are refused again, or wait for their table to read on.
+/// Replays into every table of the pipeline; one that fails does not keep the others from it. Exit code 1 when letters are refused
+/// again, or wait for their table to read on.
 pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let found = files::load(&args.server)?;
     let plan = &plan_of(&found, &args.pipeline)?;
     let runtime = Runtime::new()?;
-    let store = runtime.block_on(found.store_to_write())?;
-    let budget = MemoryBudget::new(found.server.memory.ingest);
-    let refused = match args.skip_refused {
-        true => Refused::PassOver,
-        false => Refused::Stop,
+    let replaying = Replaying {
+        store: runtime.block_on(found.store_to_write())?,
+        plan: plan.clone(),
+        refused: match args.skip_refused {
+            true => Refused::PassOver,
+            false => Refused::Stop,
+        },
+        io: runtime.handle().clone(),
+        budget: MemoryBudget::new(found.server.memory.ingest),
     };
     let mut sheet = Sheet::new([
         "table",
@@ -34,12 +40,22 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
         "refused",
         "not_this_tables",
     ]);
-    let mut halts = Vec::new();
+    let (mut halts, mut failures) = (Vec::new(), Vec::new());
+    let mut progress = Progress::new();
     for (position, table) in plan.tables.iter().enumerate() {
-        let done = replay(&store, plan, position, refused, runtime.handle(), &budget);
-        let done: Replay = done.map_err(|error| {
-            Failure::work(format!("{} is not replayed any further", table.name)).because(&error)
-        })?;
+        let mut done = Replay::default();
+        let mut told = |so_far: &Replay| {
+            done = so_far.clone();
+            progress.tell(|| format!("{}: {} letters", table.name, grouped(so_far.letters)));
+        };
+        match replaying.run(position, &mut told) {
+            Ok(all) => done = all,
+            // What was committed before stays.
+            Err(error) => {
+                let what = format!("{} is not replayed any further", table.name);
+                failures.push(Failure::work(what).because(&error));
+            }
+        }
         sheet.push(vec![
             json!(table.name),
             json!(done.letters),
@@ -50,17 +66,14 @@ pub(crate) fn run(args: &ReplayArgs) -> Result<(), Failure> {
         ]);
         halts.extend(done.halt.map(|halt| (table.name.clone(), halt)));
     }
+    drop(progress);
     to_stdout(|out| sheet.write(args.format, out))?;
     // What waits comes by itself; what is refused again needs a person, so that is said last.
     let (refused, waiting): (Vec<_>, Vec<_>) = halts
         .iter()
         .partition(|(_, halt)| matches!(halt, Halt::RefusedAgain { .. }));
-    let mut failures = waiting.into_iter().chain(refused).map(left_over);
-    let last = failures.next_back();
-    for failure in failures {
-        failure.report();
-    }
-    last.map_or(Ok(()), Err)
+    let left_over = waiting.into_iter().chain(refused).map(left_over);
+    Failure::any_of(left_over.chain(failures))
 }
 
 /// Letters of a table are left over.

@@ -9,9 +9,11 @@ use crate::{
     failure::Failure,
     files,
     output::{Format, Sheet, to_stdout},
+    progress::Progress,
 };
 
-/// Lists orphans of the named tables, or of all, and deletes them unless told not to.
+/// Lists orphans of the named tables, or of all, and deletes them unless told not to. A table that fails does not keep the others
+/// from it.
 pub(crate) fn run(args: &VacuumArgs) -> Result<(), Failure> {
     let found = files::load(&args.server)?;
     let runtime = Runtime::new()?;
@@ -29,18 +31,24 @@ pub(crate) fn run(args: &VacuumArgs) -> Result<(), Failure> {
     };
     let mut sheet = Sheet::new(["table", "file", "bytes"]);
     let mut bytes = 0;
+    let mut failures = Vec::new();
+    let mut progress = Progress::new();
     for table in files::tables(&found, &runtime, &store, &args.tables)? {
-        let orphans = runtime
-            .block_on(store.vacuum(&table, action))
-            .map_err(|error| {
-                Failure::work(format!("the files of {table} cannot be looked through"))
-                    .because(&error)
-            })?;
-        for orphan in orphans {
-            bytes += orphan.bytes;
-            sheet.push(vec![json!(table), json!(orphan.path), json!(orphan.bytes)]);
+        let looking = format!("looking through the files of {table}");
+        match runtime.block_on(progress.during(looking, store.vacuum(&table, action))) {
+            Ok(orphans) => {
+                for orphan in orphans {
+                    bytes += orphan.bytes;
+                    sheet.push(vec![json!(table), json!(orphan.path), json!(orphan.bytes)]);
+                }
+            }
+            Err(error) => {
+                let what = format!("the files of {table} cannot be looked through");
+                failures.push(Failure::work(what).because(&error));
+            }
         }
     }
+    drop(progress);
     let keep = store.rules().orphan_retention.as_secs() / 3600;
     to_stdout(|out| {
         if args.format != Format::Table || !sheet.is_empty() {
@@ -55,5 +63,5 @@ pub(crate) fn run(args: &VacuumArgs) -> Result<(), Failure> {
         }
         Ok(())
     })?;
-    Ok(())
+    Failure::any_of(failures)
 }

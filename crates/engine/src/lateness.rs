@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use alluvium_types::{OffsetRange, TableSet, Timestamp, TopicPartition};
+use alluvium_types::{Lateness, OffsetRange, TableSet, Timestamp, TopicPartition};
 
 #[cfg(test)]
 mod tests;
@@ -75,8 +75,8 @@ impl PartitionTimes {
     }
 
     /// Passes over batches of this partition, given in any order, in the order of their offsets.
-    /// Returns for each of `table_count` tables how many of its events were late: older than the
-    /// watermark just before them. Leaves `batches` sorted.
+    /// Returns for each of `table_count` tables how many of its events were late, older than the
+    /// watermark just before them, and by how much. Leaves `batches` sorted.
     ///
     /// The result does not depend on how the same events are cut into batches.
     pub fn settle(
@@ -84,27 +84,26 @@ impl PartitionTimes {
         batches: &mut [ObservedBatch],
         max_delay: Duration,
         table_count: usize,
-    ) -> Vec<u64> {
+    ) -> Vec<Lateness> {
         let max_delay = micros(max_delay);
-        let mut late = vec![0; table_count];
+        let mut late = vec![Lateness::default(); table_count];
         batches.sort_by_key(|batch| batch.range);
         for batch in batches {
-            let late_here: u64 = batch
-                .event_times
-                .chunks(AT_ONCE)
-                .map(|times| self.pass_over(times, batch.cap, max_delay))
-                .sum();
+            let mut late_here = Lateness::default();
+            for times in batch.event_times.chunks(AT_ONCE) {
+                self.pass_over(times, batch.cap, max_delay, &mut late_here);
+            }
             for (table, late) in late.iter_mut().enumerate() {
                 if batch.tables.contains(table) {
-                    *late += late_here;
+                    late.add(&late_here);
                 }
             }
         }
         late
     }
 
-    /// Passes over event times in offset order; how many were late.
-    fn pass_over(&mut self, times: &[i64], cap: Timestamp, max_delay: i64) -> u64 {
+    /// Passes over event times in offset order, and notes in `late` those that were.
+    fn pass_over(&mut self, times: &[i64], cap: Timestamp, max_delay: i64, late: &mut Lateness) {
         let (mut first, mut last) = (i64::MAX, i64::MIN);
         for &time in times {
             (first, last) = (first.min(time), last.max(time));
@@ -115,16 +114,19 @@ impl PartitionTimes {
         let watermark = self.behind(max_delay, newest);
         if watermark.is_none_or(|watermark| first >= watermark) {
             self.newest = newest;
-            return 0;
+            return;
         }
-        let mut late = 0;
         for &time in times {
             let time = Timestamp::from_micros(time);
-            let watermark = self.behind(max_delay, self.newest);
-            late += u64::from(watermark.is_some_and(|watermark| time < watermark));
+            if let Some(watermark) = self.behind(max_delay, self.newest)
+                && time < watermark
+            {
+                late.note(Duration::from_micros(
+                    watermark.micros().abs_diff(time.micros()),
+                ));
+            }
             self.newest = self.newest.max(Some(time.min(cap)));
         }
-        late
     }
 }
 

@@ -59,6 +59,8 @@ pub enum Trouble {
     Start,
     /// Complaints of the Kafka client.
     Broker,
+    /// Topics that the broker gives no ids of.
+    Topic,
     /// A transaction that nobody ends holds readers back.
     Transaction,
     /// Commits that end in errors and are tried again.
@@ -67,6 +69,8 @@ pub enum Trouble {
     Definition,
     /// This machine's clock is not that of the storage.
     Clock,
+    /// A table's log is damaged, or its upkeep fails.
+    Upkeep,
 }
 
 /// One partition as this process knows it.

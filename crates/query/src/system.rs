@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// The relations of schema `system` with their columns.
-pub(crate) const NAMES: [(&str, &[(&str, Kind)]); 5] = [
+pub(crate) const NAMES: [(&str, &[(&str, Kind)]); 6] = [
     (
         "queries",
         &[
@@ -80,6 +80,17 @@ pub(crate) const NAMES: [(&str, &[(&str, Kind)]); 5] = [
             ("late", Kind::Number),
             ("ranges", Kind::Text),
             ("replayed", Kind::Number),
+        ],
+    ),
+    (
+        "lateness",
+        &[
+            ("table", Kind::Text),
+            ("version", Kind::Number),
+            ("committed_at", Kind::Time),
+            ("more_than_seconds", Kind::Number),
+            ("up_to_seconds", Kind::Number),
+            ("events", Kind::Number),
         ],
     ),
     (
@@ -169,6 +180,7 @@ impl SystemTable {
         match self.relation {
             "partitions" => self.partitions().await,
             "commits" => self.commits().await,
+            "lateness" => self.lateness().await,
             "tables" => self.tables().await,
             "queries" => Ok(self.queries()),
             _ => Ok(self.pipelines()),
@@ -243,12 +255,18 @@ impl SystemTable {
             .find(|pipeline| pipeline.tables.iter().any(|known| known.table == table))
     }
 
-    async fn commits(&self) -> Result<Vec<ArrayRef>, QueryError> {
-        let mut rows: Vec<(String, Commit)> = Vec::new();
+    /// The commits of every table, with its name.
+    async fn history(&self) -> Result<Vec<(String, Commit)>, QueryError> {
+        let mut commits = Vec::new();
         for name in self.view.tables() {
             let history = self.view.shelf.storage.history(&name).await?;
-            rows.extend(history.into_iter().map(|commit| (name.clone(), commit)));
+            commits.extend(history.into_iter().map(|commit| (name.clone(), commit)));
         }
+        Ok(commits)
+    }
+
+    async fn commits(&self) -> Result<Vec<ArrayRef>, QueryError> {
+        let rows = self.history().await?;
         let balance = |figure: fn(&alluvium_types::Balance) -> u64| {
             numbers(rows.iter().map(|(_, commit)| {
                 let balance = commit.balance.as_ref()?;
@@ -273,6 +291,30 @@ impl SystemTable {
                 rows.iter()
                     .map(|row| row.1.replayed.map(|letters| letters as i64)),
             ),
+        ])
+    }
+
+    /// The late events of each commit by how late they were. Of commits that do not tell, how many.
+    async fn lateness(&self) -> Result<Vec<ArrayRef>, QueryError> {
+        let history = self.history().await?;
+        let late = history.iter().filter_map(|(table, commit)| {
+            let balance = commit.balance.as_ref()?;
+            let known = balance.late_by.buckets();
+            let known = known.map(|bucket| (Some(bucket.more_than), bucket.up_to, bucket.events));
+            let untold = balance.late.saturating_sub(balance.late_by.events());
+            let untold = (untold > 0).then_some((None, None, untold));
+            let buckets = known.chain(untold);
+            Some(buckets.map(move |bucket| (table, commit, bucket)))
+        });
+        let rows: Vec<_> = late.flatten().collect();
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        Ok(vec![
+            texts(rows.iter().map(|(table, ..)| Some((*table).clone()))),
+            numbers(rows.iter().map(|(_, commit, _)| Some(commit.version))),
+            times(rows.iter().map(|(_, commit, _)| commit.committed_at)),
+            numbers(rows.iter().map(|(.., bucket)| bucket.0.map(number))),
+            numbers(rows.iter().map(|(.., bucket)| bucket.1.map(number))),
+            numbers(rows.iter().map(|(.., bucket)| Some(number(bucket.2)))),
         ])
     }
 

@@ -16,8 +16,8 @@ use alluvium_store::{
     CommitFacts, DeadLetters, Ending as CommitEnding, Overtaken, Staged, StoreError, TableWriter,
 };
 use alluvium_types::{
-    AssignmentGeneration, Balance, Epoch, ErrorClass, Generation, MemoryBudget, Reject, Timestamp,
-    TopicPartition,
+    AssignmentGeneration, Balance, Epoch, ErrorClass, Generation, Lateness, MemoryBudget, Reject,
+    Timestamp, TopicPartition,
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
@@ -372,7 +372,8 @@ impl Committer {
                 balance.add(&part.balance);
                 panes.append(&mut part.panes);
             }
-            balance.late = late[position];
+            balance.late = late[position].events();
+            balance.late_by = late[position];
             let balance = balance.checked().map_err(|source| RuntimeError::Balance {
                 pipeline: self.plan.name.clone(),
                 table: self.plan.tables[position].name.clone(),
@@ -412,7 +413,7 @@ impl Committer {
         metrics::counter!("alluvium_records_rejected_total", "pipeline" => self.plan.name.to_string())
             .increment(refused);
         metrics::counter!("alluvium_records_late_total", "pipeline" => self.plan.name.to_string())
-            .increment(late.iter().copied().max().unwrap_or(0));
+            .increment(late.iter().map(Lateness::events).max().unwrap_or(0));
         if let Some((rejected, events)) = stop_rule
             .as_mut()
             .and_then(|rule| rule.add(now, events, refused))
@@ -437,8 +438,13 @@ impl Committer {
     }
 
     /// Counts late events per table, in offset order over all workers (P24).
-    fn settle(&self, flight: &mut Flight, observed: Vec<ObservedBatch>, now: Instant) -> Vec<u64> {
-        let mut late = vec![0; self.tables.len()];
+    fn settle(
+        &self,
+        flight: &mut Flight,
+        observed: Vec<ObservedBatch>,
+        now: Instant,
+    ) -> Vec<Lateness> {
+        let mut late = vec![Lateness::default(); self.tables.len()];
         let mut by_partition: BTreeMap<TopicPartition, Vec<ObservedBatch>> = BTreeMap::new();
         for batch in observed {
             by_partition
@@ -455,8 +461,8 @@ impl Committer {
                 self.plan.event_time.max_delay,
                 self.tables.len(),
             );
-            for (sum, count) in late.iter_mut().zip(settled) {
-                *sum += count;
+            for (sum, here) in late.iter_mut().zip(settled) {
+                sum.add(&here);
             }
         }
         late

@@ -102,6 +102,7 @@ impl Intake {
     /// Reads until the pipeline drains or fails; returns the consumer, still a member of its group, so
     /// that the caller can close it after the last commit.
     pub(crate) fn run(mut self) -> Box<dyn Drain> {
+        self.count_rebalances(0);
         let mut open = self.open(Epoch::default());
         let mut last_status = Instant::now() - STATUS_EVERY;
         let mut last_sealed = None;
@@ -199,8 +200,7 @@ impl Intake {
                         status.set_trouble(Trouble::Broker, None);
                     });
                     self.complained = None;
-                    metrics::counter!("alluvium_rebalances_total", "pipeline" => self.plan.name.to_string())
-                        .increment(1);
+                    self.count_rebalances(1);
                 }
                 Notice::Revoked => {
                     tracing::info!(pipeline = %self.plan.name, "partitions revoked");
@@ -240,6 +240,12 @@ impl Intake {
             }
         }
         Ok(())
+    }
+
+    /// By zero at first: a count that appears with its first event passes for one that has not risen.
+    fn count_rebalances(&self, by: u64) {
+        metrics::counter!("alluvium_rebalances_total", "pipeline" => self.plan.name.to_string())
+            .increment(by);
     }
 
     fn trouble(&self, trouble: Trouble, text: Option<String>) {

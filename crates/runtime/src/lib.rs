@@ -45,6 +45,6 @@ pub use error::RuntimeError;
 pub use host::{Host, Machine};
 pub use instance::{Instance, InstanceError};
 pub use pipeline::PipelineConfig;
-pub use replay::{Halt, Refused, Replay, ReplayError, replay};
+pub use replay::{Halt, Refused, Replay, ReplayError, Replaying};
 pub use server::{Running, Server, ServerConfig, Stopped};
 pub use verify::{Doubt, Reading, Refusal, TableVerdict, Verified, Verify, VerifyError, Windows};

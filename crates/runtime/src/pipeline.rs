@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use alluvium_plan::{Drain, PipelineState, Plan, Publisher, Start, StatusBoard, TablePlan};
+use alluvium_plan::{
+    Drain, PipelineState, Plan, Publisher, Start, StatusBoard, TablePlan, Trouble,
+};
 use alluvium_source::{Cluster, DrainKind, Subscription};
 use alluvium_store::{CommitKind, Store, TableSpec, TableWriter};
 use alluvium_types::{AssignmentGeneration, ErrorClass, MemoryBudget, TopicId, TopicPartition};
@@ -38,7 +40,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 /// A batch is at most this share of the ingest budget (P30), within the bounds below. It is packed when it is taken, and its events become
 /// several times its bytes when a worker folds them, which nothing can hold up any more.
-const BATCH_SHARE: usize = 128;
+const BATCH_SHARE: usize = 256;
 /// The smallest and the largest size of a batch.
 const BATCH_BYTES: (usize, usize) = (64 << 10, 1 << 20);
 /// The client's prefetch queues of one pipeline may hold this share of the ingest budget, ...
@@ -122,6 +124,27 @@ impl Pipeline {
     }
 }
 
+/// What the broker says of a pipeline's topics when it starts.
+struct Topics {
+    /// How many they have in all.
+    partitions: usize,
+    /// By a broker that is older than ids of topics: all of them.
+    without_ids: Vec<Arc<str>>,
+}
+
+impl Topics {
+    /// That it would not be noticed if one were created again (P18).
+    fn trouble(&self) -> Option<String> {
+        (!self.without_ids.is_empty()).then(|| {
+            format!(
+                "the broker gives no id of {}: should a topic be deleted and created again, only its offsets can show it; \
+                 brokers from Kafka 2.8 on give ids",
+                self.without_ids.join(", ")
+            )
+        })
+    }
+}
+
 struct Life {
     config: PipelineConfig,
     shared: Shared,
@@ -159,7 +182,7 @@ impl Life {
             return Ok(());
         };
         let mut tables = tables;
-        let Some(partition_count) = self.patiently(|| self.record_starts(&io, &mut tables))? else {
+        let Some(topics) = self.patiently(|| self.record_starts(&io, &mut tables))? else {
             return Ok(());
         };
         let dead_letters = self.patiently(|| {
@@ -237,7 +260,7 @@ impl Life {
                 queue_bytes: (limit / QUEUE_SHARE)
                     .min(limit / QUEUES_SHARE / self.shared.pipelines)
                     .min(QUEUE_BYTES),
-                partition_count,
+                partition_count: topics.partitions,
             },
             generation.clone(),
             Arc::new(Rebalance {
@@ -251,6 +274,9 @@ impl Life {
         let drain = subscribed.map_err(|source| self.kafka(source))?;
         tracing::info!(pipeline = %plan.name, drain = drain.kind(), "reading");
         self.say(PipelineState::Running, None);
+        self.shared.status.update(&plan.name, |status| {
+            status.set_trouble(Trouble::Topic, topics.trouble());
+        });
 
         let intake = Intake {
             plan: plan.clone(),
@@ -329,13 +355,12 @@ impl Life {
     }
 
     /// Resolves the start once for all tables and records it where it is absent (P15), with the ids of the topics
-    /// (P18). Partitions that appear later are started at their low mark on assignment (P16). Returns how many
-    /// partitions the topics have in all.
+    /// (P18). Partitions that appear later are started at their low mark on assignment (P16).
     fn record_starts(
         &self,
         io: &tokio::runtime::Runtime,
         tables: &mut [TableWriter],
-    ) -> Result<usize, RuntimeError> {
+    ) -> Result<Topics, RuntimeError> {
         let plan = &self.config.plan;
         let kafka = |source| self.kafka(source);
         let mut counts = BTreeMap::new();
@@ -365,17 +390,19 @@ impl Life {
         let topics = cluster
             .topic_ids(&plan.source.topics, BROKER_PATIENCE)
             .map_err(kafka)?;
-        for topic in plan
-            .source
-            .topics
-            .iter()
-            .filter(|topic| !topics.contains_key(*topic))
-        {
-            tracing::warn!(
-                pipeline = %plan.name,
-                %topic,
-                "the broker gives topics no ids: should this one be deleted and created again, only its offsets can show it"
-            );
+        let has_no_id = |topic: &&Arc<str>| !topics.contains_key(*topic);
+        let found = Topics {
+            partitions: partitions.len(),
+            without_ids: plan
+                .source
+                .topics
+                .iter()
+                .filter(has_no_id)
+                .cloned()
+                .collect(),
+        };
+        if let Some(trouble) = found.trouble() {
+            tracing::warn!(pipeline = %plan.name, "{trouble}");
         }
 
         let has_begun = |table: &TableWriter| !table.checkpoint().offsets.is_empty();
@@ -394,7 +421,7 @@ impl Life {
             }
             let Some(new) = tables.iter().position(|table| !has_begun(table)) else {
                 self.record(io, tables, BTreeMap::new(), &BTreeMap::new(), topics)?;
-                return Ok(partitions.len());
+                return Ok(found);
             };
             if has_read {
                 return Err(RuntimeError::NewTable {
@@ -410,7 +437,7 @@ impl Life {
             None => self.resolve_start(&partitions)?,
         };
         self.record(io, tables, starts, &counts, topics)?;
-        Ok(partitions.len())
+        Ok(found)
     }
 
     /// Records starts, counts and ids in every table where they are absent. What a table before records of a topic

@@ -102,55 +102,70 @@ pub enum Halt {
     },
 }
 
-/// Replays the letters of `plan`'s pipeline into its table at `position`. May be done beside servers and beside others who do
-/// the same.
-///
-/// # Errors
-/// [`ReplayError`].
-pub fn replay(
-    store: &Store,
-    plan: &Arc<Plan>,
-    position: usize,
-    refused: Refused,
-    io: &Handle,
-    budget: &MemoryBudget,
-) -> Result<Replay, ReplayError> {
-    let table = plan.tables[position].name.clone();
-    let failed = |source| ReplayError::Store {
-        table: table.clone(),
-        source,
-    };
-    let spec = table_spec(plan, &plan.tables[position]);
-    // Where a server refuses events meanwhile there is no end to new ones.
-    let there = io.block_on(store.letters(&plan.name)).map_err(failed)?;
-    let newest = there.versions_after(None).max();
-    let mut work = Work {
-        newest,
-        writer: io.block_on(store.table(&spec)).map_err(failed)?,
-        plan: plan.clone(),
-        position,
-        refused,
-        io: io.clone(),
-        budget: budget.clone(),
-        done: Replay::default(),
-    };
-    loop {
-        // What the table had read by then; letters beyond are not judged. They are read after its history: a commit that is
-        // newer than the letters in hand may have refused events whose letters are not among them.
-        io.block_on(work.writer.refresh()).map_err(failed)?;
-        let history = io.block_on(store.history(&table)).map_err(failed)?;
-        if let Some(fault) = audit(&history).faults.first() {
-            return Err(ReplayError::Unproven {
-                table,
-                fault: fault.clone(),
-            });
-        }
-        let letters = io.block_on(store.letters(&plan.name)).map_err(failed)?;
-        let mut refusals = Refusals::of(&history);
-        let places = io.block_on(letters.places(&table)).map_err(failed)?;
-        refusals.count(&places, letters.have_expired());
-        if work.replay_some(&letters, &refusals)? == Progress::Ended {
-            return Ok(work.done);
+/// Letters of a pipeline that go through it again. May be done beside servers and beside others who do the same.
+#[derive(Debug)]
+pub struct Replaying {
+    /// Where tables and letters lie.
+    pub store: Store,
+    /// The mended pipeline.
+    pub plan: Arc<Plan>,
+    /// What is done with letters that it refuses again.
+    pub refused: Refused,
+    /// Where the store's requests run; never the thread that replays.
+    pub io: Handle,
+    /// Letters, panes and buffers are reserved in it.
+    pub budget: MemoryBudget,
+}
+
+impl Replaying {
+    /// Replays into the pipeline's table at `position`, and tells again and again what it has come to.
+    ///
+    /// # Errors
+    /// [`ReplayError`].
+    pub fn run(
+        &self,
+        position: usize,
+        told: &mut dyn FnMut(&Replay),
+    ) -> Result<Replay, ReplayError> {
+        let (store, io) = (&self.store, &self.io);
+        let table = self.plan.tables[position].name.clone();
+        let failed = |source| ReplayError::Store {
+            table: table.clone(),
+            source,
+        };
+        let spec = table_spec(&self.plan, &self.plan.tables[position]);
+        // Where a server refuses events meanwhile there is no end to new ones.
+        let there = io
+            .block_on(store.letters(&self.plan.name))
+            .map_err(failed)?;
+        let mut work = Work {
+            with: self,
+            newest: there.versions_after(None).max(),
+            writer: io.block_on(store.table(&spec)).map_err(failed)?,
+            position,
+            done: Replay::default(),
+        };
+        loop {
+            // What the table had read by then; letters beyond are not judged. They are read after its history: a commit that is
+            // newer than the letters in hand may have refused events whose letters are not among them.
+            io.block_on(work.writer.refresh()).map_err(failed)?;
+            let history = io.block_on(store.history(&table)).map_err(failed)?;
+            if let Some(fault) = audit(&history).faults.first() {
+                return Err(ReplayError::Unproven {
+                    table,
+                    fault: fault.clone(),
+                });
+            }
+            let letters = io
+                .block_on(store.letters(&self.plan.name))
+                .map_err(failed)?;
+            let mut refusals = Refusals::of(&history);
+            let places = io.block_on(letters.places(&table)).map_err(failed)?;
+            refusals.count(&places, letters.have_expired());
+            if work.replay_some(&letters, &refusals)? == Progress::Ended {
+                return Ok(work.done);
+            }
+            told(&work.done);
         }
     }
 }
@@ -161,21 +176,18 @@ enum Progress {
     Ended,
 }
 
-struct Work {
+struct Work<'a> {
+    with: &'a Replaying,
     /// The last version of letters that was there when this began; `None`: there was none.
     newest: Option<i64>,
     writer: TableWriter,
-    plan: Arc<Plan>,
     position: usize,
-    refused: Refused,
-    io: Handle,
-    budget: MemoryBudget,
     done: Replay,
 }
 
-impl Work {
+impl Work<'_> {
     fn table(&self) -> Arc<str> {
-        self.plan.tables[self.position].name.clone()
+        self.with.plan.tables[self.position].name.clone()
     }
 
     fn store_error(&self, source: StoreError) -> ReplayError {
@@ -199,19 +211,19 @@ impl Work {
         refusals: &Refusals,
     ) -> Result<Progress, ReplayError> {
         let after = self.writer.checkpoint().replayed;
-        let mut fold = EpochFold::new(self.plan.clone(), self.budget.clone())
+        let mut fold = EpochFold::new(self.with.plan.clone(), self.with.budget.clone())
             .map_err(|source| self.engine_error(source))?;
         let (mut sent, mut elsewhere, mut up_to) = (0, 0, None);
-        let mut held = self.budget.reserve(0);
+        let mut held = self.with.budget.reserve(0);
         let asked_for = letters
             .versions_after(after)
             .take_while(|version| Some(*version) <= self.newest);
         for version in asked_for {
             // Where nothing is to be committed yet there is nothing to be gained by it.
-            if sent > 0 && self.budget.is_half_used() {
+            if sent > 0 && self.with.budget.is_half_used() {
                 break;
             }
-            let letters = self.io.block_on(letters.read(version));
+            let letters = self.with.io.block_on(letters.read(version));
             let mut letters = letters.map_err(|source| self.store_error(source))?;
             let table = self.table();
             letters.retain(|letter| letter.table.as_ref().is_none_or(|named| *named == table));
@@ -241,7 +253,7 @@ impl Work {
             .rejects
             .iter()
             .min_by_key(|reject| (&reject.partition, reject.offset));
-        if let (Some(first), Refused::Stop) = (first, self.refused) {
+        if let (Some(first), Refused::Stop) = (first, self.with.refused) {
             self.done.halt = Some(Halt::RefusedAgain {
                 letters: part.rejects.len() as u64,
                 partition: first.partition.clone(),
@@ -259,12 +271,12 @@ impl Work {
             filtered: balance.filtered,
             refused: balance.rejected,
         };
-        let shape = &self.plan.tables[self.position].shape;
-        let merged = merge_panes(shape, vec![panes], &self.budget)
+        let shape = &self.with.plan.tables[self.position].shape;
+        let merged = merge_panes(shape, vec![panes], &self.with.budget)
             .map_err(|source| self.engine_error(source))?;
-        let ending = self.io.block_on(async {
-            let staged = self.writer.stage(merged, Some(&self.budget)).await?;
-            let version = &self.plan.version;
+        let ending = self.with.io.block_on(async {
+            let staged = self.writer.stage(merged, Some(&self.with.budget)).await?;
+            let version = &self.with.plan.version;
             self.writer.commit_replay(&staged, &replayed, version).await
         });
         match ending.map_err(|source| self.store_error(source))? {
@@ -291,7 +303,7 @@ impl Work {
     fn not_yet_read(&self, letters: &[Letter]) -> Option<Halt> {
         let offsets = &self.writer.checkpoint().offsets;
         // What the pipeline does not read any more is not waited for.
-        let topics = &self.plan.source.topics;
+        let topics = &self.with.plan.source.topics;
         let waited_for = letters
             .iter()
             .filter(|letter| topics.contains(&letter.partition.topic));

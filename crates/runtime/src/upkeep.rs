@@ -27,6 +27,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_AT_LETTERS_EVERY: Duration = Duration::from_secs(60);
 /// How long a table is left alone after its upkeep failed.
 const AFTER_TROUBLE: Duration = Duration::from_secs(30);
+/// How long it is told that something of a log was damaged: it is seen again when a log is cleaned up, every hour, unless it was
+/// replaced.
+const DAMAGE_TOLD_FOR: Duration = Duration::from_secs(2 * 3600);
 /// A clock that is wrong by this is told of.
 const WRONG_CLOCK: Duration = Duration::from_secs(60);
 
@@ -39,24 +42,26 @@ pub(crate) fn start(
     status: Arc<StatusBoard>,
     host: &Arc<dyn Host>,
 ) -> io::Result<Background> {
-    let clock = Clock {
-        status,
-        pipelines: plans.iter().map(|plan| plan.name.clone()).collect(),
-    };
     let letters = plans
         .iter()
-        .map(|plan| Kept::new(store.upkeep_of_dead_letters(&plan.name, plan.keep_dead_letters)))
+        .map(|plan| {
+            let upkeep = store.upkeep_of_dead_letters(&plan.name, plan.keep_dead_letters);
+            Kept::new(upkeep, format!("dead_letters.{}", plan.name), &plan.name)
+        })
         .collect();
+    let plans = plans.to_vec();
     let io = host.io("upkeep-io")?;
     Background::start("upkeep", host, move |stop| {
         let work = Work {
             store,
+            plans,
             publisher,
+            status,
             stop,
             io,
             tables: BTreeMap::new(),
             letters,
-            clock,
+            clock: Clock::default(),
             is_cut_off: false,
         };
         work.run();
@@ -66,54 +71,112 @@ pub(crate) fn start(
 /// One table, and when it may be looked at again.
 struct Kept {
     upkeep: Upkeep,
+    /// What SQL calls it, which is what a person looks for.
+    name: String,
+    pipeline: Arc<str>,
     not_before: Option<Instant>,
+    /// What of its log was damaged, and when that was seen.
+    damaged: Option<(String, Instant)>,
+    /// Why it fails now, when it does.
+    failing: Option<String>,
 }
 
 impl Kept {
-    fn new(upkeep: Upkeep) -> Self {
+    fn new(upkeep: Upkeep, name: String, pipeline: &Arc<str>) -> Self {
         Self {
             upkeep,
+            name,
+            pipeline: pipeline.clone(),
             not_before: None,
+            damaged: None,
+            failing: None,
         }
     }
 
     fn waits(&self) -> bool {
         self.not_before.is_some_and(|until| Instant::now() < until)
     }
+
+    /// Does what is due, after which it is left alone for `pause`; whether it came to its end before this was told to stop.
+    fn keep_up(&mut self, io: &Runtime, stop: &Stop, clock: &mut Clock, pause: Duration) -> bool {
+        let begun = Instant::now();
+        let Some(outcome) = stop.unless_asked(io, self.upkeep.run()) else {
+            return false;
+        };
+        let table = &self.name;
+        let damaged = self.upkeep.take_damaged();
+        if !damaged.is_empty() {
+            let damaged = format!("{table}: {}", damaged.join("; "));
+            tracing::warn!("{damaged}");
+            self.damaged = Some((damaged, begun));
+        }
+        let (failing, pause) = match outcome {
+            Ok(done) => {
+                let took = begun.elapsed();
+                tracing::debug!(table, ?done, ?took, "kept up");
+                if let Some(ahead) = done.clock_ahead {
+                    clock.is_ahead(ahead);
+                }
+                (self.upkeep.failing().map(str::to_owned), pause)
+            }
+            Err(error) => {
+                tracing::warn!("the upkeep of {table} failed, commits go on: {error}");
+                (Some(error.to_string()), AFTER_TROUBLE)
+            }
+        };
+        self.failing = failing.map(|error| {
+            format!("the upkeep of {table} fails and is tried again, commits go on: {error}")
+        });
+        self.not_before = Some(Instant::now() + pause);
+        true
+    }
+
+    /// What is wrong with it, also in metrics.
+    fn troubles(&self) -> impl Iterator<Item = &str> {
+        let damaged = self.damaged.as_ref();
+        let damaged = damaged.filter(|(_, seen)| seen.elapsed() < DAMAGE_TOLD_FOR);
+        let gauge = |metric: &'static str, is_so: bool| {
+            metrics::gauge!(
+                metric, "pipeline" => self.pipeline.to_string(), "table" => self.name.clone()
+            )
+            .set(if is_so { 1.0 } else { 0.0 });
+        };
+        gauge("alluvium_log_damaged", damaged.is_some());
+        gauge("alluvium_upkeep_failing", self.failing.is_some());
+        let damaged = damaged.map(|(text, _)| text.as_str());
+        damaged.into_iter().chain(self.failing.as_deref())
+    }
 }
 
-/// Tells when this machine's clock is not that of the storage.
+/// Whether this machine's clock is that of the storage.
+#[derive(Default)]
 struct Clock {
-    status: Arc<StatusBoard>,
-    pipelines: Vec<Arc<str>>,
+    trouble: Option<String>,
 }
 
 impl Clock {
     /// It was `ahead` of the storage's by so many milliseconds; below zero it was behind.
-    fn tell(&self, ahead: i64) {
+    fn is_ahead(&mut self, ahead: i64) {
         metrics::gauge!("alluvium_clock_ahead_seconds").set(ahead as f64 / 1000.0);
         let is_wrong = ahead.unsigned_abs() >= WRONG_CLOCK.as_millis() as u64;
-        let text = is_wrong.then(|| {
+        self.trouble = is_wrong.then(|| {
             let side = if ahead > 0 { "ahead of" } else { "behind" };
             format!(
                 "this machine's clock is {} s {side} the storage's: `final` and freshness go by it; set it right",
                 ahead.unsigned_abs() / 1000
             )
         });
-        if let Some(text) = &text {
-            tracing::warn!("{text}");
-        }
-        for pipeline in &self.pipelines {
-            self.status.update(pipeline, |status| {
-                status.set_trouble(Trouble::Clock, text.clone());
-            });
+        if let Some(trouble) = &self.trouble {
+            tracing::warn!("{trouble}");
         }
     }
 }
 
 struct Work {
     store: Store,
+    plans: Vec<Arc<Plan>>,
     publisher: Arc<Publisher>,
+    status: Arc<StatusBoard>,
     stop: Stop,
     io: Runtime,
     tables: BTreeMap<Arc<str>, Kept>,
@@ -128,28 +191,22 @@ impl Work {
         while !self.stop.is_asked() {
             let published = self.publisher.current();
             for (name, table) in &published.tables {
-                let store = &self.store;
-                let kept = self
-                    .tables
-                    .entry(name.clone())
-                    .or_insert_with(|| Kept::new(store.upkeep(name)));
+                let Some(kept) = known(&mut self.tables, &self.store, &self.plans, name) else {
+                    continue;
+                };
                 if !kept.waits() && kept.upkeep.is_due(table.committed.version) {
                     self.is_cut_off |=
-                        !keep_up(&self.io, &self.stop, &self.clock, kept, Duration::ZERO);
+                        !kept.keep_up(&self.io, &self.stop, &mut self.clock, Duration::ZERO);
                 }
             }
             drop(published);
             for kept in &mut self.letters {
                 if !kept.waits() {
-                    self.is_cut_off |= !keep_up(
-                        &self.io,
-                        &self.stop,
-                        &self.clock,
-                        kept,
-                        LOOK_AT_LETTERS_EVERY,
-                    );
+                    self.is_cut_off |=
+                        !kept.keep_up(&self.io, &self.stop, &mut self.clock, LOOK_AT_LETTERS_EVERY);
                 }
             }
+            self.tell();
             self.stop.rest(LOOK_EVERY);
         }
         if self.is_cut_off {
@@ -158,31 +215,33 @@ impl Work {
             std::mem::forget(self.io);
         }
     }
+
+    /// Told with every look: a pipeline that does not run yet has another reason for that in its status.
+    fn tell(&self) {
+        for plan in &self.plans {
+            let all = self.tables.values().chain(&self.letters);
+            let troubles: Vec<&str> = all
+                .filter(|kept| kept.pipeline == plan.name)
+                .flat_map(Kept::troubles)
+                .collect();
+            let upkeep = (!troubles.is_empty()).then(|| troubles.join("; "));
+            self.status.update(&plan.name, |status| {
+                status.set_trouble(Trouble::Clock, self.clock.trouble.clone());
+                status.set_trouble(Trouble::Upkeep, upkeep);
+            });
+        }
+    }
 }
 
-/// Does what is due for one table, which is then left alone for `pause`; whether it came to its end before this was told to
-/// stop.
-fn keep_up(io: &Runtime, stop: &Stop, clock: &Clock, kept: &mut Kept, pause: Duration) -> bool {
-    let begun = Instant::now();
-    let outcome = stop.unless_asked(io, kept.upkeep.run());
-    let pause = match outcome {
-        None => return false,
-        Some(Ok(done)) => {
-            let took = begun.elapsed();
-            tracing::debug!(table = kept.upkeep.table(), ?done, ?took, "kept up");
-            if let Some(ahead) = done.clock_ahead {
-                clock.tell(ahead);
-            }
-            pause
-        }
-        Some(Err(error)) => {
-            let table = kept.upkeep.table();
-            tracing::warn!(
-                "the upkeep of {table} is tried again in {AFTER_TROUBLE:?}, commits go on: {error}"
-            );
-            AFTER_TROUBLE
-        }
-    };
-    kept.not_before = Some(Instant::now() + pause);
-    true
+/// The upkeep of a published table, which begins when it is first published.
+fn known<'a>(
+    tables: &'a mut BTreeMap<Arc<str>, Kept>,
+    store: &Store,
+    plans: &[Arc<Plan>],
+    name: &Arc<str>,
+) -> Option<&'a mut Kept> {
+    let writes = |plan: &&Arc<Plan>| plan.tables.iter().any(|table| table.name == *name);
+    let plan = plans.iter().find(writes)?;
+    let begun = || Kept::new(store.upkeep(name), name.to_string(), &plan.name);
+    Some(tables.entry(name.clone()).or_insert_with(begun))
 }

@@ -201,7 +201,7 @@ mod tests {
         };
         let delay = watermarks.rule.max_delay;
         let times = watermarks.times(partition, Instant::now()).unwrap();
-        times.settle(&mut [batch], delay, 1)[0]
+        times.settle(&mut [batch], delay, 1)[0].events()
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::{
     dead_letters, ledger,
     log::{LOAD_ATTEMPTS, Listing, TableLog},
     log_checkpoint::write_checkpoint,
+    snapshot::Snapshot,
     sweep::sweep_orphans,
 };
 
@@ -50,6 +51,10 @@ pub struct Upkeep {
     /// The newest log checkpoint that was seen, 0 when there is none; `None` before the first look.
     checkpoint: Option<i64>,
     last_clean: Option<Moment>,
+    /// Why the last clean-up did not come to its end.
+    failing: Option<String>,
+    /// What of the log could not be read, and what that means.
+    damaged: Vec<String>,
 }
 
 /// What is kept up where the rows are dead letters.
@@ -84,6 +89,8 @@ impl Upkeep {
             letters,
             checkpoint: None,
             last_clean: None,
+            failing: None,
+            damaged: Vec::new(),
         }
     }
 
@@ -102,6 +109,16 @@ impl Upkeep {
         self.last_clean.is_none_or(|last| last.age() >= CLEAN_EVERY)
     }
 
+    /// What of the log could not be read since this was asked, and what that means: a sentence each (S9).
+    pub fn take_damaged(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.damaged)
+    }
+
+    /// Why the last clean-up failed, if it did. The next one comes within the hour, as each costs a version.
+    pub fn failing(&self) -> Option<&str> {
+        self.failing.as_deref()
+    }
+
     /// Log checkpoint, ledger, log clean-up and the sweeping of orphans, each when it is due. A table that does not exist
     /// needs nothing. May be dropped at any point, as a crash would.
     ///
@@ -114,25 +131,51 @@ impl Upkeep {
             return Ok(done);
         };
         self.store.prove().await?;
-        let (store, log, snapshot) = (&self.store, &self.log, &mut snapshot);
-        let written = write_checkpoint(store, log, snapshot).await;
+        let passed_over: Vec<i64> = snapshot
+            .passed_over
+            .iter()
+            .map(|(version, _)| *version)
+            .collect();
+        let written = write_checkpoint(&self.store, &self.log, &mut snapshot).await;
         self.checkpoint = Some(snapshot.checkpoint.unwrap_or(0));
+        let meanwhile = match written {
+            Ok(Some(_)) => "another one took its place",
+            _ => "older ones and log entries say the same until another one takes its place",
+        };
+        self.damaged.extend(passed_over.into_iter().map(|version| {
+            format!("the log checkpoint of version {version} could not be read; {meanwhile}")
+        }));
         if self.is_clean_due() {
-            let asked_at = wall_millis();
-            let now = store.now().await?;
-            done.clock_ahead = Some(ahead(now, asked_at, wall_millis()));
-            if let Some(Letters { pipeline, keep }) = &self.letters {
-                done.files_expired =
-                    dead_letters::expire(store, log, snapshot, pipeline, *keep, now).await?;
-            }
-            let cleaned = clean_log(store, log, snapshot.log_retention(), now).await;
-            // Where something cannot be deleted, each try costs a version.
-            self.last_clean = Some(Moment::now());
-            done.orphans_removed = sweep_orphans(store, log, snapshot, now).await?;
-            (done.ledger_entries, done.log_files_removed) = cleaned?;
+            let cleaned = self.clean(&mut snapshot, &mut done).await;
+            self.failing = cleaned.as_ref().err().map(StoreError::to_string);
+            cleaned?;
         }
         done.checkpoint = written?;
         Ok(done)
+    }
+
+    async fn clean(
+        &mut self,
+        snapshot: &mut Snapshot,
+        done: &mut Maintenance,
+    ) -> Result<(), StoreError> {
+        let (store, log) = (&self.store, &self.log);
+        let asked_at = wall_millis();
+        let now = store.now().await?;
+        done.clock_ahead = Some(ahead(now, asked_at, wall_millis()));
+        if let Some(Letters { pipeline, keep }) = &self.letters {
+            done.files_expired =
+                dead_letters::expire(store, log, snapshot, pipeline, *keep, now).await?;
+        }
+        let cleaned = clean_log(store, log, snapshot.log_retention(), now).await;
+        // Where something cannot be deleted, each try costs a version.
+        self.last_clean = Some(Moment::now());
+        done.orphans_removed = sweep_orphans(store, log, snapshot, now).await?;
+        let cleaned = cleaned?;
+        done.ledger_entries = cleaned.ledger_entries;
+        done.log_files_removed = cleaned.log_files_removed;
+        self.damaged.extend(cleaned.damaged);
+        Ok(())
     }
 }
 
@@ -145,6 +188,14 @@ fn ahead(stamped: i64, before: i64, after: i64) -> i64 {
     }
 }
 
+/// What clean-up did, and what stood in its way.
+#[derive(Debug, Default)]
+struct Cleaned {
+    ledger_entries: usize,
+    log_files_removed: usize,
+    damaged: Option<String>,
+}
+
 /// Copies expired commits to the ledger, and only then removes their entries, and the log checkpoints of these. All of it goes by one
 /// listing: what was read of the table before, or is listed later, can differ in what goes.
 async fn clean_log(
@@ -152,11 +203,11 @@ async fn clean_log(
     log: &TableLog,
     retention: Duration,
     now: i64,
-) -> Result<(usize, usize), StoreError> {
+) -> Result<Cleaned, StoreError> {
     let cutoff = now.saturating_sub(millis(retention));
     let listing = log.list().await?;
     let Some(trusted) = trusted_checkpoint(log, &listing, cutoff).await? else {
-        return Ok((0, 0));
+        return Ok(Cleaned::default());
     };
     let expired: Vec<i64> = listing
         .entries
@@ -165,7 +216,7 @@ async fn clean_log(
         .map(|(version, _)| *version)
         .collect();
     if expired.is_empty() {
-        return Ok((0, 0));
+        return Ok(Cleaned::default());
     }
     let mut records: Vec<CommitRecord> = Vec::new();
     let mut entries = futures::stream::iter(expired.clone())
@@ -192,15 +243,17 @@ async fn clean_log(
         let table_id = || trusted.table_id.as_str().into();
         record.table_id.get_or_insert_with(table_id);
     }
-    let entries = ledger::append(store, &log.table, &trusted.table_id, records).await?;
+    let mut cleaned = Cleaned {
+        ledger_entries: ledger::append(store, &log.table, &trusted.table_id, records).await?,
+        ..Cleaned::default()
+    };
     if let Some(error) = unreadable {
         // The table reads well without it. What it says is not lost for good while it lies there.
-        tracing::warn!(
-            "the log of {} is not cleaned up any more: {error}. Restore that file from a copy, or move it away: then its \
-             commit is missing in the table's history",
-            log.table
-        );
-        return Ok((entries, 0));
+        cleaned.damaged = Some(format!(
+            "the log is not cleaned up any more: {error}. Restore that file from a copy, or move it away: then its commit is \
+             missing in the table's history"
+        ));
+        return Ok(cleaned);
     }
     let checkpoints = listing.checkpoint_files(trusted.version, cutoff).cloned();
     let files = expired
@@ -208,7 +261,8 @@ async fn clean_log(
         .map(|version| log.entry_path(*version))
         .chain(checkpoints)
         .collect();
-    Ok((entries, remove_all(store, log, files).await?))
+    cleaned.log_files_removed = remove_all(store, log, files).await?;
+    Ok(cleaned)
 }
 
 /// Removes files of a log; returns how many of them were still there.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::Lateness;
+
 /// Events of one table over some ranges: `events_in = counted + filtered + rejected` (P13).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Balance {
@@ -16,6 +18,9 @@ pub struct Balance {
     pub rejected: u64,
     /// Accepted events older than their partition's watermark just before them; they count.
     pub late: u64,
+    /// How far behind it they were. Of events that were committed before this was told, nothing is known.
+    #[serde(default, skip_serializing_if = "Lateness::is_empty")]
+    pub late_by: Lateness,
 }
 
 /// The balance does not balance.
@@ -34,6 +39,7 @@ impl Balance {
         self.filtered += other.filtered;
         self.rejected += other.rejected;
         self.late += other.late;
+        self.late_by.add(&other.late_by);
     }
 
     /// Returns itself when `events_in = counted + filtered + rejected`.

@@ -265,7 +265,8 @@ class Trial:
             began = self.start()
         flow.tell({"kind": "good"})
         flow.tell({"rate": RATE})
-        time.sleep(10)
+        # Letters of events that no table has read yet wait for that; these are replayed once it has.
+        site.wait_until_read(self.log, sent, 180)
         asked = time.monotonic()
         replay = site.commanded("replay", "poisoned", "--format", "json", patience=900)
         took = time.monotonic() - asked

@@ -1,6 +1,6 @@
 //! `system.*` shows what the status board and storage say.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use alluvium_plan::{PartitionStatus, PipelineState, StatusBoard, TableStatus};
 use alluvium_query::{Commit, Limits, QueryEngine};
@@ -12,7 +12,7 @@ use crate::support::*;
 async fn an_operator_sees_partitions_commits_tables_and_pipelines() {
     let shed = Shed::new();
     shed.put("clicks_per_minute", shed.table(vec![], 40, Some(1)).await);
-    *shed.history.lock().unwrap() = vec![Commit {
+    let commit = Commit {
         version: 3,
         committed_at: Some(Timestamp::from_micros(NOON)),
         kind: "commit".into(),
@@ -24,11 +24,19 @@ async fn an_operator_sees_partitions_commits_tables_and_pipelines() {
             counted: 7,
             filtered: 2,
             rejected: 1,
-            late: 3,
+            late: 4,
+            late_by: BTreeMap::from([("10".to_owned(), 2), ("more".to_owned(), 1)]).into(),
         }),
         ranges: vec![(partition(), OffsetRange::new(30, 40).unwrap())],
         replayed: None,
-    }];
+    };
+    let replay = Commit {
+        version: 4,
+        kind: "replay".into(),
+        replayed: Some(5),
+        ..Commit::default()
+    };
+    *shed.history.lock().unwrap() = vec![commit, replay];
     let board = Arc::new(StatusBoard::default());
     let engine = QueryEngine::new(shed, None, Some(board.clone()), Limits::default()).unwrap();
     let answer = async |sql: &str| {
@@ -63,8 +71,17 @@ async fn an_operator_sees_partitions_commits_tables_and_pipelines() {
     assert_eq!(
         answer("SELECT * FROM system.commits").await,
         [
-            "clicks_per_minute 3 2026-03-01T12:00:00Z commit web abc v1 10 7 2 1 3 \
-          [{\"end\":40,\"partition\":0,\"start\":30,\"topic\":\"clicks\"}] NULL"
+            "clicks_per_minute 3 2026-03-01T12:00:00Z commit web abc v1 10 7 2 1 4 \
+          [{\"end\":40,\"partition\":0,\"start\":30,\"topic\":\"clicks\"}] NULL",
+            "clicks_per_minute 4 NULL replay NULL NULL NULL NULL NULL NULL NULL NULL [] 5"
+        ]
+    );
+    assert_eq!(
+        answer("SELECT * FROM system.lateness ORDER BY more_than_seconds").await,
+        [
+            "clicks_per_minute 3 2026-03-01T12:00:00Z 1 10 2",
+            "clicks_per_minute 3 2026-03-01T12:00:00Z 604800 NULL 1",
+            "clicks_per_minute 3 2026-03-01T12:00:00Z NULL NULL 1"
         ]
     );
     assert_eq!(

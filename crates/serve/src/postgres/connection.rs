@@ -41,7 +41,7 @@ use super::{
     statement::{CopyForm, Rows, Statement},
 };
 
-const DOOR: &str = "postgres";
+pub(super) const DOOR: &str = "postgres";
 /// Most cursors of one connection.
 const MOST_CURSORS: usize = 16;
 

@@ -37,8 +37,10 @@ use pgwire::{
     },
 };
 
+use crate::outcomes;
+
 use super::{
-    connection::{Connection, Outcome, texts},
+    connection::{Connection, DOOR, Outcome, texts},
     refusal,
     send::{complete, send, send_rowless},
     statement::{self, Statement},
@@ -195,10 +197,16 @@ impl Handlers {
         let mut cancelled = self.0.place.begin();
         let described = tokio::select! {
             biased;
-            () = cancelled.ordered() => return Err(PgWireError::QueryCanceled),
+            () = cancelled.ordered() => {
+                outcomes::count(DOOR, "57014");
+                return Err(PgWireError::QueryCanceled);
+            }
             described = self.0.session()?.describe(sql, declared) => described,
         };
-        let described = described.map_err(|failed| refusal::of_query(&failed, sql, 0))?;
+        let described = described.map_err(|failed| {
+            outcomes::count(DOOR, failed.code());
+            refusal::of_query(&failed, sql, 0)
+        })?;
         Ok((described.parameters, described.schema))
     }
 }

@@ -344,22 +344,27 @@ async fn a_damaged_hint_is_no_hint() {
         };
         let store = suffer(&table, &case, damage, Comes::Truth).await.unwrap();
         let newest = read(&store).await.unwrap();
-        let done = written_checkpoint(&store, &case).await;
-        assert!(done == Some(newest.version) || done.is_none(), "{case}");
+        let (written, _) = kept_up(&store, &case).await;
+        assert!(
+            written == Some(newest.version) || written.is_none(),
+            "{case}"
+        );
         assert_eq!(read(&store).await.unwrap(), newest, "{case}");
     }
 }
 
-/// What the upkeep of a server that finds any new version worth a log checkpoint writes. It must not fail.
-async fn written_checkpoint(store: &Store, case: &str) -> Option<i64> {
+/// What the upkeep of a server that finds any new version worth a log checkpoint writes, and what it says of damage. It must
+/// not fail.
+async fn kept_up(store: &Store, case: &str) -> (Option<i64>, Vec<String>) {
     let mut upkeep = Store::over(store.object_store(), unhurried()).upkeep(TABLE);
-    match upkeep.run().await {
+    let written = match upkeep.run().await {
         Ok(done) => done.checkpoint,
         // The library also asks for columns that nobody here reads: a bit of their names is one of a hundred. Commits and
         // readers go on, and the log says what the library stumbles over.
         Err(StoreError::Delta { .. }) if case.starts_with("a flipped bit") => None,
         Err(error) => panic!("{case}: {error}"),
-    }
+    };
+    (written, upkeep.take_damaged())
 }
 
 /// Ways to damage a log checkpoint.
@@ -431,9 +436,10 @@ async fn a_damaged_checkpoint_is_passed_over_while_entries_say_the_same() {
         let store = suffer(&table, &case, damage, Comes::Truth).await.unwrap();
         // It neither ends all later ones (S10), nor lets clean-up take what says the same.
         let newest = read(&store).await.unwrap();
-        let done = written_checkpoint(&store, &case).await;
+        let (written, told) = kept_up(&store, &case).await;
         assert!(
-            done == Some(newest.version) || done.is_none() && case.starts_with("a flipped bit"),
+            written == Some(newest.version)
+                || written.is_none() && case.starts_with("a flipped bit"),
             "{case}"
         );
         assert_eq!(read(&store).await.unwrap(), newest, "{case}");
@@ -444,6 +450,8 @@ async fn a_damaged_checkpoint_is_passed_over_while_entries_say_the_same() {
         // What Parquet reads past is as good as whole.
         let may_be_whole = ["a flipped bit", "zeroed", "twice", "with a tail"];
         let is_kept = kept.contains_key(&path);
+        // It was passed over when it is gone, and then that is told.
+        assert!(is_kept || told.len() == 1, "{case}: {told:?}");
         assert!(
             !is_kept || may_be_whole.iter().any(|start| case.starts_with(start)),
             "{case}"
@@ -937,10 +945,16 @@ async fn a_damaged_old_entry_stops_neither_sweeps_nor_checkpoints() {
     objects
         .age
         .store(30 * 24 * 3600, std::sync::atomic::Ordering::Relaxed);
-    let done = store.upkeep(TABLE).run().await.unwrap();
+    let mut upkeep = store.upkeep(TABLE);
+    let done = upkeep.run().await.unwrap();
     assert_eq!(done.checkpoint, Some(NEWEST));
     assert_eq!((done.log_files_removed, done.orphans_removed), (0, 1));
     assert!(done.ledger_entries >= 7, "{done:?}");
+    let told = upkeep.take_damaged();
+    assert!(
+        told.len() == 1 && told[0].contains("version 7 of"),
+        "{told:?}"
+    );
     let after = read(&store).await.unwrap();
     assert_eq!(after.totals, table.truth.totals);
 }
@@ -954,7 +968,8 @@ async fn a_hint_that_is_ahead_of_the_log_is_healed() {
     let ahead = replaced(&table.now[&hint()], &named, "\"version\":4711");
     objects.insert(hint(), ahead);
     let store = store_of(&objects).await;
-    assert_eq!(written_checkpoint(&store, "ahead").await, Some(NEWEST));
+    let (written, told) = kept_up(&store, "ahead").await;
+    assert_eq!((written, told), (Some(NEWEST), Vec::new()));
     let healed = store.object_store().get(&Path::from(hint())).await.unwrap();
     let healed: serde_json::Value = serde_json::from_slice(&healed.bytes().await.unwrap()).unwrap();
     assert_eq!(healed["version"], NEWEST);

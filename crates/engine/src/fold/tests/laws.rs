@@ -132,7 +132,7 @@ struct Outcome {
         Option<String>,
         Option<Bytes>,
     )>,
-    late: Vec<u64>,
+    late: Vec<alluvium_types::Lateness>,
     newest: Option<Timestamp>,
 }
 

@@ -1,6 +1,4 @@
-//! Commits neither wait for the upkeep of their tables nor end with it (P37).
-
-#![allow(clippy::unwrap_used)]
+//! Commits neither wait for the upkeep of their tables nor end with it, and what is wrong with it is told (P37, S9).
 
 use std::{
     fmt,
@@ -13,9 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium_plan::{Environment, PipelineState, SourceFile, load_pipeline};
-use alluvium_runtime::{PipelineConfig, Running, Server, ServerConfig};
-use alluvium_source::{Broker, EmbeddedBroker, EventProducer};
+use alluvium_plan::PipelineState;
+use alluvium_runtime::Running;
+use alluvium_source::{Broker, EventProducer};
 use alluvium_store::{Store, StoreRules};
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream::BoxStream};
@@ -25,25 +23,9 @@ use object_store::{
     memory::InMemory, path::Path,
 };
 
-const PIPELINE: &str = "\
-version: 1
-source:
-  kafka: {connection: main, topics: [events], start: earliest}
-decode:
-  json: {schema: event.yaml}
-event_time: {column: ts}
-commit_every: 100ms
-refresh_every: 50ms
-tables:
-  per_key:
-    window: {tumbling: 1m}
-    group_by: {key: key}
-    measures: {events: count(*)}
-";
-const SCHEMA: &str = "version: 1\ncolumns: {ts: timestamp, key: string}\n";
-const EVENT: &[u8] = br#"{"ts":"2026-03-01T12:00:00Z","key":"k"}"#;
+use crate::site::{EVENT, broker, plan, reason, serve};
 
-/// A store that does not answer some puts until it is let.
+/// A store that does not answer some puts until it is let, or refuses them.
 #[derive(Clone, Debug)]
 struct SlowStore {
     inner: Arc<InMemory>,
@@ -53,6 +35,8 @@ struct SlowStore {
     waiting: Arc<AtomicUsize>,
     /// It lets everybody create what is there already (S8).
     overwrites: bool,
+    /// It refuses the puts that would wait.
+    refuses: bool,
 }
 
 impl SlowStore {
@@ -63,6 +47,7 @@ impl SlowStore {
             is_held: Arc::new(AtomicBool::new(true)),
             waiting: Arc::default(),
             overwrites: false,
+            refuses: false,
         }
     }
 }
@@ -84,7 +69,14 @@ impl ObjectStore for SlowStore {
         if self.overwrites {
             opts.mode = PutMode::Overwrite;
         }
-        if path.as_ref().contains(self.held) {
+        let is_held = path.as_ref().contains(self.held) && self.is_held.load(Ordering::SeqCst);
+        if is_held && self.refuses {
+            return Err(object_store::Error::PermissionDenied {
+                path: path.to_string(),
+                source: "no rights".into(),
+            });
+        }
+        if is_held {
             self.waiting.fetch_add(1, Ordering::SeqCst);
             while self.is_held.load(Ordering::SeqCst) {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -127,23 +119,12 @@ impl ObjectStore for SlowStore {
 
 /// A server over such a store, whose log checkpoints are due every five commits.
 fn start(objects: &SlowStore, brokers: &str) -> Running {
-    let mut schema = |_: &std::path::Path| Ok(SCHEMA.as_bytes().to_vec());
-    let source = SourceFile::new("events.yaml", PIPELINE);
-    let (plan, _) = load_pipeline(&source, &mut schema, &Environment::default()).unwrap();
     let rules = StoreRules {
         checkpoint_every: NonZeroU32::new(5).unwrap(),
         ..StoreRules::default()
     };
-    let config = ServerConfig {
-        pipelines: vec![PipelineConfig {
-            plan: Arc::new(plan),
-            cluster: Arc::new(Broker::new(brokers)),
-        }],
-        workers: 1,
-        ingest_bytes: 64 << 20,
-        instance: None,
-    };
-    Server::start(config, Store::over(Arc::new(objects.clone()), rules)).unwrap()
+    let store = Store::over(Arc::new(objects.clone()), rules);
+    serve(plan("string"), Broker::new(brokers), store)
 }
 
 fn version(running: &Running) -> i64 {
@@ -184,7 +165,7 @@ fn flow(
 
 #[test]
 fn a_pipeline_writes_nothing_to_a_store_that_overwrites() {
-    let broker = EmbeddedBroker::start(None, &[("events".into(), 1)]).unwrap();
+    let broker = broker();
     let objects = SlowStore {
         overwrites: true,
         ..SlowStore::holding("nothing")
@@ -219,7 +200,7 @@ fn a_pipeline_writes_nothing_to_a_store_that_overwrites() {
 fn upkeep_that_never_ends_delays_neither_commits_nor_the_end() {
     // Clean-up begins with the first, and what is called a checkpoint is written in the second.
     for held in ["probes/time-", ".checkpoint.parquet"] {
-        let broker = EmbeddedBroker::start(None, &[("events".into(), 1)]).unwrap();
+        let broker = broker();
         let brokers = broker.brokers();
         let mut producer = EventProducer::new(&Broker::new(&brokers), "events").unwrap();
         let objects = SlowStore::holding(held);
@@ -248,4 +229,76 @@ fn upkeep_that_never_ends_delays_neither_commits_nor_the_end() {
         let stopped = running.join(Duration::from_secs(20)).expect("it ends");
         assert!(stopped.iter().all(|pipeline| pipeline.error.is_none()));
     }
+}
+
+#[test]
+fn upkeep_that_fails_is_told_while_commits_go_on() {
+    let broker = broker();
+    let brokers = broker.brokers();
+    let mut producer = EventProducer::new(&Broker::new(&brokers), "events").unwrap();
+    let objects = SlowStore {
+        refuses: true,
+        ..SlowStore::holding("probes/time-")
+    };
+    let running = start(&objects, &brokers);
+    let told = "the upkeep of per_key fails";
+    flow(&running, &mut producer, -1, |_| {
+        reason(&running).contains(told)
+    });
+    let from = version(&running);
+    flow(&running, &mut producer, from, |now| now >= from + 5);
+    assert!(
+        reason(&running).contains("no rights"),
+        "{}",
+        reason(&running)
+    );
+    running.drain();
+    let stopped = running.join(Duration::from_secs(20)).expect("it ends");
+    assert!(stopped.iter().all(|pipeline| pipeline.error.is_none()));
+}
+
+#[test]
+fn a_damaged_log_checkpoint_is_told_and_replaced() {
+    let broker = broker();
+    let brokers = broker.brokers();
+    let mut producer = EventProducer::new(&Broker::new(&brokers), "events").unwrap();
+    let objects = SlowStore::holding("nothing");
+    let running = start(&objects, &brokers);
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.unwrap();
+    let log = Path::from("tables/per_key/_delta_log");
+    // The newest whose sum is noted: one that nobody looks at again before the next is due.
+    let vouched_for = async || {
+        let hint = objects
+            .inner
+            .get(&log.clone().join("_last_checkpoint"))
+            .await
+            .ok()?;
+        let hint: serde_json::Value = serde_json::from_slice(&hint.bytes().await.ok()?).ok()?;
+        let is_noted = hint.to_string().contains("alluvium.lines");
+        is_noted.then(|| hint["version"].as_i64())?
+    };
+    let mut damaged = None;
+    flow(&running, &mut producer, -1, |_| {
+        if reason(&running).contains("per_key: the log checkpoint of version") {
+            return true;
+        }
+        // Another server, or this one, may have written a newer one before the damage was done: then that is damaged, too.
+        let newest = runtime.block_on(vouched_for());
+        if let Some(version) = newest.filter(|_| newest > damaged) {
+            let path = log
+                .clone()
+                .join(format!("{version:020}.checkpoint.parquet"));
+            let put = objects.inner.put(&path, "no Parquet".into());
+            runtime.block_on(put).unwrap();
+            damaged = newest;
+        }
+        false
+    });
+    flow(&running, &mut producer, -1, |_| {
+        runtime.block_on(vouched_for()) > damaged
+    });
+    running.drain();
+    let stopped = running.join(Duration::from_secs(20)).expect("it ends");
+    assert!(stopped.iter().all(|pipeline| pipeline.error.is_none()));
 }

@@ -1,0 +1,72 @@
+//! The pipeline that these servers run, and where they run it.
+
+use std::{path::Path, sync::Arc};
+
+use alluvium_plan::{Environment, Plan, SourceFile, load_pipeline};
+use alluvium_runtime::{PipelineConfig, Running, Server, ServerConfig};
+use alluvium_source::{Cluster, EmbeddedBroker};
+use alluvium_store::Store;
+
+const HEAD: &str = "\
+version: 1
+source:
+  kafka: {connection: main, topics: [events], start: earliest}
+decode:
+  json: {schema: event.yaml}
+event_time: {column: ts}
+commit_every: 100ms
+refresh_every: 50ms
+";
+const PER_KEY: &str = "\
+tables:
+  per_key:
+    window: {tumbling: 1m}
+    group_by: {key: key}
+    measures: {events: count(*)}
+";
+
+/// One that the pipeline takes where `more` is text.
+pub(crate) const EVENT: &[u8] = br#"{"ts":"2026-03-01T12:00:00Z","key":"k","more":"m"}"#;
+
+/// The pipeline, with events whose `more` is of this type.
+pub(crate) fn plan(more: &str) -> Arc<Plan> {
+    plan_of(PER_KEY, &format!("more: {more}"))
+}
+
+/// The same with other tables, and other columns beside `ts` and `key`.
+pub(crate) fn plan_of(tables: &str, columns: &str) -> Arc<Plan> {
+    let columns = format!("version: 1\ncolumns: {{ts: timestamp, key: string, {columns}}}\n");
+    let mut schema = |_: &Path| Ok(columns.clone().into_bytes());
+    let source = SourceFile::new("events.yaml", format!("{HEAD}{tables}"));
+    let (plan, _) = load_pipeline(&source, &mut schema, &Environment::default()).unwrap();
+    Arc::new(plan)
+}
+
+/// A broker with the pipeline's topic.
+pub(crate) fn broker() -> EmbeddedBroker {
+    EmbeddedBroker::start(None, &[("events".into(), 1)]).unwrap()
+}
+
+/// A server of one worker that runs it.
+pub(crate) fn serve(plan: Arc<Plan>, cluster: impl Cluster, store: Store) -> Running {
+    let config = ServerConfig {
+        pipelines: vec![PipelineConfig {
+            plan,
+            cluster: Arc::new(cluster),
+        }],
+        workers: 1,
+        ingest_bytes: 64 << 20,
+        instance: None,
+    };
+    Server::start(config, store).unwrap()
+}
+
+/// Why its pipeline is not simply running; empty when it is.
+pub(crate) fn reason(running: &Running) -> String {
+    let reason = running
+        .status()
+        .all()
+        .pop()
+        .and_then(|status| status.reason);
+    reason.unwrap_or_default()
+}
