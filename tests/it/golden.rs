@@ -201,8 +201,7 @@ async fn run(plan: &Arc<Plan>, lines: &[ReplayLine], store: &Store, cut: Cut) ->
                 balance.add(&part.tables[position].balance);
                 panes.push(std::mem::take(&mut part.tables[position].panes));
             }
-            balance.late = late[position].events();
-            balance.late_by = late[position];
+            let balance = balance.with_late(late[position]);
             let merged =
                 merge_panes(&plan.tables[position].shape, panes, &budget).expect("panes merge");
             let staged = writer

@@ -372,8 +372,7 @@ impl Committer {
                 balance.add(&part.balance);
                 panes.append(&mut part.panes);
             }
-            balance.late = late[position].events();
-            balance.late_by = late[position];
+            let balance = balance.with_late(late[position]);
             let balance = balance.checked().map_err(|source| RuntimeError::Balance {
                 pipeline: self.plan.name.clone(),
                 table: self.plan.tables[position].name.clone(),

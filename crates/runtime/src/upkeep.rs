@@ -131,20 +131,27 @@ impl Kept {
         true
     }
 
-    /// What is wrong with it, also in metrics.
-    fn troubles(&self) -> impl Iterator<Item = &str> {
+    fn damaged(&self) -> Option<&str> {
         let damaged = self.damaged.as_ref();
         let damaged = damaged.filter(|(_, seen)| seen.elapsed() < DAMAGE_TOLD_FOR);
+        damaged.map(|(text, _)| text.as_str())
+    }
+
+    /// What is wrong with it.
+    fn troubles(&self) -> impl Iterator<Item = &str> {
+        self.damaged().into_iter().chain(self.failing.as_deref())
+    }
+
+    /// The same as metrics, of which the first ends by itself.
+    fn measure(&self) {
         let gauge = |metric: &'static str, is_so: bool| {
             metrics::gauge!(
                 metric, "pipeline" => self.pipeline.to_string(), "table" => self.name.clone()
             )
             .set(if is_so { 1.0 } else { 0.0 });
         };
-        gauge("alluvium_log_damaged", damaged.is_some());
+        gauge("alluvium_log_damaged", self.damaged().is_some());
         gauge("alluvium_upkeep_failing", self.failing.is_some());
-        let damaged = damaged.map(|(text, _)| text.as_str());
-        damaged.into_iter().chain(self.failing.as_deref())
     }
 }
 
@@ -218,6 +225,10 @@ impl Work {
 
     /// Told with every look: a pipeline that does not run yet has another reason for that in its status.
     fn tell(&self) {
+        self.tables
+            .values()
+            .chain(&self.letters)
+            .for_each(Kept::measure);
         for plan in &self.plans {
             let all = self.tables.values().chain(&self.letters);
             let troubles: Vec<&str> = all

@@ -42,6 +42,15 @@ impl Balance {
         self.late_by.add(&other.late_by);
     }
 
+    /// So many events were late, and by so much.
+    pub fn with_late(self, late_by: Lateness) -> Self {
+        Self {
+            late: late_by.events(),
+            late_by,
+            ..self
+        }
+    }
+
     /// Returns itself when `events_in = counted + filtered + rejected`.
     ///
     /// # Errors

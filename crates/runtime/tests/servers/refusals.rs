@@ -1,16 +1,13 @@
 //! What tables refuse, each for itself, counts together in the rule that stops a pipeline.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use alluvium_plan::PipelineState;
 use alluvium_source::{Broker, EventProducer};
 use alluvium_store::{Store, StoreRules};
 use object_store::memory::InMemory;
 
-use crate::site::{broker, plan_of, reason, serve};
+use crate::site::{broker, plan_of, reason, serve, wait_for};
 
 const TABLES: &str = "\
 tables:
@@ -48,18 +45,13 @@ fn what_different_tables_refuse_adds_up() {
             producer.send(None, None, event.as_bytes(), None).unwrap();
         }
         producer.flush(Duration::from_secs(30)).unwrap();
-        let store = Store::over(std::sync::Arc::new(InMemory::new()), StoreRules::default());
+        let store = Store::over(Arc::new(InMemory::new()), StoreRules::default());
         let running = serve(plan_of(TABLES, "one: int, two: int"), cluster, store);
-        let begun = Instant::now();
-        let ended = loop {
-            let status = running.status().all().pop().unwrap_or_default();
+        let ended = wait_for(&running, 60, |status| {
             let taken = status.tables.iter().map(|table| table.balance.events_in);
-            if status.state == PipelineState::Stopped || taken.min() == Some(300) {
-                break status.state;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(60), "{status:?}");
-            thread::sleep(Duration::from_millis(20));
-        };
+            let is_over = status.state == PipelineState::Stopped || taken.min() == Some(300);
+            is_over.then_some(status.state)
+        });
         let why = reason(&running);
         assert_eq!(ended == PipelineState::Stopped, stops, "{ended:?}: {why}");
         assert_eq!(why.contains("stop_if"), stops, "{why}");

@@ -1,10 +1,6 @@
 //! A replay goes on to the last letter, however many there are that are none of its table's (P23).
 
-use std::{
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use alluvium_runtime::{Halt, Refused, Replaying, Running};
 use alluvium_source::{Broker, EventProducer};
@@ -12,23 +8,42 @@ use alluvium_store::{Store, StoreRules};
 use alluvium_types::{Balance, MemoryBudget, Reject, Stage, Timestamp, TopicPartition};
 use object_store::memory::InMemory;
 
-use crate::site::{broker, plan, serve};
+use crate::site::{broker, plan, serve, wait_for};
 
 const GOOD: &[u8] = br#"{"ts":"2026-03-01T12:00:00Z","key":"k","more":1}"#;
 const REFUSED: &[u8] = br#"{"ts":"2026-03-01T12:00:00Z","key":"k","more":"one"}"#;
 
 /// Waits for the table's first `events` to be committed.
 fn committed(running: &Running, events: u64) -> Balance {
-    let begun = Instant::now();
-    loop {
-        let status = running.status().all();
-        let tables = status.iter().flat_map(|pipeline| &pipeline.tables);
-        let balance = tables.map(|table| table.balance).next();
-        match balance.filter(|balance| balance.events_in == events) {
-            Some(balance) => return balance,
-            None => assert!(begun.elapsed() < Duration::from_secs(60), "{status:?}"),
-        }
-        thread::sleep(Duration::from_millis(20));
+    wait_for(running, 60, |status| {
+        let balance = status.tables.first()?.balance;
+        (balance.events_in == events).then_some(balance)
+    })
+}
+
+/// A store with these letters, and where its requests run.
+fn store_with(letters: &[Reject]) -> (Store, tokio::runtime::Runtime) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let store = Store::over(Arc::new(InMemory::new()), StoreRules::default());
+    runtime.block_on(async {
+        let mut table = store.dead_letters("events").await.unwrap();
+        let written = table.commit(letters, "before", Timestamp::default());
+        written.await.unwrap();
+    });
+    (store, runtime)
+}
+
+/// After the pipeline was mended.
+fn replaying(store: Store, runtime: &tokio::runtime::Runtime) -> Replaying {
+    Replaying {
+        store,
+        plan: plan("string"),
+        refused: Refused::Stop,
+        io: runtime.handle().clone(),
+        budget: MemoryBudget::new(4 << 20),
     }
 }
 
@@ -57,20 +72,11 @@ fn send(producer: &mut EventProducer, events: &[&[u8]]) {
 
 #[test]
 fn letters_that_are_none_of_its_do_not_end_a_replay() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_time()
-        .build()
-        .unwrap();
-    let store = Store::over(Arc::new(InMemory::new()), StoreRules::default());
     // A server was killed behind these, before its tables had them. By the file that was in force afterwards the events are good.
     let many: Vec<Reject> = (0..10)
         .map(|offset| letter(offset, &[b' '; 300_000]))
         .collect();
-    runtime.block_on(async {
-        let mut letters = store.dead_letters("events").await.unwrap();
-        let written = letters.commit(&many, "before", Timestamp::default());
-        written.await.unwrap();
-    });
+    let (store, runtime) = store_with(&many);
 
     let broker = broker();
     let cluster = Broker::new(broker.brokers());
@@ -86,13 +92,7 @@ fn letters_that_are_none_of_its_do_not_end_a_replay() {
     running.join(Duration::from_secs(20)).expect("it ends");
 
     // Those of the first version are more than half of what may be held.
-    let replaying = Replaying {
-        store,
-        plan: plan("string"),
-        refused: Refused::Stop,
-        io: runtime.handle().clone(),
-        budget: MemoryBudget::new(4 << 20),
-    };
+    let replaying = replaying(store, &runtime);
     let mut told = Vec::new();
     let done = replaying
         .run(0, &mut |done| told.push(done.letters))
@@ -108,30 +108,14 @@ fn letters_that_are_none_of_its_do_not_end_a_replay() {
 
 #[test]
 fn letters_wait_until_their_table_has_read_on() {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_time()
-        .build()
-        .unwrap();
-    let store = Store::over(Arc::new(InMemory::new()), StoreRules::default());
-    runtime.block_on(async {
-        let mut letters = store.dead_letters("events").await.unwrap();
-        let refused = [letter(3, REFUSED)];
-        let written = letters.commit(&refused, "before", Timestamp::default());
-        written.await.unwrap();
-    });
+    let (store, runtime) = store_with(&[letter(3, REFUSED)]);
     let broker = broker();
     let cluster = Broker::new(broker.brokers());
     let mut producer = EventProducer::new(&cluster, "events").unwrap();
     let running = serve(plan("bigint"), cluster, store.clone());
     send(&mut producer, &[GOOD; 2]);
     committed(&running, 2);
-    let replaying = Replaying {
-        store,
-        plan: plan("string"),
-        refused: Refused::Stop,
-        io: runtime.handle().clone(),
-        budget: MemoryBudget::new(4 << 20),
-    };
+    let replaying = replaying(store, &runtime);
     let early = replaying
         .run(0, &mut |_| panic!("nothing is committed"))
         .unwrap();

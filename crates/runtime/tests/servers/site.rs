@@ -1,8 +1,13 @@
 //! The pipeline that these servers run, and where they run it.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use alluvium_plan::{Environment, Plan, SourceFile, load_pipeline};
+use alluvium_plan::{Environment, PipelineStatus, Plan, SourceFile, load_pipeline};
 use alluvium_runtime::{PipelineConfig, Running, Server, ServerConfig};
 use alluvium_source::{Cluster, EmbeddedBroker};
 use alluvium_store::Store;
@@ -59,6 +64,23 @@ pub(crate) fn serve(plan: Arc<Plan>, cluster: impl Cluster, store: Store) -> Run
         instance: None,
     };
     Server::start(config, store).unwrap()
+}
+
+/// Waits for so many seconds at most until its pipeline's status has what is looked for.
+pub(crate) fn wait_for<T>(
+    running: &Running,
+    seconds: u64,
+    has: impl Fn(&PipelineStatus) -> Option<T>,
+) -> T {
+    let begun = Instant::now();
+    loop {
+        let status = running.status().all().pop().unwrap_or_default();
+        match has(&status) {
+            Some(found) => return found,
+            None => assert!(begun.elapsed() < Duration::from_secs(seconds), "{status:?}"),
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// Why its pipeline is not simply running; empty when it is.

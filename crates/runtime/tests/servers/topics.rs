@@ -1,11 +1,6 @@
 //! A broker that is older than ids of topics serves, and the status says what is not noticed then (P18).
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use alluvium_plan::PipelineState;
 use alluvium_source::{Assignments, Broker, Cluster, Drain, SourceError, Subscription};
@@ -13,7 +8,7 @@ use alluvium_store::{Store, StoreRules};
 use alluvium_types::{AssignmentGeneration, Timestamp, TopicId, TopicPartition};
 use object_store::memory::InMemory;
 
-use crate::site::{broker, plan, reason, serve};
+use crate::site::{broker, plan, reason, serve, wait_for};
 
 /// As Kafka was before 2.8.
 #[derive(Debug)]
@@ -73,17 +68,10 @@ fn topics_without_ids_are_told() {
             true => serve(plan("string"), cluster, store),
             false => serve(plan("string"), WithoutIds(cluster), store),
         };
-        let begun = Instant::now();
-        let is_running = |running: &alluvium_runtime::Running| {
-            let status = running.status().all().pop();
-            status.is_some_and(|status| {
-                status.state == PipelineState::Running && !status.partitions.is_empty()
-            })
-        };
-        while !is_running(&running) {
-            assert!(begun.elapsed() < Duration::from_secs(60), "it does not run");
-            thread::sleep(Duration::from_millis(10));
-        }
+        wait_for(&running, 60, |status| {
+            let runs = status.state == PipelineState::Running && !status.partitions.is_empty();
+            runs.then_some(())
+        });
         let reason = reason(&running);
         assert_eq!(reason.contains("no id of events"), !gives_ids, "{reason}");
         running.drain();

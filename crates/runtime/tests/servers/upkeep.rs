@@ -23,7 +23,7 @@ use object_store::{
     memory::InMemory, path::Path,
 };
 
-use crate::site::{EVENT, broker, plan, reason, serve};
+use crate::site::{EVENT, broker, plan, reason, serve, wait_for};
 
 /// A store that does not answer some puts until it is let, or refuses them.
 #[derive(Clone, Debug)]
@@ -171,21 +171,10 @@ fn a_pipeline_writes_nothing_to_a_store_that_overwrites() {
         ..SlowStore::holding("nothing")
     };
     let running = start(&objects, &broker.brokers());
-    let begun = Instant::now();
-    let status = loop {
-        let status = running.status().all().pop();
-        if let Some(status) = status
-            && status.state == PipelineState::Stopped
-        {
-            break status;
-        }
-        assert!(
-            begun.elapsed() < Duration::from_secs(20),
-            "it does not stop"
-        );
-        thread::sleep(Duration::from_millis(10));
-    };
-    let reason = status.reason.unwrap();
+    let reason = wait_for(&running, 20, |status| {
+        let is_stopped = status.state == PipelineState::Stopped;
+        is_stopped.then(|| status.reason.clone().unwrap())
+    });
     assert!(reason.contains("If-None-Match"), "{reason}");
     let stopped = running.join(Duration::from_secs(20)).expect("it ends");
     assert!(stopped.iter().all(|pipeline| pipeline.error.is_some()));
