@@ -2,7 +2,7 @@
 """An S3 server of other authors (moto) for tests, and a way to fetch what is in it.
 
     s3.py serve BUCKET                       prints http://127.0.0.1:PORT, serves until it is killed; everything is in memory
-    s3.py fetch ENDPOINT BUCKET DIR          copies every object into DIR
+    s3.py fetch ENDPOINT BUCKET DIR          copies every object into DIR that is there and not deleted meanwhile
 
 moto knows `If-None-Match: *` but looks and writes in two steps, so that two writers could both create a key. Here it
 stands behind a lock for whatever changes something, as a real server decides about one key at a time.
@@ -50,10 +50,16 @@ def fetch(endpoint, bucket, folder):
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
         for entry in page.get("Contents", []):
             path = pathlib.Path(folder, entry["Key"])
-            path.parent.mkdir(parents=True, exist_ok=True)
             # Objects never change once they are there.
-            if not path.exists():
-                path.write_bytes(s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read())
+            if path.exists():
+                continue
+            try:
+                content = s3.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
+            except s3.exceptions.NoSuchKey:
+                # Servers that go on meanwhile delete too; what was deleted since the listing belongs to no copy.
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
 
 
 def client(endpoint):
