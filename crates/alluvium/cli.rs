@@ -3,6 +3,7 @@
 //! Owns names, defaults and help of all commands and their arguments. Does not own what a command does.
 
 use std::{
+    ffi::OsStr,
     num::{NonZeroU16, NonZeroU64},
     path::PathBuf,
 };
@@ -10,7 +11,8 @@ use std::{
 use alluvium_types::Timestamp;
 use chrono::DateTime;
 use clap::{
-    Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint,
+    Arg, Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint,
+    builder::TypedValueParser, error::ErrorKind,
 };
 
 use crate::{failure::Failure, output::Format, planned};
@@ -37,7 +39,7 @@ pub(crate) struct Cli {
         help_heading = "Global options"
     )]
     pub(crate) color: When,
-    /// How logs are written to stderr; what is logged follows ALLUVIUM_LOG (default: info).
+    /// How logs are written to stderr; what is logged follows ALLUVIUM_LOG (default: info for servers, else warn).
     #[arg(
         long,
         global = true,
@@ -103,6 +105,14 @@ pub(crate) enum Wanted {
     Verify(VerifyArgs),
     /// Sends a pipeline's dead letters through it again, after it was mended
     Replay(ReplayArgs),
+    /// Moves partitions on by hand, over events that the tables then never have
+    #[command(
+        after_help = "The only way to move a position. It goes forward; back only while the table has read nothing of the partition. What is \
+        passed over is a gap, which `alluvium audit` tells from then on. Servers may run meanwhile: what they have in flight is dropped, and a \
+        partition that was halted goes on.\n\nExamples:\n  alluvium seek clicks --partition 3 --to earliest   # retention removed what was next\n  \
+        alluvium seek clicks --partition all --to 2026-03-01T00:00:00Z"
+    )]
+    Seek(SeekArgs),
     /// Merges the files of tables, as the server does by itself
     Compact(CompactArgs),
     /// Deletes files that no version of a table needs any more, as the server does by itself
@@ -225,7 +235,7 @@ pub(crate) struct BrokerAddress {
     )]
     pub(crate) brokers: String,
     /// Another librdkafka property, for TLS and SASL.
-    #[arg(long = "property", short = 'X', value_name = "NAME=VALUE", value_parser = property)]
+    #[arg(long = "property", short = 'X', value_name = "NAME=VALUE", value_parser = PropertyParser)]
     pub(crate) properties: Vec<(String, String)>,
 }
 
@@ -358,6 +368,43 @@ pub(crate) struct ReplayArgs {
     pub(crate) format: Format,
 }
 
+/// `alluvium seek`.
+#[derive(Debug, Args)]
+pub(crate) struct SeekArgs {
+    /// The pipeline.
+    #[arg(value_name = "PIPELINE")]
+    pub(crate) pipeline: String,
+    /// The partition: its number, TOPIC/NUMBER, or `all`; can be given several times.
+    #[arg(long = "partition", value_name = "PARTITION", required = true)]
+    pub(crate) partitions: Vec<String>,
+    /// The next offset to read; `earliest`: the oldest that Kafka has and the table has not read; `latest`: the end of the log; or
+    /// the first event that Kafka got at this time or later, RFC 3339.
+    #[arg(long, value_name = "WHERE", value_parser = target)]
+    pub(crate) to: Target,
+    /// Only this table of the pipeline; can be given several times [default: every table].
+    #[arg(long = "table", value_name = "TABLE")]
+    pub(crate) tables: Vec<String>,
+    /// Where the server file is.
+    #[command(flatten)]
+    pub(crate) server: ServerFile,
+    /// How results are printed.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
+}
+
+/// Where a partition is moved to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// The oldest event that Kafka has and the table has not read.
+    Earliest,
+    /// The end of the log.
+    Latest,
+    /// The first event that is not older.
+    Time(Timestamp),
+    /// This one.
+    Offset(i64),
+}
+
 /// `alluvium compact`.
 #[derive(Debug, Args)]
 pub(crate) struct CompactArgs {
@@ -451,16 +498,48 @@ fn share(text: &str) -> Result<f64, String> {
     }
 }
 
+fn target(text: &str) -> Result<Target, String> {
+    match text {
+        "earliest" => Ok(Target::Earliest),
+        "latest" => Ok(Target::Latest),
+        number if number.bytes().all(|byte| byte.is_ascii_digit()) => number
+            .parse()
+            .map(Target::Offset)
+            .map_err(|error| error.to_string()),
+        time => moment(time).map(Target::Time).map_err(|_| {
+            "write an offset, `earliest`, `latest` or a time like 2026-03-01T12:00:00Z".to_owned()
+        }),
+    }
+}
+
 fn moment(text: &str) -> Result<Timestamp, String> {
     let time = DateTime::parse_from_rfc3339(text)
         .map_err(|error| format!("{error}; write a time like 2026-03-01T12:00:00Z"))?;
     Ok(Timestamp::from_micros(time.timestamp_micros()))
 }
 
-fn property(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("a property is written NAME=VALUE".to_owned()),
+/// Takes a property apart. Its error does not repeat what was written, as clap's own would: that may be a password.
+#[derive(Clone)]
+struct PropertyParser;
+
+impl TypedValueParser for PropertyParser {
+    type Value = (String, String);
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        _: Option<&Arg>,
+        value: &OsStr,
+    ) -> Result<Self::Value, clap::Error> {
+        let parts = value.to_str().and_then(|text| text.split_once('='));
+        match parts {
+            Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+            _ => Err(clap::Error::raw(
+                ErrorKind::ValueValidation,
+                "a property is written NAME=VALUE, in UTF-8\n",
+            )
+            .with_cmd(command)),
+        }
     }
 }
 
@@ -492,7 +571,7 @@ mod tests {
     fn planned_commands_are_named_in_the_long_help_only() {
         let short = Cli::whole().render_help().to_string();
         let long = Cli::whole().render_long_help().to_string();
-        for name in ["seek", "pause", "resume"] {
+        for name in ["drop", "pause", "resume"] {
             assert!(!short.contains(name), "{short}");
             assert!(long.contains(name), "{long}");
         }
@@ -501,7 +580,7 @@ mod tests {
     #[test]
     fn a_planned_command_is_known_with_any_arguments() {
         let matches = Cli::whole()
-            .try_get_matches_from(["alluvium", "seek", "clicks", "--partition", "3", "-x"])
+            .try_get_matches_from(["alluvium", "drop", "clicks", "--tables", "3", "-x"])
             .unwrap();
         assert!(planned::answer(matches.subcommand_name().unwrap()).is_some());
         assert!(planned::answer("run").is_none());

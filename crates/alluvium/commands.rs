@@ -9,6 +9,7 @@ pub(crate) mod generate;
 pub(crate) mod produce;
 pub(crate) mod replay;
 pub(crate) mod run;
+pub(crate) mod seek;
 pub(crate) mod sql;
 pub(crate) mod status;
 pub(crate) mod user;

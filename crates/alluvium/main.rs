@@ -71,6 +71,7 @@ fn run(wanted: &Wanted) -> Result<ExitCode, Failure> {
         Wanted::Run(args) => return commands::run::run(args),
         Wanted::Check(args) => return commands::check::run(args),
         Wanted::Replay(args) => commands::replay::run(args),
+        Wanted::Seek(args) => commands::seek::run(args),
         Wanted::Compact(args) => commands::compact::run(args),
         Wanted::Vacuum(args) => commands::vacuum::run(args),
         Wanted::User(UserWanted::Add(args)) => commands::user::add(args),

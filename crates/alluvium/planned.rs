@@ -13,16 +13,11 @@ struct Planned {
     meanwhile: &'static str,
 }
 
-const PLANNED: [Planned; 5] = [
+const PLANNED: [Planned; 4] = [
     Planned {
         name: "plan",
         about: "what would change if a pipeline file were deployed",
         meanwhile: "`alluvium check` types the file and runs its tests; `alluvium run` refuses a definition that does not fit its table",
-    },
-    Planned {
-        name: "seek",
-        about: "moves a position by hand",
-        meanwhile: "a new pipeline file, whose tables have new names, starts afresh, with `start` as it says",
     },
     Planned {
         name: "pause",

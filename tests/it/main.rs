@@ -15,6 +15,7 @@ mod real_kafka;
 mod replay;
 mod s3;
 mod secrets;
+mod seek;
 mod site;
 mod sql;
 mod structure;

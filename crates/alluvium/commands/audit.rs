@@ -10,12 +10,12 @@ use crate::{
     cli::AuditArgs,
     failure::{Failure, WORK_FAILED},
     files,
-    output::{Format, Sheet, grouped, to_stdout},
+    output::{Format, Sheet, grouped, say, to_stdout},
     progress::Progress,
 };
 
-/// Audits the named table, or all. Exit code 1 when one is not proven, or its history cannot be read; the others are told all
-/// the same.
+/// Audits the named table, or all. Exit code 1 when one is not proven, has gaps, or its history cannot be read; the others are told
+/// all the same.
 pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
     let found = files::load(&args.server)?;
     let runtime = Runtime::new()?;
@@ -55,11 +55,21 @@ pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
                 rows(&mut sheet, Some(table), report);
             }
             to_stdout(|out| sheet.write(args.format, out))?;
+            // Rows have no place for it.
+            for (table, report) in &reports {
+                for gap in &report.gaps {
+                    say(format_args!("{table}: {gap}"));
+                }
+                for fault in &report.faults {
+                    say(format_args!("{table}: fault: {fault}"));
+                }
+            }
         }
     }
     Failure::any_of(failures)?;
-    let proven = reports.iter().all(|(_, report)| report.is_proven());
-    Ok(ExitCode::from(if proven { 0 } else { WORK_FAILED }))
+    let is_whole = |report: &AuditReport| report.is_proven() && report.gaps.is_empty();
+    let all = reports.iter().all(|(_, report)| is_whole(report));
+    Ok(ExitCode::from(if all { 0 } else { WORK_FAILED }))
 }
 
 fn rows(sheet: &mut Sheet, table: Option<&str>, report: &AuditReport) {
@@ -95,10 +105,17 @@ fn text(table: &str, report: &AuditReport) -> String {
             "{letters} rejected events count since their dead letters were replayed\n"
         ));
     }
+    for gap in &report.gaps {
+        text.push_str(&format!("\x1b[1;33m{gap}\x1b[0m\n"));
+    }
     if report.is_proven() {
-        text.push_str(
-            "\x1b[32mproven\x1b[0m: ranges are contiguous without overlap, and every balance holds\n\n",
-        );
+        let but = match report.gaps.is_empty() {
+            true => "",
+            false => " but for what was passed over by hand",
+        };
+        text.push_str(&format!(
+            "\x1b[32mproven\x1b[0m: ranges are contiguous without overlap{but}, and every balance holds\n\n",
+        ));
         return text;
     }
     for fault in &report.faults {
@@ -127,8 +144,19 @@ fn document(table: &str, report: &AuditReport) -> Value {
             json!({"version": fault.version, "commit_id": fault.commit_id, "what": fault.what})
         })
         .collect();
+    let gaps: Vec<Value> = report
+        .gaps
+        .iter()
+        .map(|gap| {
+            json!({
+                "topic": gap.partition.topic, "partition": gap.partition.partition,
+                "start": gap.offsets.start(), "end": gap.offsets.end(),
+                "version": gap.version, "commit_id": gap.commit_id,
+            })
+        })
+        .collect();
     json!({
         "table": table, "proven": report.is_proven(), "commits": report.commits,
-        "balance": report.balance, "replayed": report.replayed, "partitions": partitions, "faults": faults,
+        "balance": report.balance, "replayed": report.replayed, "partitions": partitions, "gaps": gaps, "faults": faults,
     })
 }

@@ -158,7 +158,7 @@ impl Committer {
                 Ok(message) => self.take(&mut flight, message),
                 Err(RecvTimeoutError::Timeout) => {
                     if followed.elapsed() >= FOLLOW_EVERY {
-                        self.follow_tables();
+                        self.follow_tables(&flight);
                         followed = Instant::now();
                     }
                     continue;
@@ -204,13 +204,17 @@ impl Committer {
 
     /// Shows what other writers, and the merging of files, have made of the tables; while there are events, every commit
     /// does. Files that are not part of a table any more are deleted in the end, so nobody may go on reading them.
-    fn follow_tables(&mut self) {
+    fn follow_tables(&mut self, flight: &Flight) {
         for table in &mut self.tables {
             if let Err(error) = self.io.block_on(table.writer.refresh()) {
                 tracing::debug!(pipeline = %self.plan.name, "a table cannot be read on: {error}");
             }
         }
         self.publish_all();
+        // A partition that is halted may have been moved on by hand.
+        let mut reached = self.reached();
+        reached.retain(|partition, _| flight.assigned.contains(partition));
+        self.progress.lock().offsets = reached;
     }
 
     fn take(&mut self, flight: &mut Flight, message: ToCommitter) {
@@ -767,6 +771,14 @@ impl Committer {
     }
 
     fn report_progress(&self, epoch: Epoch) {
+        let reached = self.reached();
+        let mut cell = self.progress.lock();
+        cell.epoch = epoch;
+        cell.offsets = reached;
+    }
+
+    /// Up to where every table has each partition.
+    fn reached(&self) -> BTreeMap<TopicPartition, i64> {
         let mut smallest: BTreeMap<TopicPartition, i64> = BTreeMap::new();
         for table in &self.tables {
             for (partition, &offset) in &table.writer.checkpoint().offsets {
@@ -776,9 +788,7 @@ impl Committer {
                     .or_insert(offset);
             }
         }
-        let mut cell = self.progress.lock();
-        cell.epoch = epoch;
-        cell.offsets = smallest;
+        smallest
     }
 
     fn publish_all(&mut self) {

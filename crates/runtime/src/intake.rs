@@ -389,6 +389,9 @@ impl Intake {
             });
         }
         let mut void = news.overtaken.is_some();
+        if !news.offsets.is_empty() {
+            void |= self.was_moved_on(&news.offsets);
+        }
         for unreadable in news.unreadable {
             self.drain
                 .mark_damaged(&unreadable.partition, unreadable.damaged);
@@ -397,6 +400,20 @@ impl Intake {
         if void {
             self.drain.assign_afresh();
         }
+    }
+
+    /// Whether a halted partition is recorded further than it stands: by hand, since nothing of it is in flight.
+    fn was_moved_on(&self, recorded: &BTreeMap<TopicPartition, i64>) -> bool {
+        let views = self.drain.partitions();
+        let mut halted = views.iter().filter(|view| view.halted.is_some());
+        halted.any(|view| {
+            let recorded = recorded.get(&view.partition).copied();
+            let was_moved = recorded > Some(view.position);
+            if was_moved {
+                tracing::info!(pipeline = %self.plan.name, partition = %view.partition, ?recorded, "moved on by hand");
+            }
+            was_moved
+        })
     }
 
     fn tell_status(&mut self, events: u64, bytes: u64) {

@@ -44,7 +44,7 @@ pub use compaction::{Compaction, CompactionError, TableCompaction, TableExtent};
 pub use error::RuntimeError;
 pub use host::{Host, Machine};
 pub use instance::{Instance, InstanceError};
-pub use pipeline::PipelineConfig;
+pub use pipeline::{PipelineConfig, table_spec};
 pub use replay::{Halt, Refused, Replay, ReplayError, Replaying};
 pub use server::{Running, Server, ServerConfig, Stopped};
 pub use verify::{Doubt, Reading, Refusal, TableVerdict, Verified, Verify, VerifyError, Windows};

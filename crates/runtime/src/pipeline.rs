@@ -566,7 +566,7 @@ impl Life {
 }
 
 /// What `plan` wants one of its tables to be.
-pub(crate) fn table_spec(plan: &Plan, table: &TablePlan) -> TableSpec {
+pub fn table_spec(plan: &Plan, table: &TablePlan) -> TableSpec {
     TableSpec {
         name: table.name.clone(),
         pipeline: plan.name.clone(),

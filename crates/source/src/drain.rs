@@ -330,6 +330,11 @@ impl KafkaDrain {
     /// the newest figures are sent, once a second at most and once more at the end, and a refusal
     /// is logged by librdkafka and forgotten.
     pub fn tell_progress(&mut self, offsets: &BTreeMap<TopicPartition, i64>) {
+        // Behind what could not be unpacked a table only gets by hand: from then on nothing halts in front of it.
+        self.damaged.retain(|partition, damaged| {
+            let recorded = offsets.get(partition).copied();
+            recorded <= Some(damaged.offset)
+        });
         self.untold.extend(
             offsets
                 .iter()

@@ -77,8 +77,8 @@ impl fmt::Display for Halt {
             Self::BeforeLow { recorded, low } => write!(
                 f,
                 "the table continues at offset {recorded}, but the log begins at {low}: retention \
-                 removed {} offsets before they were read; lengthen the topic's retention, and read \
-                 what is left by a new pipeline with tables of its own",
+                 removed {} offsets before they were read; lengthen the topic's retention, and go on without them: \
+                 `alluvium seek PIPELINE --partition P --to earliest`, which `alluvium audit` tells as a gap",
                 low - recorded
             ),
             Self::BeyondHigh { recorded, high } => write!(
@@ -105,8 +105,8 @@ impl fmt::Display for Halt {
             ),
             Self::Unreadable { offset, text } => write!(
                 f,
-                "the records at offset {offset} cannot be read ({text}); repair the topic or \
-                 restart once the broker serves them whole"
+                "the records at offset {offset} cannot be read ({text}); repair the topic and restart once the broker \
+                 serves them whole, or go on without them: `alluvium seek PIPELINE --partition P --to OFFSET`"
             ),
             Self::Unrecorded => f.write_str(
                 "the table records no start for it; restart the server so that the start is \

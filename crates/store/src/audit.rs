@@ -2,13 +2,13 @@
 //!
 //! Owns the walk over a table's whole history: ranges chain from the recorded start without gap or overlap, what each
 //! commit says it covers is what it recorded, every balance holds, nobody else changed rows, and no version is
-//! missing. It believes the history; that rows and ranges agree was the writer's promise.
+//! missing. What was passed over by hand is a gap too, but one that the history owns up to. It believes the history; that rows and ranges agree was the writer's promise.
 
 use std::collections::BTreeMap;
 
 use alluvium_types::{Balance, OffsetRange, TopicPartition};
 
-use crate::{CommitKind, CommitRecord};
+use crate::{CommitKind, CommitRecord, Moved};
 
 /// What the history of one table proves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,21 +21,58 @@ pub struct AuditReport {
     pub balance: Balance,
     /// Dead letters of these that were counted since (P23).
     pub replayed: u64,
+    /// What was passed over by hand, oldest first.
+    pub gaps: Vec<Gap>,
     /// What does not hold. Empty: proven.
     pub faults: Vec<AuditFault>,
 }
 
 impl AuditReport {
-    /// Whether nothing speaks against the table.
+    /// Whether every offset is accounted for: it counts once, or lies in one of the gaps.
     pub fn is_proven(&self) -> bool {
         self.faults.is_empty()
+    }
+}
+
+/// Offsets that somebody has passed over by hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// What the table never reads of it.
+    pub offsets: OffsetRange,
+    /// The version that did it.
+    pub version: i64,
+    /// Its commit id.
+    pub commit_id: Option<String>,
+}
+
+impl std::fmt::Display for Gap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            partition, offsets, ..
+        } = self;
+        let (first, last) = (offsets.start(), offsets.end() - 1);
+        let by = by_version(self.version, self.commit_id.as_deref());
+        write!(
+            f,
+            "gap: offsets {first} to {last} of partition {partition} were passed over by hand{by}"
+        )
+    }
+}
+
+/// A version in words.
+fn by_version(version: i64, commit_id: Option<&str>) -> String {
+    match commit_id {
+        Some(id) => format!(" by version {version} (commit {id})"),
+        None => format!(" by version {version}"),
     }
 }
 
 /// One partition's part of a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionAudit {
-    /// From the recorded start to the last recorded offset, contiguous unless a fault says otherwise.
+    /// From the recorded start to the last recorded offset, contiguous unless a gap or a fault says otherwise.
     pub covered: OffsetRange,
     /// Commits that moved it.
     pub commits: u64,
@@ -67,7 +104,7 @@ impl std::fmt::Display for AuditFault {
 
 /// Checks one table's history, oldest first, as [`Store::history`](crate::Store::history) returns it.
 pub fn audit(history: &[CommitRecord]) -> AuditReport {
-    let mut walk = Walk::default();
+    let mut walk = Walk::of(history);
     if history.is_empty() {
         walk.report.faults.push(AuditFault {
             version: None,
@@ -82,17 +119,27 @@ pub fn audit(history: &[CommitRecord]) -> AuditReport {
     walk.report
 }
 
-#[derive(Default)]
-struct Walk {
+struct Walk<'h> {
+    history: &'h [CommitRecord],
     report: AuditReport,
     next_version: i64,
-    /// The last commit that moved a partition, for messages.
-    last: BTreeMap<TopicPartition, i64>,
+    /// The commit up to which each partition was recorded, for messages.
+    last: BTreeMap<TopicPartition, &'h CommitRecord>,
     /// Up to which version of the dead letters all were replayed.
     replayed: Option<i64>,
 }
 
-impl Walk {
+impl<'h> Walk<'h> {
+    fn of(history: &'h [CommitRecord]) -> Self {
+        Self {
+            history,
+            report: AuditReport::default(),
+            next_version: 0,
+            last: BTreeMap::new(),
+            replayed: None,
+        }
+    }
+
     fn fault(&mut self, record: &CommitRecord, what: String) {
         self.report.faults.push(AuditFault {
             version: Some(record.version),
@@ -117,9 +164,12 @@ impl Walk {
         }
     }
 
-    fn check(&mut self, record: &CommitRecord) {
+    fn check(&mut self, record: &'h CommitRecord) {
         for (partition, &start) in &record.starts {
             self.check_start(record, partition, start);
+        }
+        for (partition, &moved) in &record.seeks {
+            self.check_seek(record, partition, moved);
         }
         for (partition, &range) in &record.ranges {
             self.check_range(record, partition, range);
@@ -174,7 +224,7 @@ impl Walk {
         self.report.replayed += replayed.counted;
     }
 
-    fn check_start(&mut self, record: &CommitRecord, partition: &TopicPartition, start: i64) {
+    fn check_start(&mut self, record: &'h CommitRecord, partition: &TopicPartition, start: i64) {
         if let Some(known) = self.report.partitions.get(partition) {
             let what = format!(
                 "partition {partition} is started at {start}, but it was recorded up to {} already",
@@ -183,7 +233,7 @@ impl Walk {
             self.fault(record, what);
             return;
         }
-        self.last.insert(partition.clone(), record.version);
+        self.last.insert(partition.clone(), record);
         self.report.partitions.insert(
             partition.clone(),
             PartitionAudit {
@@ -193,13 +243,97 @@ impl Walk {
         );
     }
 
+    /// What was moved by hand goes on from where it stood, and goes forward as soon as something was read.
+    fn check_seek(&mut self, record: &'h CommitRecord, partition: &TopicPartition, moved: Moved) {
+        let Moved { from, to } = moved;
+        let Some(known) = self.report.partitions.get_mut(partition) else {
+            self.last.insert(partition.clone(), record);
+            let covered = OffsetRange::empty_at(to);
+            let known = PartitionAudit {
+                covered,
+                commits: 0,
+            };
+            self.report.partitions.insert(partition.clone(), known);
+            let what = format!(
+                "unproven: partition {partition} is moved from {from} to {to} but has no recorded start"
+            );
+            return self.fault(record, what);
+        };
+        let covered = known.covered;
+        let reached = covered.end();
+        match OffsetRange::new(reached, to) {
+            _ if from != reached => {
+                let what = format!(
+                    "partition {partition} is moved from {from} to {to}, but was recorded up to {reached}{}",
+                    self.recorded_by(partition)
+                );
+                self.fault(record, what);
+            }
+            _ if known.commits == 0 => {
+                known.covered = OffsetRange::empty_at(to);
+                self.last.insert(partition.clone(), record);
+            }
+            Ok(offsets) => {
+                known.covered = OffsetRange::new(covered.start(), to).unwrap_or(covered);
+                self.last.insert(partition.clone(), record);
+                self.report.gaps.push(Gap {
+                    partition: partition.clone(),
+                    offsets,
+                    version: record.version,
+                    commit_id: record.commit_id.clone(),
+                });
+            }
+            Err(_) => {
+                let what = format!(
+                    "overlap: partition {partition} was recorded up to {reached}{}, and is moved back to {to}: what is \
+                     read from there on counts twice",
+                    self.recorded_by(partition)
+                );
+                self.fault(record, what);
+            }
+        }
+    }
+
+    /// By which version a partition was recorded as far as it is.
+    fn recorded_by(&self, partition: &TopicPartition) -> String {
+        let last = self.last.get(partition);
+        last.map_or(String::new(), |last| {
+            by_version(last.version, last.commit_id.as_deref())
+        })
+    }
+
+    /// Which versions before this one have covered some of these offsets.
+    fn covered_by(
+        &self,
+        before: &CommitRecord,
+        partition: &TopicPartition,
+        offsets: OffsetRange,
+    ) -> String {
+        let of_partition = |record: &'h CommitRecord| {
+            let range = *record.ranges.get(partition)?;
+            let overlaps = range.start() < offsets.end() && offsets.start() < range.end();
+            overlaps.then_some(record)
+        };
+        let earlier = self.history.iter();
+        let earlier = earlier.take_while(|record| record.version < before.version);
+        let mut earlier = earlier.filter_map(of_partition);
+        let Some(first) = earlier.next() else {
+            return String::new();
+        };
+        let first = by_version(first.version, first.commit_id.as_deref());
+        match earlier.count() {
+            0 => format!(", the first time{first}"),
+            more => format!(", the first time{first} and {more} more"),
+        }
+    }
+
     fn check_range(
         &mut self,
-        record: &CommitRecord,
+        record: &'h CommitRecord,
         partition: &TopicPartition,
         range: OffsetRange,
     ) {
-        let before = self.last.insert(partition.clone(), record.version);
+        let before = self.recorded_by(partition);
         let Some(known) = self.report.partitions.get_mut(partition) else {
             self.report.partitions.insert(
                 partition.clone(),
@@ -208,6 +342,7 @@ impl Walk {
                     commits: 1,
                 },
             );
+            self.last.insert(partition.clone(), record);
             let what = format!("unproven: partition {partition} has {range} but no recorded start");
             self.fault(record, what);
             return;
@@ -218,7 +353,9 @@ impl Walk {
         let end = range.end().max(reached);
         known.covered = OffsetRange::new(known.covered.start().min(range.start()), end)
             .unwrap_or(known.covered);
-        let before = before.map_or(String::new(), |version| format!(" by version {version}"));
+        if range.end() >= reached {
+            self.last.insert(partition.clone(), record);
+        }
         if range.start() > reached {
             let what = format!(
                 "gap: partition {partition} was recorded up to {reached}{before}, this range is {range}: \
@@ -227,11 +364,13 @@ impl Walk {
             );
             self.fault(record, what);
         } else if range.start() < reached {
+            let twice = OffsetRange::new(range.start(), reached.min(range.end())).unwrap_or(range);
             let what = format!(
                 "overlap: partition {partition} was recorded up to {reached}{before}, this range is {range}: \
-                 offsets {} to {} count twice",
-                range.start(),
-                reached.min(range.end()) - 1
+                 offsets {} to {} count twice{}",
+                twice.start(),
+                twice.end() - 1,
+                self.covered_by(record, partition, twice)
             );
             self.fault(record, what);
         }

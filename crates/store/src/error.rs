@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use alluvium_types::ErrorClass;
+use alluvium_types::{ErrorClass, TopicPartition};
 
 /// An operation on a table did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -136,6 +136,31 @@ pub enum StoreError {
         /// The table.
         table: Arc<str>,
     },
+    /// A position is to be moved that there is not.
+    #[error(
+        "{table} records no offset of partition {partition}: run its pipeline until the partition is assigned, then move it"
+    )]
+    NoPosition {
+        /// The table.
+        table: Arc<str>,
+        /// The partition.
+        partition: TopicPartition,
+    },
+    /// A position is to be moved over events that were read.
+    #[error(
+        "{table} has read partition {partition} up to {recorded}: moved back to {to}, events would count twice; it goes forward \
+         only, and what is to be read again belongs into a new pipeline with tables of its own"
+    )]
+    Backwards {
+        /// The table.
+        table: Arc<str>,
+        /// The partition.
+        partition: TopicPartition,
+        /// The next offset to read.
+        recorded: i64,
+        /// Where it was to go.
+        to: i64,
+    },
     /// The source of panes failed.
     #[error("the panes of {table} could not be made: {source}")]
     Panes {
@@ -219,6 +244,8 @@ impl StoreError {
             | Self::Unsupported { .. }
             | Self::ExpiringOffsets { .. }
             | Self::Changed { .. }
+            | Self::NoPosition { .. }
+            | Self::Backwards { .. }
             | Self::OtherPipeline { .. } => ErrorClass::Config,
             Self::Replaced { .. } => ErrorClass::Overtaken,
             Self::Panes { .. } | Self::Broken { .. } => ErrorClass::Bug,

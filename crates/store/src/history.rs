@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
-    Replayed,
+    Moved, Replayed,
     action::{Entry, Stats},
     checkpoint::{Checkpoint, Names, parse_partition},
 };
@@ -36,6 +36,8 @@ pub enum CommitKind {
     Compact,
     /// Dead letters were sent through the pipeline again (P23).
     Replay,
+    /// Positions were moved by hand.
+    Seek,
     /// Nothing but a place in the log, before files that no version names are deleted (P37).
     Sweep,
     /// Not by this product, or by a version of it that does more; with Delta's name of the operation.
@@ -54,6 +56,7 @@ impl CommitKind {
             "expiry" => Self::Expiry,
             "compact" => Self::Compact,
             "replay" => Self::Replay,
+            "seek" => Self::Seek,
             "sweep" => Self::Sweep,
             other => Self::Other(other.to_owned()),
         }
@@ -72,6 +75,7 @@ impl fmt::Display for CommitKind {
             Self::Expiry => "expiry",
             Self::Compact => "compact",
             Self::Replay => "replay",
+            Self::Seek => "seek",
             Self::Sweep => "sweep",
             Self::Other(operation) => operation,
         })
@@ -101,6 +105,8 @@ pub struct CommitRecord {
     pub ranges: BTreeMap<TopicPartition, OffsetRange>,
     /// Offsets that it starts partitions at.
     pub starts: BTreeMap<TopicPartition, i64>,
+    /// Partitions that it moves by hand.
+    pub seeks: BTreeMap<TopicPartition, Moved>,
     /// Offsets that it records as `txn`, which is what the next writer goes by.
     pub recorded: BTreeMap<TopicPartition, i64>,
     /// What became of its events.
@@ -133,6 +139,8 @@ struct Written {
     pipeline_version: Option<String>,
     ranges: BTreeMap<String, OffsetRange>,
     starts: BTreeMap<String, i64>,
+    #[serde(default)]
+    seeks: BTreeMap<String, Moved>,
     recorded: BTreeMap<String, i64>,
     balance: Option<Balance>,
     watermarks: BTreeMap<String, Timestamp>,
@@ -191,6 +199,7 @@ impl CommitRecord {
             pipeline_version: text("pipeline_version"),
             ranges: map_of(ours, "ranges"),
             starts: map_of(ours, "starts"),
+            seeks: map_of(ours, "seeks"),
             recorded,
             balance: ours
                 .and_then(|ours| serde_json::from_value(ours.get("balance")?.clone()).ok()),
@@ -222,6 +231,7 @@ impl CommitRecord {
             pipeline_version: self.pipeline_version.clone(),
             ranges: keys(&self.ranges),
             starts: keys(&self.starts),
+            seeks: keys(&self.seeks),
             recorded: keys(&self.recorded),
             balance: self.balance,
             watermarks: keys(&self.watermarks),
@@ -252,6 +262,7 @@ impl CommitRecord {
             pipeline_version: written.pipeline_version,
             ranges: keys(written.ranges),
             starts: keys(written.starts),
+            seeks: keys(written.seeks),
             recorded: keys(written.recorded),
             balance: written.balance,
             watermarks: keys(written.watermarks),

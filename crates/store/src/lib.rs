@@ -36,7 +36,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use audit::{AuditFault, AuditReport, PartitionAudit, audit};
+pub use audit::{AuditFault, AuditReport, Gap, PartitionAudit, audit};
 pub use checkpoint::{Checkpoint, Overtaken, Verdict};
 pub use compact::{
     Choice, CompactedFile, CompactionEnding, Compactor, Effort, Inputs, PaneFile, choose,
@@ -51,4 +51,4 @@ pub use reader::TableReader;
 pub use stage::Staged;
 pub use store::{Store, StoreRules};
 pub use sweep::{Orphan, Vacuum};
-pub use table::{CommitFacts, Ending, ReplayEnding, Replayed, TableSpec, TableWriter};
+pub use table::{CommitFacts, Ending, Moved, ReplayEnding, Replayed, TableSpec, TableWriter};

@@ -3,6 +3,8 @@
 //! Owns P7–P16 and P25 for one table. Does not own what is read from where, or when to commit: it has never heard of
 //! Kafka, a partition is a name with a number that grows.
 
+mod seek;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -26,6 +28,8 @@ use crate::{
     snapshot::Snapshot,
     stage::Stager,
 };
+
+pub use seek::Moved;
 
 /// What a pipeline wants a table to be.
 #[derive(Clone, Debug)]

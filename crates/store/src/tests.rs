@@ -7,6 +7,7 @@ mod faulty;
 mod letters;
 mod reader;
 mod replays;
+mod seeks;
 mod storage;
 mod upkeep;
 

@@ -1,7 +1,7 @@
 //! Which events of the log are part of a table, and whether that can still be told.
 //!
 //! Owns the fate of each offset: it is folded again as today's definition decides, or left out because the table refused it
-//! under an earlier one and nobody has replayed it since, or set aside because it cannot be told. Owns the tally of each commit too:
+//! under an earlier one and nobody has replayed it since, or because it was passed over by hand, or set aside because it cannot be told. Owns the tally of each commit too:
 //! what it says of its events against what the log and today's definition say. Does not own the fold.
 //!
 //! What a commit of today's definition refused, today's definition refuses again (P5): nothing need be known of it. Of a commit of
@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use alluvium_store::{CommitKind, CommitRecord, LetterPlace, Replayed};
+use alluvium_store::{CommitKind, CommitRecord, Gap, LetterPlace, Replayed};
 use alluvium_types::{OffsetRange, RawBatch, Reject, TopicPartition};
 
 use super::Doubt;
@@ -29,7 +29,7 @@ pub(super) enum Fate {
     Counts,
     /// It is folded, because a replay has done so.
     Replayed,
-    /// It is not folded: the table has refused it.
+    /// It is not folded: the table has refused it, or never read it.
     LeftOut,
     /// It cannot be told whether it is part of the table.
     Undecided,
@@ -74,6 +74,8 @@ pub(super) struct Account {
     /// Today's definition's version.
     definition: Arc<str>,
     stretches: BTreeMap<TopicPartition, OffsetRange>,
+    /// What was passed over in these.
+    gaps: Vec<(TopicPartition, OffsetRange)>,
     refusals: Refusals,
     replays: Vec<PastReplay>,
     /// Every other event simply counts.
@@ -84,11 +86,12 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// Of a table with this history, which read `stretches`.
+    /// Of a table with this history, which read `stretches` but for the gaps.
     pub(super) fn of(
         definition: &Arc<str>,
         history: &[CommitRecord],
         stretches: BTreeMap<TopicPartition, OffsetRange>,
+        gaps: &[Gap],
     ) -> Self {
         let refusals = Refusals::of(history);
         let replays = history
@@ -105,6 +108,10 @@ impl Account {
         Self {
             definition: definition.clone(),
             stretches,
+            gaps: gaps
+                .iter()
+                .map(|gap| (gap.partition.clone(), gap.offsets))
+                .collect(),
             tallies: vec![Tally::default(); refusals.commits.len()],
             replays: replays.collect(),
             refusals,
@@ -200,10 +207,12 @@ impl Account {
         if end <= stretch.start() || stretch.end() <= start {
             return Share::Nothing;
         }
+        let overlaps = |gap: OffsetRange| gap.start() < end && start < gap.end();
+        let mut gaps = self.gaps_of(&batch.partition);
+        let is_whole = stretch.start() <= start && end <= stretch.end() && !gaps.any(overlaps);
         let special = self.special.get(&batch.partition).into_iter();
         let mut special = special.flat_map(|special| special.range(start..end));
-        let is_within = stretch.start() <= start && end <= stretch.end();
-        match is_within && special.all(|(_, fate)| *fate == Fate::Replayed) {
+        match is_whole && special.all(|(_, fate)| *fate == Fate::Replayed) {
             true => Share::All,
             false => Share::Part,
         }
@@ -212,12 +221,21 @@ impl Account {
     /// What is done with the event at an offset.
     pub(super) fn fate(&self, partition: &TopicPartition, offset: i64) -> Fate {
         let stretch = self.stretches.get(partition);
-        if !stretch.is_some_and(|stretch| stretch.contains(offset)) {
+        let was_read = stretch.is_some_and(|stretch| stretch.contains(offset))
+            && !self.gaps_of(partition).any(|gap| gap.contains(offset));
+        if !was_read {
             return Fate::LeftOut;
         }
         let special = self.special.get(partition);
         let fate = special.and_then(|special| special.get(&offset));
         fate.copied().unwrap_or(Fate::Counts)
+    }
+
+    /// What was passed over of a partition by hand: seldom anything.
+    fn gaps_of(&self, partition: &TopicPartition) -> impl Iterator<Item = OffsetRange> {
+        let gaps = self.gaps.iter();
+        gaps.filter(move |(of, _)| of == partition)
+            .map(|(_, gap)| *gap)
     }
 
     /// Counts the events that the log has.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use alluvium_plan::CommittedFile;
-use alluvium_store::{CommitRecord, LetterPlace, StoreError, TableReader, audit};
+use alluvium_store::{AuditReport, CommitRecord, LetterPlace, StoreError, TableReader, audit};
 use alluvium_types::{OffsetRange, TopicPartition};
 
 use super::{Doubt, Refusal, Verify, account::Account};
@@ -38,10 +38,11 @@ impl Prepared {
             .block_on(verify.store.history(&table.name))
             .map_err(Refusal::Store)?;
         history.retain(|record| record.version <= reader.version());
-        let stretches = stretches(&reader, &history)?;
-        let doubts = audit(&history).faults.into_iter().take(1);
+        let report = audit(&history);
+        let stretches = stretches(&reader, &history, &report)?;
+        let mut account = Account::of(&verify.plan.version, &history, stretches, &report.gaps);
+        let doubts = report.faults.into_iter().take(1);
         let doubts = doubts.map(Doubt::History).collect();
-        let mut account = Account::of(&verify.plan.version, &history, stretches);
         if account.needs_letters() {
             let (letters, have_expired) = letters(verify, &table.name).map_err(Refusal::Store)?;
             account.judge(&letters, have_expired);
@@ -55,19 +56,22 @@ impl Prepared {
     }
 }
 
-/// What the table has read of each partition: from where it was started to what it records.
+/// What the table has read of each partition, and what it passed over in between: from where it was started to what it records.
 fn stretches(
     reader: &TableReader,
     history: &[CommitRecord],
+    report: &AuditReport,
 ) -> Result<BTreeMap<TopicPartition, OffsetRange>, Refusal> {
-    let mut starts: BTreeMap<&TopicPartition, i64> = BTreeMap::new();
-    for (partition, &start) in history.iter().flat_map(|record| &record.starts) {
-        starts.entry(partition).or_insert(start);
-    }
+    let started: BTreeSet<&TopicPartition> = history
+        .iter()
+        .flat_map(|record| record.starts.keys())
+        .collect();
     let recorded = reader.checkpoint().offsets.iter();
     recorded
         .map(|(partition, &recorded)| {
-            let start = starts.get(partition).copied();
+            let audited = report.partitions.get(partition);
+            let audited = audited.filter(|_| started.contains(partition));
+            let start = audited.map(|audited| audited.covered.start());
             let stretch = start.and_then(|start| OffsetRange::new(start, recorded).ok());
             let partition = partition.clone();
             match stretch {

@@ -378,12 +378,23 @@ async fn an_audit_finds_what_is_wrong() {
         text.contains("version 3: gap") && text.contains("offsets 10 to 11 are missing"),
         "{text}"
     );
-    assert!(text.contains(good[3].commit_id.as_deref().unwrap()));
+    let id = |version: usize| good[version].commit_id.as_deref().unwrap();
+    assert!(text.contains(id(3)) && text.contains(id(2)), "{text}");
     let text = faults(&|history| {
         history[3].ranges.insert(tp(0), range(5, 20));
     });
     assert!(
         text.contains("overlap") && text.contains("offsets 5 to 9 count twice"),
+        "{text}"
+    );
+    assert!(text.contains(id(3)) && text.contains(id(2)), "{text}");
+    // What covered them first is named, not what came last.
+    let text = faults(&|history| {
+        history[4].ranges.insert(tp(0), range(2, 12));
+    });
+    assert!(
+        text.contains("offsets 2 to 11 count twice, the first time by version 2 (commit ")
+            && text.contains(" and 1 more"),
         "{text}"
     );
     let text = faults(&|history| {

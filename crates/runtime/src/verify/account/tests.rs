@@ -30,6 +30,7 @@ fn record(version: i64, kind: CommitKind, definition: &str) -> CommitRecord {
         rows_added: 0,
         files_added: 0,
         files_removed: 0,
+        seeks: BTreeMap::new(),
         changes_rows: true,
         replayed: None,
     }
@@ -78,7 +79,7 @@ fn letter(version: i64, offset: i64, definition: &str) -> LetterPlace {
 /// The account by the definition `new` of a table that has read 20 offsets.
 fn account(history: &[CommitRecord], letters: &[LetterPlace]) -> Account {
     let stretches = BTreeMap::from([(partition(), range(0, 20))]);
-    let mut account = Account::of(&"new".into(), history, stretches);
+    let mut account = Account::of(&"new".into(), history, stretches, &[]);
     if account.needs_letters() {
         account.judge(letters, false);
     }
@@ -253,4 +254,34 @@ fn an_event_with_two_letters_was_refused_once_and_is_replayed_once() {
     let mut replayed = account(&history, &letters);
     assert_eq!(fates(&replayed), [(3, Fate::Replayed)]);
     assert_eq!(read(&mut replayed, &[]), []);
+}
+
+#[test]
+fn what_was_passed_over_by_hand_is_not_folded() {
+    let history = [commit(1, "new", 0), commit(3, "new", 0)];
+    let gap = Gap {
+        partition: partition(),
+        offsets: range(10, 20),
+        version: 2,
+        commit_id: None,
+    };
+    let stretches = BTreeMap::from([(partition(), range(0, 30))]);
+    let account = Account::of(&"new".into(), &history, stretches, &[gap]);
+    let shares = [(0, 10), (8, 12), (10, 20), (18, 22), (20, 30)];
+    let shares = shares.map(|(start, end)| account.share_of(&batch(start, end)));
+    assert_eq!(
+        shares,
+        [
+            Share::All,
+            Share::Part,
+            Share::Part,
+            Share::Part,
+            Share::All
+        ]
+    );
+    let fates = [9, 10, 19, 20].map(|offset| account.fate(&partition(), offset));
+    assert_eq!(
+        fates,
+        [Fate::Counts, Fate::LeftOut, Fate::LeftOut, Fate::Counts]
+    );
 }

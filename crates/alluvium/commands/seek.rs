@@ -1,0 +1,237 @@
+//! `alluvium seek`: moves partitions on by hand, in the tables themselves, beside servers that run.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use alluvium_plan::Plan;
+use alluvium_runtime::table_spec;
+use alluvium_source::{Broker, SourceError, log_bounds, offsets_at, partition_counts};
+use alluvium_store::{Moved, Store, StoreError};
+use alluvium_types::TopicPartition;
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use crate::{
+    cli::{SeekArgs, Target},
+    commands::run::{broker_of, plan_of},
+    failure::Failure,
+    files,
+    output::{Sheet, grouped, say, to_stdout},
+};
+
+/// How long the broker may take for all its answers to one question.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Moves the partitions in every table; one that refuses does not keep the others from it.
+pub(crate) fn run(args: &SeekArgs) -> Result<(), Failure> {
+    let found = files::load(&args.server)?;
+    let plan = &plan_of(&found, &args.pipeline)?;
+    let tables = tables(plan, &args.tables)?;
+    let broker = &broker_of(&found, plan);
+    let partitions = partitions(broker, plan, &args.partitions)?;
+    let log = Log::ask(broker, &partitions, args.to).map_err(|error| unanswered(plan, &error))?;
+    log.refuse_beyond(args.to)?;
+    let runtime = Runtime::new()?;
+    let store = runtime.block_on(found.store_to_write())?;
+    let known = files::tables(&found, &runtime, &store, &[])?;
+    let mut sheet = Sheet::new(["table", "partition", "from", "to", "passed_over"]);
+    let (mut failures, mut passed_over) = (Vec::new(), 0);
+    for position in tables {
+        let table = &plan.tables[position].name;
+        if !known.contains(&table.to_string()) {
+            let failure = Failure::work(format!("there is no table `{table}` yet"));
+            failures.push(failure.help("run the pipeline until its partitions are assigned"));
+            continue;
+        }
+        match runtime.block_on(move_on(&store, plan, position, &log)) {
+            Ok(moves) => {
+                for (partition, Moved { from, to }, gap) in moves {
+                    passed_over += gap;
+                    sheet.push(vec![
+                        json!(table),
+                        json!(partition.to_string()),
+                        json!(from),
+                        json!(to),
+                        json!(gap),
+                    ]);
+                }
+            }
+            Err(error) => {
+                let failure = Failure::work(format!("nothing of {table} was moved"));
+                failures.push(failure.because(&error));
+            }
+        }
+    }
+    if sheet.is_empty() && failures.is_empty() {
+        say(format_args!(
+            "nothing was moved: every partition stands there already, or beyond it"
+        ));
+    }
+    to_stdout(|out| sheet.write(args.format, out))?;
+    if passed_over > 0 {
+        say(format_args!(
+            "{} offsets will never be read; `alluvium audit` tells of them from now on",
+            grouped(passed_over)
+        ));
+    }
+    Failure::any_of(failures)
+}
+
+/// What was moved in one table, and how many offsets of it are passed over.
+async fn move_on(
+    store: &Store,
+    plan: &Plan,
+    position: usize,
+    log: &Log,
+) -> Result<Vec<(TopicPartition, Moved, u64)>, StoreError> {
+    let mut writer = store
+        .table(&table_spec(plan, &plan.tables[position]))
+        .await?;
+    let unread = writer.unread().await?;
+    let mut targets = log.targets.clone();
+    if log.only_forward {
+        let offsets = &writer.checkpoint().offsets;
+        // What lies before that was read is not the oldest that was not.
+        targets.retain(|partition, to| {
+            unread.contains_key(partition) || offsets.get(partition).is_none_or(|at| at < to)
+        });
+    }
+    let moved = writer.seek(&targets, &unread).await?;
+    let gap = |partition: &TopicPartition, moved: &Moved| match unread.get(partition) {
+        Some(at) if *at == moved.from => 0,
+        _ => moved.to.abs_diff(moved.from),
+    };
+    Ok(moved
+        .into_iter()
+        .map(|(partition, moved)| {
+            let gap = gap(&partition, &moved);
+            (partition, moved, gap)
+        })
+        .collect())
+}
+
+/// What Kafka says of the partitions.
+struct Log {
+    bounds: BTreeMap<TopicPartition, (i64, i64)>,
+    targets: BTreeMap<TopicPartition, i64>,
+    /// Partitions that stand behind their target already stay there.
+    only_forward: bool,
+}
+
+impl Log {
+    fn ask(
+        broker: &Broker,
+        partitions: &[TopicPartition],
+        to: Target,
+    ) -> Result<Self, SourceError> {
+        let bounds = log_bounds(broker, partitions, PATIENCE)?;
+        let of_bounds = |choose: fn(&(i64, i64)) -> i64| {
+            let bounds = bounds.iter();
+            bounds
+                .map(|(partition, ends)| (partition.clone(), choose(ends)))
+                .collect()
+        };
+        let targets = match to {
+            Target::Earliest => of_bounds(|ends| ends.0),
+            Target::Latest => of_bounds(|ends| ends.1),
+            Target::Time(time) => offsets_at(broker, partitions, time, PATIENCE)?,
+            Target::Offset(offset) => {
+                let partitions = partitions.iter();
+                partitions.map(|name| (name.clone(), offset)).collect()
+            }
+        };
+        Ok(Self {
+            bounds,
+            targets,
+            only_forward: to == Target::Earliest,
+        })
+    }
+
+    /// An offset that the log does not have would halt its partition.
+    fn refuse_beyond(&self, to: Target) -> Result<(), Failure> {
+        let Target::Offset(offset) = to else {
+            return Ok(());
+        };
+        let mut bounds = self.bounds.iter();
+        let beyond = bounds.find(|(_, (low, end))| offset < *low || *end < offset);
+        beyond.map_or(Ok(()), |(partition, (low, end))| {
+            Err(Failure::input(format!(
+                "Kafka's log of {partition} begins at {low} and ends at {end}, so nothing is read from {offset} on"
+            ))
+            .help("name an offset in between, `--to earliest` or `--to latest`"))
+        })
+    }
+}
+
+/// The places in the plan of the tables that are meant.
+fn tables(plan: &Plan, named: &[String]) -> Result<Vec<usize>, Failure> {
+    if named.is_empty() {
+        return Ok((0..plan.tables.len()).collect());
+    }
+    let position = |name: &String| {
+        let mut tables = plan.tables.iter();
+        tables
+            .position(|table| *table.name == **name)
+            .ok_or_else(|| {
+                let known: Vec<&str> = plan.tables.iter().map(|table| &*table.name).collect();
+                Failure::input(format!("the pipeline {} has no table `{name}`", plan.name))
+                    .help(format!("it has: {}", known.join(", ")))
+            })
+    };
+    named.iter().map(position).collect()
+}
+
+/// The partitions that are meant.
+fn partitions(
+    broker: &Broker,
+    plan: &Plan,
+    named: &[String],
+) -> Result<Vec<TopicPartition>, Failure> {
+    let topics = &plan.source.topics;
+    let counts = partition_counts(broker, topics, PATIENCE);
+    let counts = counts.map_err(|error| unanswered(plan, &error))?;
+    let all = || {
+        let counts = counts.iter();
+        counts.flat_map(|(topic, count)| {
+            (0..count.unwrap_or(0)).map(|number| TopicPartition::new(topic.clone(), number))
+        })
+    };
+    let mut found = Vec::new();
+    for name in named {
+        if name == "all" {
+            found.extend(all());
+            continue;
+        }
+        let is_named = |partition: &TopicPartition| {
+            partition.to_string() == *name
+                || (topics.len() == 1 && partition.partition.to_string() == *name)
+        };
+        found.push(
+            all()
+                .find(is_named)
+                .ok_or_else(|| no_partition(topics, name))?,
+        );
+    }
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}
+
+fn no_partition(topics: &[Arc<str>], name: &str) -> Failure {
+    let failure = Failure::input(format!("Kafka has no partition `{name}` of this pipeline"));
+    match topics {
+        [topic] => failure.help(format!("write its number, {topic}/NUMBER or `all`")),
+        several => failure.help(format!(
+            "the pipeline reads several topics, so write TOPIC/NUMBER or `all`; they are: {}",
+            several.join(", ")
+        )),
+    }
+}
+
+fn unanswered(plan: &Plan, error: &SourceError) -> Failure {
+    Failure::work("Kafka does not say where its logs begin and end, so nothing was moved")
+        .because(error)
+        .help(format!(
+            "look at `brokers` of the connection `{}`, then try again",
+            plan.source.connection
+        ))
+}

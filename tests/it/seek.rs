@@ -1,0 +1,231 @@
+//! Positions moved by hand: a table goes on over what Kafka has lost, and says what it does not have.
+
+use std::{fs, time::Duration};
+
+use rdkafka::{
+    ClientConfig,
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+use serde_json::Value;
+
+use crate::{
+    process::{alluvium, results, wait_for},
+    site::{Server, Site, TOPIC, broker_with},
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn halts(server: &Server) -> Option<Vec<String>> {
+    let status: Value = reqwest::blocking::get(format!("{}/v1/status", server.url))
+        .ok()?
+        .json()
+        .ok()?;
+    let pipelines = status.as_array().or_else(|| status["pipelines"].as_array());
+    let partitions = pipelines?.first()?["partitions"].as_array()?.clone();
+    let halts = partitions.iter();
+    Some(
+        halts
+            .filter_map(|partition| Some(partition["halted"].as_str()?.to_owned()))
+            .collect(),
+    )
+}
+
+/// The exit code and all that it says.
+fn told(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = alluvium()
+        .args(arguments)
+        .output()
+        .expect("the command runs");
+    let said = [output.stdout, output.stderr].concat();
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&said).into_owned(),
+    )
+}
+
+#[test]
+fn what_retention_has_removed_is_passed_over_and_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, brokers) = broker_with(folder.path(), &format!("{TOPIC}:1"));
+    let site = Site::new(&brokers, "500ms");
+    let file = site.path("one.yaml");
+    let file = file.to_str().unwrap();
+    // Not compressed, so that their size is known.
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", &brokers)
+        .create()
+        .expect("a producer");
+    let produce = |count: usize, padding: usize| {
+        let key = "k".repeat(padding);
+        let line = format!("{{\"ts\":\"2026-03-08T12:00:00Z\",\"key\":\"{key}\",\"amount\":1}}");
+        for _ in 0..count {
+            let mut record = BaseRecord::<(), str>::to(TOPIC).payload(&line);
+            while let Err((_, back)) = producer.send(record) {
+                record = back;
+                producer.poll(Duration::from_millis(5));
+            }
+        }
+        producer.flush(PATIENCE).expect("all of it is delivered");
+    };
+    let seek = |to: &str| told(&["seek", "events", "--partition", "0", "--to", to, "-c", file]);
+
+    let mut server = site.run("one");
+    produce(600, 4);
+    wait_for("the events", PATIENCE, || {
+        (site.counted() == 600).then_some(())
+    });
+    // Back over what was read goes nothing, and beyond the log neither.
+    let (code, said) = seek("100");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("up to 600") && said.contains("count twice"),
+        "{said}"
+    );
+    let (code, said) = seek("601");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("ends at 600"), "{said}");
+    let (code, said) = seek("earliest");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("nothing was moved"), "{said}");
+    assert_eq!(told(&["audit", "-c", file]).0, Some(0));
+    server.process.drain(Duration::from_secs(30));
+
+    // More than the embedded broker keeps, while nobody reads.
+    produce(16_000, 1_000);
+    let mut server = site.run("one");
+    let halted = wait_for("the partition to halt", PATIENCE, || {
+        halts(&server).filter(|halts| !halts.is_empty())
+    });
+    assert!(halted[0].contains("alluvium seek"), "{halted:?}");
+
+    let (code, said) = seek("earliest");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("will never be read"), "{said}");
+    let (code, said) = told(&["audit", "-c", file, "--format", "json"]);
+    assert_eq!(code, Some(1), "{said}");
+    let audited: Value = serde_json::from_str(said.lines().next().unwrap()).unwrap();
+    assert_eq!(audited[0]["proven"], true, "{said}");
+    let gap = &audited[0]["gaps"][0];
+    assert_eq!(gap["start"], 600, "{said}");
+    let missing = gap["end"].as_i64().unwrap() - 600;
+
+    // The running server reads on by itself.
+    let rest = 600 + 16_000 - missing;
+    wait_for("the rest", PATIENCE, || {
+        (site.counted() == rest).then_some(())
+    });
+    assert_eq!(halts(&server), Some(Vec::new()));
+    produce(50, 4);
+    wait_for("new events", PATIENCE, || {
+        (site.counted() == rest + 50).then_some(())
+    });
+    server.process.drain(Duration::from_secs(30));
+    for format in ["table", "csv"] {
+        let (code, said) = told(&["audit", "-c", file, "--format", format]);
+        assert_eq!(code, Some(1), "{said}");
+        let what = format!(
+            "gap: offsets 600 to {} of partition {TOPIC}/0",
+            599 + missing
+        );
+        assert!(said.contains(&what) && said.contains("(commit "), "{said}");
+    }
+}
+
+#[test]
+fn a_table_that_has_read_nothing_goes_anywhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, brokers) = broker_with(folder.path(), &format!("{TOPIC}:1"));
+    let site = Site::new(&brokers, "500ms");
+    let pipeline = site.path("pipelines/events.yaml");
+    let text = fs::read_to_string(&pipeline).unwrap();
+    fs::write(&pipeline, text.replace("start: earliest", "start: latest")).unwrap();
+    let file = site.path("one.yaml");
+    let file = file.to_str().unwrap();
+    let events = folder.path().join("events.ndjson");
+    let line = r#"{"ts":"2026-03-08T12:00:00Z","key":"good","amount":1}"#;
+    fs::write(&events, format!("{line}\n").repeat(300)).unwrap();
+    let path = events.to_str().unwrap();
+    results(&["produce", "--brokers", &brokers, "--topic", TOPIC, path]);
+    let (code, said) = told(&[
+        "seek",
+        "events",
+        "--partition",
+        "0",
+        "--to",
+        "100",
+        "-c",
+        file,
+    ]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("there is no table"), "{said}");
+    let mut server = site.run("one");
+    wait_for("the start", PATIENCE, || {
+        server.reached().filter(|reached| reached.is_running)
+    });
+    wait_for("the table", PATIENCE, || {
+        site.table()
+            .join("_delta_log/00000000000000000001.json")
+            .exists()
+            .then_some(())
+    });
+    server.process.drain(Duration::from_secs(30));
+
+    for (partition, what) in [("7", "no partition `7`"), ("x/0", "no partition `x/0`")] {
+        let (code, said) = told(&[
+            "seek",
+            "events",
+            "--partition",
+            partition,
+            "--to",
+            "1",
+            "-c",
+            file,
+        ]);
+        assert_eq!(code, Some(2), "{said}");
+        assert!(said.contains(what), "{said}");
+    }
+    let (code, said) = told(&[
+        "seek",
+        "events",
+        "--partition",
+        "all",
+        "--to",
+        "100",
+        "-c",
+        file,
+    ]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("never be read"), "{said}");
+    let mut server = site.run("one");
+    wait_for("the events", PATIENCE, || {
+        (site.counted() == 200).then_some(())
+    });
+    server.process.drain(Duration::from_secs(30));
+    let (code, said) = told(&["audit", "-c", file]);
+    assert_eq!(code, Some(0), "{said}");
+    let (code, said) = told(&["verify", "events", "-c", file]);
+    assert_eq!(code, Some(0), "{said}");
+
+    // Kafka still has what is passed over now, and the second computation leaves it out as well.
+    results(&["produce", "--brokers", &brokers, "--topic", TOPIC, path]);
+    let (code, said) = told(&[
+        "seek",
+        "events",
+        "--partition",
+        "events/0",
+        "--to",
+        "400",
+        "-c",
+        file,
+    ]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("100 offsets will never be read"), "{said}");
+    let mut server = site.run("one");
+    wait_for("the rest", PATIENCE, || {
+        (site.counted() == 400).then_some(())
+    });
+    server.process.drain(Duration::from_secs(30));
+    assert_eq!(told(&["audit", "-c", file]).0, Some(1));
+    let (code, said) = told(&["verify", "events", "-c", file]);
+    assert_eq!(code, Some(0), "{said}");
+}
