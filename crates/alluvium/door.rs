@@ -17,6 +17,17 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::failure::Failure;
 
+/// An address as it may be printed: without its password, and without its query, in which clients write passwords too.
+pub(crate) fn printable(url: &Url) -> Url {
+    let mut shown = url.clone();
+    if shown.password().is_some() {
+        // Only an address that has no place for one refuses.
+        let _ = shown.set_password(None);
+    }
+    shown.set_query(None);
+    shown
+}
+
 /// How long to wait for a connection.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(3);
 /// How long to wait for an answer: longer than the server lets a query run.

@@ -1,5 +1,5 @@
-//! Secrets of Kafka, of storage and of TLS stay where they are: not in logs of any level, nor in what a server says of
-//! itself, nor in errors, also while they are refused.
+//! Secrets of Kafka, of storage and of TLS stay where they are, in server files and in arguments: not in logs of any level, nor
+//! in what a server says of itself, nor in errors, also while they are refused.
 
 use std::{
     fs,
@@ -20,14 +20,23 @@ use crate::{
 /// A secret that is found wherever it goes.
 const CANARY: &str = "kanarienvogel-73-geheim";
 
-/// Everything that a server and the commands beside it let out about one server file.
+/// Where nobody listens.
+const NOBODY: &str = "127.0.0.1:1";
+
+/// Everything that a server and the commands beside it let out about one server file. The commands end by themselves, and soon:
+/// storage that refuses is not asked again, and no table has read anything that Kafka would be asked for.
 fn let_out(site: &Site) -> String {
     let mut said = Vec::new();
     let file = site.path("one.yaml");
     for arguments in [
         &["check", "-c"][..],
+        // Where the storage lets it, this makes the table that those behind it look at.
+        &["replay", "events", "-c"],
         &["audit", "-c"],
         &["sql", "select * from system.pipelines", "-c"],
+        &["compact", "-c"],
+        &["vacuum", "--dry-run", "-c"],
+        &["verify", "events", "-c"],
     ] {
         let output = alluvium()
             .args(arguments)
@@ -36,6 +45,8 @@ fn let_out(site: &Site) -> String {
             .env("CANARY", CANARY)
             .output()
             .expect("the command runs");
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(!told.contains("Usage:"), "no such command line: {told}");
         said.extend(output.stdout);
         said.extend(output.stderr);
     }
@@ -246,17 +257,99 @@ fn secrets_of_storage_are_shown_nowhere() {
     let folder = tempfile::tempdir().unwrap();
     let (_broker, brokers) = broker(folder.path());
     let endpoint = refusing_s3();
-    for secret in ["{file: secret}", "\"${CANARY}\""] {
-        let storage = format!(
-            "storage: {{root: \"s3://lake/site\", endpoint: \"{endpoint}\", region: us-east-1, access_key: reader, secret_key: {secret}, allow_http: true}}"
-        );
-        let site = site(&brokers, "", Some(&storage));
-        fs::write(site.path("secret"), CANARY).unwrap();
-        let said = let_out(&site);
-        assert_kept(secret, &said);
-        assert!(
-            said.contains("lake") || said.contains("403") || said.contains("CANARY"),
-            "{said}"
-        );
+    // The last is written out, which refuses the whole file.
+    let cases = [
+        ("{file: secret}", "403"),
+        ("${CANARY}", "403"),
+        (CANARY, "in the open"),
+    ];
+    thread::scope(|scope| {
+        for (secret, told) in cases {
+            let (brokers, endpoint) = (&brokers, &endpoint);
+            scope.spawn(move || {
+                let storage = format!(
+                    "storage:\n  root: \"s3://lake/site\"\n  endpoint: \"{endpoint}\"\n  region: us-east-1\n  access_key: reader\n  secret_key: {secret}\n  allow_http: true"
+                );
+                let site = site(brokers, "", Some(&storage));
+                fs::write(site.path("secret"), CANARY).unwrap();
+                let said = let_out(&site);
+                assert_kept(&format!("secret_key: {secret}"), &said);
+                assert!(said.contains(told), "{secret}: {said}");
+            });
+        }
+    });
+}
+
+/// What a command that sends says of its properties, in which each `CANARY` is the secret; it sends nothing.
+fn sent_in_vain(command: &str, properties: &[&str]) -> String {
+    let mut sending = alluvium();
+    sending.args([command, "--brokers", NOBODY, "--topic", "events"]);
+    for property in properties {
+        sending.arg("-X").arg(property.replace("CANARY", CANARY));
     }
+    let output = sending
+        .env("ALLUVIUM_LOG", "trace")
+        .output()
+        .expect("the command runs");
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(!output.status.success(), "{command}: {said}");
+    said
+}
+
+#[test]
+fn secrets_of_those_who_send_are_shown_nowhere() {
+    let cases: [(&[&str], &str); 7] = [
+        // The first two are taken, and somebody to answer is waited for: ten seconds, by all at the same time.
+        (
+            &[
+                "security.protocol=SASL_PLAINTEXT",
+                "sasl.mechanism=PLAIN",
+                "sasl.username=reader",
+                "sasl.password=CANARY",
+            ],
+            "the partitions of topic",
+        ),
+        (
+            &[
+                "security.protocol=SASL_PLAINTEXT",
+                "sasl.mechanism=OAUTHBEARER",
+                "sasl.oauthbearer.token=CANARY",
+            ],
+            "the partitions of topic",
+        ),
+        (
+            &[
+                "security.protocol=SASL_PLAINTEXT",
+                "sasl.mechanism=CARRIER-PIGEON",
+                "sasl.password=CANARY",
+            ],
+            "CARRIER-PIGEON",
+        ),
+        (
+            &[
+                "security.protocol=SSL",
+                "ssl.key.pem=-----BEGIN PRIVATE KEY-----\nCANARY\n-----END PRIVATE KEY-----",
+            ],
+            "ssl.key.pem",
+        ),
+        (&["sasl.passwort=CANARY"], "sasl.passwort"),
+        (
+            &["sasl.jaas.config=PlainLoginModule required password=\"CANARY\";"],
+            "sasl.jaas.config",
+        ),
+        (&["sasl.password:CANARY"], "NAME=VALUE"),
+    ];
+    thread::scope(|scope| {
+        for command in ["produce", "generate"] {
+            for (properties, told) in cases {
+                scope.spawn(move || {
+                    let what = format!("{command} {properties:?}");
+                    let said = sent_in_vain(command, properties);
+                    assert_kept(&what, &said);
+                    assert!(said.contains(told), "{what}: {said}");
+                });
+            }
+        }
+    });
 }

@@ -8,6 +8,8 @@ use std::{
     time::Duration,
 };
 
+use base64::Engine as _;
+
 use crate::{
     process::{Process, alluvium, oracle_required, python, wait_for},
     site::{Site, broker_with, free_port},
@@ -136,7 +138,11 @@ fn a_server_with_users_is_reached_by_them_alone() {
     }
     let file = write(format!("{storage}{open}{users}{tls}"));
     let server = Process::start(
-        alluvium().arg("run").arg("-c").arg(&file),
+        alluvium()
+            .arg("run")
+            .arg("-c")
+            .arg(&file)
+            .env("ALLUVIUM_LOG", "trace"),
         &site.path("server.log"),
     );
     let url = format!("https://127.0.0.1:{http}");
@@ -289,9 +295,11 @@ fn a_server_with_users_is_reached_by_them_alone() {
     assert_eq!(psql("ana", PASSWORD, "SELECT 1"), "1\n");
 
     let log = server.messages();
+    assert!(log.contains(" TRACE "), "{log}");
     let hashes = ana.lines().chain(dash.lines());
     let secrets = hashes.filter_map(|line| line.split('\'').nth(1).filter(|text| text.len() > 40));
-    for secret in secrets.chain([PASSWORD, &token, "canary-wrong"]) {
+    let as_sent = base64::prelude::BASE64_STANDARD.encode(&basic);
+    for secret in secrets.chain([PASSWORD, &token, "canary-wrong", &as_sent]) {
         assert!(!log.contains(secret), "{log}");
     }
 }

@@ -7,7 +7,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium_source::{Broker, EventProducer, GroupProgress, log_bounds, partition_counts};
+use alluvium_source::{
+    Broker, EventProducer, GroupProgress, SourceError, log_bounds, partition_counts,
+};
 use alluvium_types::{Timestamp, TopicPartition};
 
 use crate::{
@@ -125,10 +127,13 @@ pub(crate) fn connection(address: &BrokerAddress) -> Broker {
 
 /// How many partitions the topic has.
 pub(crate) fn partitions_of(broker: &Broker, topic: &str) -> Result<i32, Failure> {
-    let unreachable = |error| {
-        Failure::work(format!("{} does not answer", broker.brokers))
+    let unreachable = |error| match error {
+        SourceError::Property { .. } => Failure::input("the connection cannot be used")
             .because(&error)
-            .help("is a broker there? `alluvium broker --port 9092` starts one to try things out")
+            .help("mend `-X`: it takes the properties of librdkafka"),
+        error => Failure::work(format!("{} does not answer", broker.brokers))
+            .because(&error)
+            .help("is a broker there? `alluvium broker --port 9092` starts one to try things out"),
     };
     let name: Arc<str> = topic.into();
     let counts = partition_counts(broker, &[name], PATIENCE).map_err(unreachable)?;
@@ -148,11 +153,7 @@ pub(crate) fn partitions_of(broker: &Broker, topic: &str) -> Result<i32, Failure
         })
 }
 
-fn bounds(
-    broker: &Broker,
-    topic: &str,
-    partitions: i32,
-) -> Result<Vec<(i64, i64)>, alluvium_source::SourceError> {
+fn bounds(broker: &Broker, topic: &str, partitions: i32) -> Result<Vec<(i64, i64)>, SourceError> {
     let all: Vec<TopicPartition> = (0..partitions)
         .map(|number| TopicPartition::new(topic, number))
         .collect();
@@ -164,6 +165,6 @@ fn bounds(
 }
 
 /// Sending to the broker failed.
-pub(crate) fn failed(address: &BrokerAddress, error: &alluvium_source::SourceError) -> Failure {
+pub(crate) fn failed(address: &BrokerAddress, error: &SourceError) -> Failure {
     Failure::work(format!("could not send everything to {}", address.brokers)).because(error)
 }

@@ -88,7 +88,12 @@ pub(crate) fn run(args: &SqlArgs) -> Result<(), Failure> {
 /// The door that an address names.
 fn at_door(text: &str) -> Result<Answering, Failure> {
     let url = Url::parse(text)
-        .map_err(|_| Failure::input(format!("`{text}` is not the URL of a server")).help(DOORS))?;
+        // There may be a password in what cannot be told apart.
+        .map_err(|error| {
+            Failure::input("`--url` is not the URL of a server")
+                .because(&error)
+                .help(DOORS)
+        })?;
     Ok(match url.scheme() {
         "http" | "https" => Answering::Server {
             door: Door::new(text)?,

@@ -5,10 +5,11 @@ use alluvium_query::Storage;
 use alluvium_types::Timestamp;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
+use url::Url;
 
 use crate::{
     cli::StatusArgs,
-    door::{Door, Silence},
+    door::{Door, Silence, printable},
     failure::Failure,
     files,
     output::{Format, Sheet, bytes, grouped, say, to_stdout},
@@ -192,9 +193,10 @@ fn stored(args: &StatusArgs) -> Result<(), Failure> {
         }
         Ok::<(), Failure>(())
     })?;
+    let asked = Url::parse(&args.url)
+        .map_or_else(|_| String::new(), |url| format!(" at {}", printable(&url)));
     say(format_args!(
-        "no server answers at {}; this is what the tables in {root} record",
-        args.url
+        "no server answers{asked}; this is what the tables in {root} record"
     ));
     to_stdout(|out| sheet.write(args.format, out))?;
     Ok(())

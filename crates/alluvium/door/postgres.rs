@@ -26,7 +26,7 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 use url::Url;
 
-use super::{CONNECT_PATIENCE, PASSWORD, PATIENCE, distrusts, password};
+use super::{CONNECT_PATIENCE, PASSWORD, PATIENCE, distrusts, password, printable};
 use crate::{failure::Failure, output::Sheet};
 
 /// Where a server listens unless the address says otherwise.
@@ -73,7 +73,7 @@ impl PostgresDoor {
     /// A usage failure when `url` is none.
     pub(crate) fn new(url: &Url) -> Result<Self, Failure> {
         let wrong = |why: &str| {
-            Failure::input(format!("`{}` {why}", without_password(url)))
+            Failure::input(format!("`{}` {why}", printable(url)))
                 .help("write it like postgres://me@127.0.0.1:8432/alluvium?sslmode=require")
         };
         let host = url.host_str().filter(|host| !host.is_empty());
@@ -89,7 +89,11 @@ impl PostgresDoor {
                 ("sslmode", "prefer") => "prefer",
                 // The certificate is always held to its authority and its name.
                 ("sslmode", "require" | "verify-ca" | "verify-full") => "require",
-                _ => return Err(wrong("has a part that is not known here")),
+                _ => {
+                    return Err(wrong(&format!(
+                        "has a part `{name}` that is not known here, or not as it is"
+                    )));
+                }
             };
         }
         let mut config: Config = format!("sslmode={mode}")
@@ -109,7 +113,7 @@ impl PostgresDoor {
             config.password(password);
         }
         Ok(Self {
-            shown: without_password(url).to_string(),
+            shown: printable(url).to_string(),
             config: Arc::new(config),
             tls: trusting_authorities()?,
             runtime: Builder::new_current_thread().enable_all().build()?,
@@ -348,15 +352,6 @@ fn value(text: &str, type_id: u32) -> Value {
         }
         _ => text.into(),
     }
-}
-
-fn without_password(url: &Url) -> Url {
-    let mut shown = url.clone();
-    if shown.password().is_some() {
-        // Only an address that has no place for one refuses.
-        let _ = shown.set_password(None);
-    }
-    shown
 }
 
 /// What `%40` and its like stand for.

@@ -22,6 +22,7 @@ mod reader;
 mod rounding;
 mod server;
 mod shape;
+mod stars;
 mod status;
 mod tree;
 mod values;

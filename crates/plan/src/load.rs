@@ -26,6 +26,7 @@ use crate::{
     plan::{Accept, Drain, EventColumn, EventTime, KafkaSource, Plan, Start, UnknownFields},
     properties,
     reader::{FromNode, Keys as _, Reader},
+    stars,
     tree::Scalar,
     values::{self, Zero},
     written::pipeline::{self as written, Pipeline},
@@ -52,12 +53,9 @@ pub fn load_pipeline(
     environment: &Environment,
 ) -> Result<(Plan, Vec<InlineTest>), Diagnostics> {
     let mut found = Diagnostics::default();
-    let loaded = load(
-        &Arc::new(source.clone()),
-        read_file,
-        environment,
-        &mut found,
-    );
+    let file = Arc::new(source.clone());
+    let loaded = load(&file, read_file, environment, &mut found);
+    stars::hide(&[], stars::IN_PIPELINE_FILES, &file, &mut found);
     match loaded {
         Some(loaded) if !found.has_errors() => Ok((loaded.plan, loaded.tests)),
         _ => Err(found.finish()),
@@ -77,8 +75,8 @@ pub fn load_pipelines(
     let mut loaded = Vec::new();
     let mut owners: HashMap<String, String> = HashMap::new();
     let mut names: HashMap<String, String> = HashMap::new();
-    for source in sources {
-        let file = Arc::new(source.clone());
+    let files: Vec<Arc<SourceFile>> = sources.iter().cloned().map(Arc::new).collect();
+    for file in &files {
         if let Some(before) = names.insert(stem(&file.path), file.path.clone()) {
             let message = format!("{before} is a pipeline of the same name");
             found.0.push(Diagnostic {
@@ -86,13 +84,13 @@ pub fn load_pipelines(
                 ..Diagnostic::of_file("", Code::Name, message, "give one of the two another name")
             });
         }
-        let Some(pipeline) = load(&file, read_file, environment, &mut found) else {
+        let Some(pipeline) = load(file, read_file, environment, &mut found) else {
             continue;
         };
         for name in &pipeline.table_names {
             if let Some(owner) = owners.get(&name.text) {
                 Reader {
-                    file: &file,
+                    file,
                     found: &mut found,
                     advise: advice::for_key,
                 }
@@ -107,6 +105,9 @@ pub fn load_pipelines(
             }
         }
         loaded.push((pipeline.plan, pipeline.tests));
+    }
+    for file in &files {
+        stars::hide(&[], stars::IN_PIPELINE_FILES, file, &mut found);
     }
     if found.has_errors() {
         return Err(found.finish());

@@ -20,6 +20,7 @@ use crate::{
     diagnostic::{Code, Diagnostics, SourceFile},
     load::ReadFile,
     reader::{FromNode, Keys as _, Reader, SecretFrom, SecretText},
+    stars,
     tree::Scalar,
     values,
     written::server as written,
@@ -172,9 +173,7 @@ pub fn load_server(
     };
     let server = loading.server();
     let literals = loading.literals;
-    if !literals.is_empty() {
-        hide(&literals, &file, &mut found);
-    }
+    stars::hide(&literals, stars::IN_SERVER_FILES, &file, &mut found);
     match server {
         Some(server) if !found.has_errors() => Ok((server, found.finish())),
         _ => Err(found.finish()),
@@ -190,26 +189,6 @@ struct Loading<'l> {
     literals: Vec<Range<usize>>,
     /// What a door that other machines can reach would need and the file has not.
     lacks_beyond_loopback: Option<&'static str>,
-}
-
-/// Puts stars over secrets in every excerpt of the file.
-fn hide(literals: &[Range<usize>], file: &Arc<SourceFile>, found: &mut Diagnostics) {
-    let mut bytes = file.text.clone().into_bytes();
-    for literal in literals {
-        if let Some(bytes) = bytes.get_mut(literal.clone()) {
-            // Line breaks stay, so that places do.
-            for byte in bytes.iter_mut().filter(|byte| **byte != b'\n') {
-                *byte = b'*';
-            }
-        }
-    }
-    let hidden = Arc::new(SourceFile {
-        path: file.path.clone(),
-        text: String::from_utf8_lossy(&bytes).into_owned(),
-    });
-    for diagnostic in &mut found.0 {
-        diagnostic.file = hidden.clone();
-    }
 }
 
 impl Loading<'_> {

@@ -176,11 +176,10 @@ impl Broker {
         config
             .create_with_context(context)
             .map_err(|cause| match cause {
-                KafkaError::ClientConfig(_, reason, property, value) => SourceError::Property {
-                    property,
-                    value,
-                    reason,
-                },
+                // The reason names the value where it is one of few, and a secret never is.
+                KafkaError::ClientConfig(_, reason, property, _) => {
+                    SourceError::Property { property, reason }
+                }
                 cause => SourceError::Client {
                     brokers: self.brokers.clone(),
                     cause,
@@ -206,7 +205,6 @@ impl Subscription {
             let refuse = |reason: &str| {
                 Err(SourceError::Property {
                     property: name.clone(),
-                    value: value.clone(),
                     reason: reason.to_owned(),
                 })
             };
@@ -298,7 +296,6 @@ impl Subscription {
             .parse::<u64>()
             .map_err(|cause| SourceError::Property {
                 property: "session.timeout.ms".to_owned(),
-                value: written.to_owned(),
                 reason: cause.to_string(),
             })?;
         Ok(Duration::from_millis(session / 3).min(Duration::from_secs(10)))

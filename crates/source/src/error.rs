@@ -12,12 +12,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
     /// A property that would break an invariant, or that librdkafka does not take.
-    #[error("the Kafka property `{property}` cannot be set to `{value}`: {reason}")]
+    #[error("the Kafka property `{property}` cannot be set as it is: {reason}")]
     Property {
-        /// The property's name.
+        /// The property's name. What it was set to may be a secret.
         property: String,
-        /// The value as written.
-        value: String,
         /// Why not.
         reason: String,
     },

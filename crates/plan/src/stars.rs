@@ -1,0 +1,157 @@
+//! Stars over secrets in the excerpts of files.
+//!
+//! Owns where a secret may stand in a text that nobody has understood: misspelt keys, wrong YAML and settings in the wrong place are
+//! shown with the lines around them, and a secret may be among these. Rather a star too many. Does not own secrets that were
+//! understood: whoever has read one names its place.
+
+use std::{ops::Range, sync::Arc};
+
+use crate::diagnostic::{Diagnostics, SourceFile};
+
+/// Parts of keys behind which a secret may stand: in server files ...
+pub(crate) const IN_SERVER_FILES: &[&str] = &[
+    "secret",
+    "passw",
+    "pasw",
+    "pwd",
+    "token",
+    "jaas",
+    "credential",
+    "private",
+    "sasl.",
+    "ssl.key",
+];
+/// ... and in pipeline files, where `tokens` is a good name for a measure.
+pub(crate) const IN_PIPELINE_FILES: &[&str] = &["sasl.", "ssl.key", "password", "jaas"];
+
+/// Puts stars over these places of the file, and over what stands behind keys that contain one of `words`, in every excerpt of it.
+pub(crate) fn hide(
+    known: &[Range<usize>],
+    words: &[&str],
+    file: &Arc<SourceFile>,
+    found: &mut Diagnostics,
+) {
+    let mut bytes = file.text.clone().into_bytes();
+    for secret in known.iter().cloned().chain(suspects(&file.text, words)) {
+        if let Some(bytes) = bytes.get_mut(secret) {
+            // Line breaks stay, so that places do.
+            for byte in bytes.iter_mut().filter(|byte| **byte != b'\n') {
+                *byte = b'*';
+            }
+        }
+    }
+    let hidden = Arc::new(SourceFile {
+        path: file.path.clone(),
+        text: String::from_utf8_lossy(&bytes).into_owned(),
+    });
+    for diagnostic in &mut found.0 {
+        if Arc::ptr_eq(&diagnostic.file, file) {
+            diagnostic.file = hidden.clone();
+        }
+    }
+}
+
+/// Where a secret may stand, to the end of each line.
+fn suspects(text: &str, words: &[&str]) -> Vec<Range<usize>> {
+    let mut suspects = Vec::new();
+    let mut at = 0;
+    // The indentation of a key whose value stands in the lines below it.
+    let mut below: Option<usize> = None;
+    for line in text.split_inclusive('\n') {
+        let bare = line.trim_end();
+        let indentation = bare.len() - bare.trim_start().len();
+        if below.is_some_and(|key| !bare.is_empty() && indentation <= key) {
+            below = None;
+        }
+        if below.is_some() {
+            if !is_elsewhere(bare.trim_start()) {
+                suspects.push(at + indentation..at + bare.len());
+            }
+        } else {
+            let mut from = 0;
+            while let Some(value) = value_in(bare, from, words) {
+                from = value;
+                let written = bare[value..].trim_start();
+                let starts = bare.len() - written.len();
+                match written.chars().next() {
+                    None | Some('|' | '>' | '#') => below = Some(indentation),
+                    Some(_) if is_elsewhere(written) => continue,
+                    Some(_) => suspects.push(at + starts..at + bare.len()),
+                }
+                break;
+            }
+        }
+        at += line.len();
+    }
+    suspects
+}
+
+/// Where in a line, from there on, the value of the first such key begins.
+fn value_in(line: &str, from: usize, words: &[&str]) -> Option<usize> {
+    let lower = line.to_ascii_lowercase();
+    let behind = |word: &&str| {
+        let key = from + lower[from..].find(word)?;
+        let colon = key + lower[key..].find([':', '='])?;
+        // A list of keys, or a sentence, has no value.
+        let name = &lower[key..colon];
+        (!name.contains(['{', '}', ','])).then_some(colon + 1)
+    };
+    words.iter().filter_map(behind).min()
+}
+
+/// Whether a value says where the secret is, rather than being it.
+fn is_elsewhere(value: &str) -> bool {
+    let value = value.trim_start_matches(['"', '\'', '{', ' ']);
+    let starts = |with: &str| value.starts_with(with);
+    starts("${") || starts("file:") || starts("env:")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn starred(text: &str, words: &[&str]) -> String {
+        let mut bytes = text.as_bytes().to_vec();
+        for place in suspects(text, words) {
+            bytes[place].fill(b'*');
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn what_may_be_a_secret_has_stars() {
+        for text in [
+            "pasword: geheim",
+            "  sasl: {mechanism: PLAIN, pasword: geheim}\n",
+            "properties: {sasl.jaas.config: 'password=\"geheim\"'}",
+            "secret_key: {value: geheim}\nregion: x",
+            "secret_key: [geheim]",
+            "secret_key:\n  value: geheim\nregion: x",
+            "password: |\n  geheim\n\n  geheim\nother: 1",
+            "Secret-Key : geheim",
+            "password = geheim",
+            "{password: ${P}, token: geheim}",
+        ] {
+            let starred = starred(text, IN_SERVER_FILES);
+            assert!(!starred.contains("geheim"), "{starred}");
+            assert_eq!(starred.lines().count(), text.lines().count());
+        }
+    }
+
+    #[test]
+    fn everything_else_is_shown() {
+        for text in [
+            "password: ${KAFKA_PASSWORD}",
+            "password: {file: secret}\nbrokers: geheim",
+            "password:\n  file: secret\nbrokers: geheim",
+            "secret_key: {env: KEY}\n",
+            "brokers: localhost:9092",
+        ] {
+            assert_eq!(starred(text, IN_SERVER_FILES), text);
+        }
+        let measure = "tokens: approx_distinct(token)";
+        assert_eq!(starred(measure, IN_PIPELINE_FILES), measure);
+        let misplaced = starred("sasl.password: geheim", IN_PIPELINE_FILES);
+        assert!(!misplaced.contains("geheim"), "{misplaced}");
+    }
+}
