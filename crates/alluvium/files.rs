@@ -12,7 +12,7 @@ use alluvium_plan::{
     AllowHttp, Code, Diagnostic, Diagnostics, Environment, InlineTest, Plan, Server, SourceFile,
     load_pipelines, load_server,
 };
-use alluvium_store::{StorageConfig, Store};
+use alluvium_store::{StorageConfig, Store, StoreError};
 use tokio::runtime::Runtime;
 
 use crate::{cli::ServerFile, failure::Failure};
@@ -160,7 +160,13 @@ impl Found {
             allow_http: storage.allow_http == AllowHttp::Yes,
         };
         Store::open(&config).await.map_err(|error| {
-            Failure::work(format!("the storage at {} cannot be used", storage.root)).because(&error)
+            let what = format!("the storage at {} cannot be used", storage.root);
+            // A root that is wrong stays wrong, however often it is tried.
+            let failure = match error {
+                StoreError::Root { .. } => Failure::input(what),
+                _ => Failure::work(what),
+            };
+            failure.because(&error)
         })
     }
 }

@@ -103,6 +103,9 @@ impl Kept {
         let Some(outcome) = stop.unless_asked(io, self.upkeep.run()) else {
             return false;
         };
+        if let Some(ahead) = self.upkeep.take_clock_ahead() {
+            clock.is_ahead(ahead);
+        }
         let table = &self.name;
         let damaged = self.upkeep.take_damaged();
         if !damaged.is_empty() {
@@ -114,9 +117,6 @@ impl Kept {
             Ok(done) => {
                 let took = begun.elapsed();
                 tracing::debug!(table, ?done, ?took, "kept up");
-                if let Some(ahead) = done.clock_ahead {
-                    clock.is_ahead(ahead);
-                }
                 (self.upkeep.failing().map(str::to_owned), pause)
             }
             Err(error) => {

@@ -159,14 +159,17 @@ async fn status(State(door): State<Door>, Extension(access): Extension<Access>) 
     json_reply(StatusCode::OK, &json!({ "pipelines": door.status.all() }))
 }
 
-async fn livez(State(door): State<Door>) -> Response {
-    match (door.live)() {
-        Ok(()) => json_reply(StatusCode::OK, &json!({ "live": true })),
-        Err(reason) => json_reply(
-            StatusCode::SERVICE_UNAVAILABLE,
-            &json!({ "live": false, "reason": reason }),
-        ),
+/// The reason names a pipeline, so it is for operators.
+async fn livez(State(door): State<Door>, access: Option<Extension<Access>>) -> Response {
+    let Err(reason) = (door.live)() else {
+        return json_reply(StatusCode::OK, &json!({ "live": true }));
+    };
+    let mut reply = json!({ "live": false });
+    let access = access.map(|Extension(access)| access);
+    if entry::closed_to(access.as_ref()).is_none() {
+        reply["reason"] = reason.into();
     }
+    json_reply(StatusCode::SERVICE_UNAVAILABLE, &reply)
 }
 
 #[derive(Deserialize)]

@@ -38,8 +38,6 @@ pub struct Maintenance {
     pub orphans_removed: usize,
     /// Files of dead letters that were kept long enough and left the table.
     pub files_expired: usize,
-    /// How far this machine's clock was ahead of the storage's, in milliseconds, if that was asked.
-    pub clock_ahead: Option<i64>,
 }
 
 /// Keeps up one table beside its writers (P37). Any number of servers may do so beside each other.
@@ -55,6 +53,8 @@ pub struct Upkeep {
     failing: Option<String>,
     /// What of the log could not be read, and what that means.
     damaged: Vec<String>,
+    /// How far this machine's clock was ahead of the storage's, in milliseconds, when that was asked last.
+    clock_ahead: Option<i64>,
 }
 
 /// What is kept up where the rows are dead letters.
@@ -91,6 +91,7 @@ impl Upkeep {
             last_clean: None,
             failing: None,
             damaged: Vec::new(),
+            clock_ahead: None,
         }
     }
 
@@ -112,6 +113,12 @@ impl Upkeep {
     /// What of the log could not be read since this was asked, and what that means: a sentence each (S9).
     pub fn take_damaged(&mut self) -> Vec<String> {
         std::mem::take(&mut self.damaged)
+    }
+
+    /// How far this machine's clock was ahead of the storage's, in milliseconds, if that was asked since this was. Known also where
+    /// what it was asked for has failed.
+    pub fn take_clock_ahead(&mut self) -> Option<i64> {
+        self.clock_ahead.take()
     }
 
     /// Why the last clean-up failed, if it did. The next one comes within the hour, as each costs a version.
@@ -162,7 +169,7 @@ impl Upkeep {
         let (store, log) = (&self.store, &self.log);
         let asked_at = wall_millis();
         let now = store.now().await?;
-        done.clock_ahead = Some(ahead(now, asked_at, wall_millis()));
+        self.clock_ahead = Some(ahead(now, asked_at, wall_millis()));
         if let Some(Letters { pipeline, keep }) = &self.letters {
             done.files_expired =
                 dead_letters::expire(store, log, snapshot, pipeline, *keep, now).await?;

@@ -86,6 +86,8 @@ pub(crate) struct FaultyStore {
     pub(crate) age: Arc<AtomicU64>,
     /// It takes nothing.
     pub(crate) is_away: Arc<AtomicBool>,
+    /// Nobody may delete.
+    pub(crate) keeps_all: Arc<AtomicBool>,
     /// By so many seconds its clock is behind ours.
     pub(crate) behind: Arc<AtomicU64>,
     /// Puts that are refused twice but happen: a store without conditional put (S8).
@@ -113,6 +115,7 @@ impl FaultyStore {
             age: Arc::default(),
             behind: Arc::default(),
             is_away: Arc::default(),
+            keeps_all: Arc::default(),
             overwrites: Overwrites::Never,
             unlisted: Arc::default(),
             withheld: Arc::default(),
@@ -301,6 +304,14 @@ impl ObjectStore for FaultyStore {
         &self,
         paths: BoxStream<'static, Result<Path>>,
     ) -> BoxStream<'static, Result<Path>> {
+        if self.keeps_all.load(Ordering::Relaxed) {
+            let denied = |path: Result<Path>| {
+                let path = path?.to_string();
+                let source = "nobody may delete".into();
+                Err(object_store::Error::PermissionDenied { path, source })
+            };
+            return paths.map(denied).boxed();
+        }
         self.inner.delete_stream(paths)
     }
 

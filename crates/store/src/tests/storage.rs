@@ -243,6 +243,38 @@ async fn a_store_is_proven_once_and_by_an_answer_only() {
 }
 
 #[tokio::test]
+async fn who_may_not_delete_commits_all_the_same_and_hears_of_it() {
+    let objects = FaultyStore::new(0, Faults::default());
+    objects.keeps_all.store(true, Ordering::Relaxed);
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    store.prove().await.unwrap();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    for at in 0..30 {
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+    }
+    let left = writer
+        .stage(once(panes_of(&spec(), &[(0, 30, 31)])), None)
+        .await
+        .unwrap();
+    writer.discard(&left).await;
+    assert_eq!(totals(&store).await.0, 30);
+
+    // A year later there is something to delete.
+    objects.age.store(365 * 86_400, Ordering::Relaxed);
+    let mut upkeep = store.upkeep("clicks_per_minute");
+    upkeep.run().await.unwrap_err();
+    assert!(
+        upkeep
+            .failing()
+            .is_some_and(|why| why.contains("nobody may delete")),
+        "{:?}",
+        upkeep.failing()
+    );
+    assert!(upkeep.take_clock_ahead().is_some());
+    assert_eq!(totals(&store).await.0, 30);
+}
+
+#[tokio::test]
 async fn a_batch_of_another_shape_is_refused_and_leaves_nothing() {
     let store = in_memory();
     let writer = opened(&store, &[(0, 0)]).await;
