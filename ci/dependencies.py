@@ -2,7 +2,7 @@
 """Holds the dependencies to deny.toml: licences, banned crates, crates that may be there only once, sources.
 
 Reads `cargo metadata --locked`, so Cargo.lock must be up to date too. Needs Python 3.11 or newer and nothing beside
-it. Advisories are not looked at: `cargo deny check advisories` does that.
+it. Advisories are not looked at: `.ci/run advisories` does that where their database can be reached.
 """
 
 import collections
