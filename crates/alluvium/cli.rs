@@ -107,9 +107,9 @@ pub(crate) enum Wanted {
     Replay(ReplayArgs),
     /// Moves partitions on by hand, over events that the tables then never have
     #[command(
-        after_help = "The only way to move a position. It goes forward; back only while the table has read nothing of the partition. What is \
-        passed over is a gap, which `alluvium audit` tells from then on. Servers may run meanwhile: what they have in flight is dropped, and a \
-        partition that was halted goes on.\n\nExamples:\n  alluvium seek clicks --partition 3 --to earliest   # retention removed what was next\n  \
+        after_help = "The only way to move a position. It goes forward; back only while the table has nothing at all. What is passed over is a \
+        gap, which `alluvium audit` tells from then on. Servers may run meanwhile: what they have in flight is dropped, and within seconds they \
+        read on from there, also where a partition was halted.\n\nExamples:\n  alluvium seek clicks --partition 3 --to earliest   # retention removed what was next\n  \
         alluvium seek clicks --partition all --to 2026-03-01T00:00:00Z"
     )]
     Seek(SeekArgs),
@@ -377,8 +377,8 @@ pub(crate) struct SeekArgs {
     /// The partition: its number, TOPIC/NUMBER, or `all`; can be given several times.
     #[arg(long = "partition", value_name = "PARTITION", required = true)]
     pub(crate) partitions: Vec<String>,
-    /// The next offset to read; `earliest`: the oldest that Kafka has and the table has not read; `latest`: the end of the log; or
-    /// the first event that Kafka got at this time or later, RFC 3339.
+    /// The next offset to read; or `earliest`: the oldest that Kafka has, `latest`: the end of the log, or the first event that Kafka
+    /// got at this time or later, RFC 3339. Of these three, a partition that was read further stays where it is.
     #[arg(long, value_name = "WHERE", value_parser = target)]
     pub(crate) to: Target,
     /// Only this table of the pipeline; can be given several times [default: every table].
@@ -395,7 +395,7 @@ pub(crate) struct SeekArgs {
 /// Where a partition is moved to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// The oldest event that Kafka has and the table has not read.
+    /// The oldest event that Kafka has.
     Earliest,
     /// The end of the log.
     Latest,

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use alluvium_plan::Plan;
 use alluvium_runtime::table_spec;
 use alluvium_source::{Broker, SourceError, log_bounds, offsets_at, partition_counts};
-use alluvium_store::{Moved, Store, StoreError};
+use alluvium_store::{Goal, Moved, Sought, Store, StoreError};
 use alluvium_types::TopicPartition;
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -43,8 +43,12 @@ pub(crate) fn run(args: &SeekArgs) -> Result<(), Failure> {
             continue;
         }
         match runtime.block_on(move_on(&store, plan, position, &log)) {
-            Ok(moves) => {
-                for (partition, Moved { from, to }, gap) in moves {
+            Ok(sought) => {
+                for (partition, Moved { from, to }) in sought.moved {
+                    let gap = match sought.was_empty {
+                        true => 0,
+                        false => to.abs_diff(from),
+                    };
                     passed_over += gap;
                     sheet.push(vec![
                         json!(table),
@@ -54,6 +58,12 @@ pub(crate) fn run(args: &SeekArgs) -> Result<(), Failure> {
                         json!(gap),
                     ]);
                 }
+            }
+            Err(error @ StoreError::EndingUnknown { .. }) => {
+                let failure = Failure::work(format!("it is not known whether {table} was moved"));
+                failures.push(failure.because(&error).help(
+                    "do the same again: what stands there already stays, and `alluvium audit` tells what was passed over",
+                ));
             }
             Err(error) => {
                 let failure = Failure::work(format!("nothing of {table} was moved"));
@@ -76,45 +86,20 @@ pub(crate) fn run(args: &SeekArgs) -> Result<(), Failure> {
     Failure::any_of(failures)
 }
 
-/// What was moved in one table, and how many offsets of it are passed over.
 async fn move_on(
     store: &Store,
     plan: &Plan,
     position: usize,
     log: &Log,
-) -> Result<Vec<(TopicPartition, Moved, u64)>, StoreError> {
-    let mut writer = store
-        .table(&table_spec(plan, &plan.tables[position]))
-        .await?;
-    let unread = writer.unread().await?;
-    let mut targets = log.targets.clone();
-    if log.only_forward {
-        let offsets = &writer.checkpoint().offsets;
-        // What lies before that was read is not the oldest that was not.
-        targets.retain(|partition, to| {
-            unread.contains_key(partition) || offsets.get(partition).is_none_or(|at| at < to)
-        });
-    }
-    let moved = writer.seek(&targets, &unread).await?;
-    let gap = |partition: &TopicPartition, moved: &Moved| match unread.get(partition) {
-        Some(at) if *at == moved.from => 0,
-        _ => moved.to.abs_diff(moved.from),
-    };
-    Ok(moved
-        .into_iter()
-        .map(|(partition, moved)| {
-            let gap = gap(&partition, &moved);
-            (partition, moved, gap)
-        })
-        .collect())
+) -> Result<Sought, StoreError> {
+    let spec = table_spec(plan, &plan.tables[position]);
+    store.table(&spec).await?.seek(&log.goals).await
 }
 
 /// What Kafka says of the partitions.
 struct Log {
     bounds: BTreeMap<TopicPartition, (i64, i64)>,
-    targets: BTreeMap<TopicPartition, i64>,
-    /// Partitions that stand behind their target already stay there.
-    only_forward: bool,
+    goals: BTreeMap<TopicPartition, Goal>,
 }
 
 impl Log {
@@ -125,25 +110,25 @@ impl Log {
     ) -> Result<Self, SourceError> {
         let bounds = log_bounds(broker, partitions, PATIENCE)?;
         let of_bounds = |choose: fn(&(i64, i64)) -> i64| {
+            let goal = |ends| Goal::NotBefore(choose(ends));
             let bounds = bounds.iter();
             bounds
-                .map(|(partition, ends)| (partition.clone(), choose(ends)))
+                .map(|(partition, ends)| (partition.clone(), goal(ends)))
                 .collect()
         };
-        let targets = match to {
+        let goals = match to {
             Target::Earliest => of_bounds(|ends| ends.0),
             Target::Latest => of_bounds(|ends| ends.1),
-            Target::Time(time) => offsets_at(broker, partitions, time, PATIENCE)?,
-            Target::Offset(offset) => {
-                let partitions = partitions.iter();
-                partitions.map(|name| (name.clone(), offset)).collect()
-            }
+            Target::Time(time) => offsets_at(broker, partitions, time, PATIENCE)?
+                .into_iter()
+                .map(|(partition, offset)| (partition, Goal::NotBefore(offset)))
+                .collect(),
+            Target::Offset(offset) => partitions
+                .iter()
+                .map(|partition| (partition.clone(), Goal::To(offset)))
+                .collect(),
         };
-        Ok(Self {
-            bounds,
-            targets,
-            only_forward: to == Target::Earliest,
-        })
+        Ok(Self { bounds, goals })
     }
 
     /// An offset that the log does not have would halt its partition.
@@ -189,6 +174,9 @@ fn partitions(
     let topics = &plan.source.topics;
     let counts = partition_counts(broker, topics, PATIENCE);
     let counts = counts.map_err(|error| unanswered(plan, &error))?;
+    if let Some((topic, _)) = counts.iter().find(|(_, count)| count.is_none()) {
+        return Err(Failure::work(format!("Kafka has no topic `{topic}`")));
+    }
     let all = || {
         let counts = counts.iter();
         counts.flat_map(|(topic, count)| {

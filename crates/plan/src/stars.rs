@@ -55,55 +55,70 @@ pub(crate) fn hide(
 fn suspects(text: &str, words: &[&str]) -> Vec<Range<usize>> {
     let mut suspects = Vec::new();
     let mut at = 0;
-    // The indentation of a key whose value stands in the lines below it.
+    // The indentation of a key whose value may go on in the lines below it.
     let mut below: Option<usize> = None;
     for line in text.split_inclusive('\n') {
         let bare = line.trim_end();
-        let indentation = bare.len() - bare.trim_start().len();
-        if below.is_some_and(|key| !bare.is_empty() && indentation <= key) {
-            below = None;
-        }
-        if below.is_some() {
-            if !is_elsewhere(bare.trim_start()) {
+        let written = bare.trim_start_matches([' ', '\t']);
+        let indentation = bare.len() - written.len();
+        let is_below = below.is_some_and(|key| {
+            // A tab is as deep as its writer thinks, and a list may stand as deep as its key.
+            bare.is_empty()
+                || indentation > key
+                || bare[..indentation].contains('\t')
+                || (indentation == key && written.starts_with('-'))
+        });
+        if is_below {
+            if !is_elsewhere(written) {
                 suspects.push(at + indentation..at + bare.len());
             }
         } else {
-            let mut from = 0;
-            while let Some(value) = value_in(bare, from, words) {
-                from = value;
-                let written = bare[value..].trim_start();
-                let starts = bare.len() - written.len();
-                match written.chars().next() {
-                    None | Some('|' | '>' | '#') => below = Some(indentation),
-                    Some(_) if is_elsewhere(written) => continue,
-                    Some(_) => suspects.push(at + starts..at + bare.len()),
-                }
-                break;
-            }
+            let secret = value_in(bare, words);
+            below = secret.as_ref().map(|_| indentation);
+            suspects.extend(secret.flatten().map(|value| at + value..at + bare.len()));
         }
         at += line.len();
     }
     suspects
 }
 
-/// Where in a line, from there on, the value of the first such key begins.
-fn value_in(line: &str, from: usize, words: &[&str]) -> Option<usize> {
+/// Where in a line what may be a secret begins; `Some(None)`: it can only begin in the lines below.
+fn value_in(line: &str, words: &[&str]) -> Option<Option<usize>> {
     let lower = line.to_ascii_lowercase();
-    let behind = |word: &&str| {
-        let key = from + lower[from..].find(word)?;
-        let colon = key + lower[key..].find([':', '='])?;
-        // A list of keys, or a sentence, has no value.
-        let name = &lower[key..colon];
-        (!name.contains(['{', '}', ','])).then_some(colon + 1)
-    };
-    words.iter().filter_map(behind).min()
+    let mut values: Vec<usize> = words
+        .iter()
+        .flat_map(|word| lower.match_indices(word))
+        .filter_map(|(key, _)| {
+            let colon = key + lower[key..].find([':', '='])?;
+            // What another key or a list comes between is no key itself.
+            let is_key = !lower[key..colon].contains(['{', '}', ',']);
+            is_key.then_some(colon + 1)
+        })
+        .collect();
+    values.sort_unstable();
+    let mut may_be_below = false;
+    for value in values {
+        let written = line[value..].trim_start();
+        match written.chars().next() {
+            None | Some('#') => may_be_below = true,
+            Some(_) if is_elsewhere(written) => {}
+            Some(_) => return Some(Some(line.len() - written.len())),
+        }
+    }
+    may_be_below.then_some(None)
 }
 
-/// Whether a value says where the secret is, rather than being it.
+/// Whether a value says where the secret is, and nothing beside, rather than being it.
 fn is_elsewhere(value: &str) -> bool {
     let value = value.trim_start_matches(['"', '\'', '{', ' ']);
-    let starts = |with: &str| value.starts_with(with);
-    starts("${") || starts("file:") || starts("env:")
+    let is_place = ["file:", "env:"]
+        .iter()
+        .any(|place| value.starts_with(place));
+    // With a comma before the brace another key follows, which may hold it.
+    let is_alone = value
+        .find([',', '}'])
+        .is_none_or(|end| value[end..].starts_with('}'));
+    value.starts_with("${") || (is_place && is_alone)
 }
 
 #[cfg(test)]
@@ -131,6 +146,14 @@ mod tests {
             "Secret-Key : geheim",
             "password = geheim",
             "{password: ${P}, token: geheim}",
+            "password: {\n  value: geheim}",
+            "ssl.key.pem: \"-----BEGIN\n  geheim\"",
+            "password: !!str |\n  geheim",
+            "{username: my-token, auth_token: geheim}",
+            "    password:\n\tgeheim",
+            "password:\n- geheim",
+            "password: {env: X, value: geheim}",
+            "sasl: {password: ${P}}\npasswort: geheim\nö: ü",
         ] {
             let starred = starred(text, IN_SERVER_FILES);
             assert!(!starred.contains("geheim"), "{starred}");

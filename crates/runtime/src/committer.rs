@@ -264,6 +264,8 @@ impl Committer {
                     .iter()
                     .map(|partition| (partition.clone(), self.recorded_watermark(partition)))
                     .collect();
+                // What was told before is older than what is read from here on.
+                self.progress.lock().offsets.clear();
                 flight.watermarks.assign(recorded, Instant::now());
                 flight.assigned = partitions;
                 self.publish_all();

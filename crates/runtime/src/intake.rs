@@ -194,7 +194,13 @@ impl Intake {
                         open.standings = self.current_standings();
                     }
                     tracing::info!(pipeline = %self.plan.name, partitions = partitions.len(), "partitions assigned");
+                    let starts = self.current_standings().starts();
                     self.status.update(&self.plan.name, |status| {
+                        for partition in &mut status.partitions {
+                            let key =
+                                TopicPartition::new(partition.topic.as_str(), partition.partition);
+                            partition.committed = starts.get(&key).copied().or(partition.committed);
+                        }
                         status.rebalances += 1;
                         status.set_trouble(Trouble::Start, None);
                         status.set_trouble(Trouble::Broker, None);
@@ -390,7 +396,7 @@ impl Intake {
         }
         let mut void = news.overtaken.is_some();
         if !news.offsets.is_empty() {
-            void |= self.was_moved_on(&news.offsets);
+            void |= self.was_moved(&open.standings.starts(), &news.offsets);
         }
         for unreadable in news.unreadable {
             self.drain
@@ -402,15 +408,21 @@ impl Intake {
         }
     }
 
-    /// Whether a halted partition is recorded further than it stands: by hand, since nothing of it is in flight.
-    fn was_moved_on(&self, recorded: &BTreeMap<TopicPartition, i64>) -> bool {
-        let views = self.drain.partitions();
-        let mut halted = views.iter().filter(|view| view.halted.is_some());
-        halted.any(|view| {
-            let recorded = recorded.get(&view.partition).copied();
-            let was_moved = recorded > Some(view.position);
+    /// Whether a partition was moved by hand: it is recorded further than it was read, or before where it was started. What is in
+    /// flight need not show it, as nothing may be, or all of it may count as done (P7).
+    fn was_moved(
+        &self,
+        starts: &BTreeMap<TopicPartition, i64>,
+        recorded: &BTreeMap<TopicPartition, i64>,
+    ) -> bool {
+        self.drain.partitions().iter().any(|view| {
+            let Some(&recorded) = recorded.get(&view.partition) else {
+                return false;
+            };
+            let start = starts.get(&view.partition).copied();
+            let was_moved = recorded > view.position || Some(recorded) < start;
             if was_moved {
-                tracing::info!(pipeline = %self.plan.name, partition = %view.partition, ?recorded, "moved on by hand");
+                tracing::info!(pipeline = %self.plan.name, partition = %view.partition, recorded, "moved by hand or by another server");
             }
             was_moved
         })
@@ -447,7 +459,7 @@ impl Intake {
                     // Before the first commit it is what was recorded when the partition was assigned.
                     let committed = known
                         .and_then(|known| known.committed)
-                        .max(starts.get(&view.partition).copied());
+                        .or(starts.get(&view.partition).copied());
                     let reached = committed.or(Some(view.position));
                     PartitionStatus {
                         topic: view.partition.topic.to_string(),

@@ -151,28 +151,31 @@ impl Verify {
         tables: Vec<Prepared>,
         tell: &mut dyn FnMut(Reading),
     ) -> Result<Vec<Recomputed>, VerifyError> {
-        let mut stretches: BTreeMap<TopicPartition, OffsetRange> = BTreeMap::new();
-        let of_tables = tables.iter().flat_map(|table| table.account.stretches());
-        // Where nothing was read the log need not have anything.
-        for (partition, &stretch) in of_tables.filter(|(_, stretch)| !stretch.is_empty()) {
-            let held = stretches.entry(partition.clone()).or_insert(stretch);
-            *held = around(*held, stretch);
-        }
+        let passes = passes(&tables);
         let room = self.room(tables.len());
         let mut work = Recomputing::begin(self, tables, &room)?;
-        let length = |range: &OffsetRange| range.end().abs_diff(range.start());
         let mut reading = Reading {
-            of: stretches.values().map(length).sum(),
+            of: passes.iter().flat_map(BTreeMap::values).map(length).sum(),
             ..Reading::default()
         };
-        if reading.of == 0 {
-            return work.finish();
+        for stretches in &passes {
+            self.read_pass(stretches, &mut work, &mut reading, tell)?;
         }
+        work.finish()
+    }
+
+    fn read_pass(
+        &self,
+        stretches: &BTreeMap<TopicPartition, OffsetRange>,
+        work: &mut Recomputing<'_>,
+        reading: &mut Reading,
+        tell: &mut dyn FnMut(Reading),
+    ) -> Result<(), VerifyError> {
         let source = |source| self.source(source);
         let mut log = Reread::begin(
             &self.broker,
             self.subscription(stretches.len()),
-            &stretches,
+            stretches,
             READ_PATIENCE,
         )
         .map_err(source)?;
@@ -193,9 +196,9 @@ impl Verify {
             })?;
             reading.passed += length(&range);
             reading.events += events;
-            tell(reading);
+            tell(*reading);
         }
-        work.finish()
+        Ok(())
     }
 
     /// As the pipeline reads; nobody joins its group.
@@ -301,8 +304,64 @@ impl Verify {
     }
 }
 
-/// The smallest range that holds both.
-fn around(one: OffsetRange, other: OffsetRange) -> OffsetRange {
-    let start = one.start().min(other.start());
-    OffsetRange::new(start, one.end().max(other.end())).expect("an end lies at or behind its start")
+fn length(range: &OffsetRange) -> u64 {
+    range.end().abs_diff(range.start())
+}
+
+/// What is read of each partition, one stretch after the other: what no table has read may not be there any more, or be unreadable.
+fn passes(tables: &[Prepared]) -> Vec<BTreeMap<TopicPartition, OffsetRange>> {
+    let mut read: BTreeMap<&TopicPartition, Vec<OffsetRange>> = BTreeMap::new();
+    for account in tables.iter().map(|table| &table.account) {
+        for partition in account.stretches().keys() {
+            let of_partition = read.entry(partition).or_default();
+            of_partition.extend(account.read_of(partition));
+        }
+    }
+    let mut passes: Vec<BTreeMap<TopicPartition, OffsetRange>> = Vec::new();
+    for (partition, ranges) in read {
+        for (pass, stretch) in joined(ranges).into_iter().enumerate() {
+            if passes.len() == pass {
+                passes.push(BTreeMap::new());
+            }
+            passes[pass].insert(partition.clone(), stretch);
+        }
+    }
+    passes
+}
+
+/// The same offsets in as few ranges as hold them, in order.
+fn joined(mut ranges: Vec<OffsetRange>) -> Vec<OffsetRange> {
+    ranges.sort_unstable_by_key(|range| range.start());
+    let mut joined: Vec<OffsetRange> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match joined.last_mut() {
+            Some(last) if range.start() <= last.end() => {
+                let end = last.end().max(range.end());
+                *last = OffsetRange::new(last.start(), end).unwrap_or(*last);
+            }
+            _ => joined.push(range),
+        }
+    }
+    joined
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_any_table_has_read_is_read_once() {
+        let range = |(start, end)| OffsetRange::new(start, end).expect("in order");
+        let joined = |ranges: &[(i64, i64)]| {
+            let ranges = joined(ranges.iter().copied().map(range).collect());
+            ranges
+                .iter()
+                .map(|range| (range.start(), range.end()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(joined(&[]), []);
+        assert_eq!(joined(&[(20, 30), (0, 10)]), [(0, 10), (20, 30)]);
+        assert_eq!(joined(&[(0, 10), (10, 20), (5, 12)]), [(0, 20)]);
+        assert_eq!(joined(&[(0, 10), (20, 30), (8, 25)]), [(0, 30)]);
+    }
 }

@@ -332,8 +332,8 @@ impl KafkaDrain {
     pub fn tell_progress(&mut self, offsets: &BTreeMap<TopicPartition, i64>) {
         // Behind what could not be unpacked a table only gets by hand: from then on nothing halts in front of it.
         self.damaged.retain(|partition, damaged| {
-            let recorded = offsets.get(partition).copied();
-            recorded <= Some(damaged.offset)
+            let recorded = offsets.get(partition);
+            recorded.is_none_or(|recorded| *recorded < damaged.end)
         });
         self.untold.extend(
             offsets

@@ -330,7 +330,9 @@ impl Partition {
         let Some(taken) = taken else {
             let unreadable = match damaged {
                 Some(damaged) if feed.waits_from(damaged.offset) => {
-                    Some((damaged.offset, damaged.text.clone()))
+                    let behind =
+                        format!("{}; the next ones begin at {}", damaged.text, damaged.end);
+                    Some((damaged.offset, behind))
                 }
                 _ => feed.damage().cloned(),
             };

@@ -127,6 +127,8 @@ struct Walk<'h> {
     last: BTreeMap<TopicPartition, &'h CommitRecord>,
     /// Up to which version of the dead letters all were replayed.
     replayed: Option<i64>,
+    /// Whether the table has nothing so far.
+    is_empty: bool,
 }
 
 impl<'h> Walk<'h> {
@@ -137,6 +139,7 @@ impl<'h> Walk<'h> {
             next_version: 0,
             last: BTreeMap::new(),
             replayed: None,
+            is_empty: true,
         }
     }
 
@@ -175,6 +178,7 @@ impl<'h> Walk<'h> {
             self.check_range(record, partition, range);
         }
         self.check_recorded(record);
+        self.is_empty &= !record.is_of_events();
         match &record.kind {
             CommitKind::Commit => {
                 self.report.commits += 1;
@@ -243,7 +247,7 @@ impl<'h> Walk<'h> {
         );
     }
 
-    /// What was moved by hand goes on from where it stood, and goes forward as soon as something was read.
+    /// What was moved by hand goes on from where it stood, and goes forward as soon as the table has something.
     fn check_seek(&mut self, record: &'h CommitRecord, partition: &TopicPartition, moved: Moved) {
         let Moved { from, to } = moved;
         let Some(known) = self.report.partitions.get_mut(partition) else {
@@ -269,7 +273,7 @@ impl<'h> Walk<'h> {
                 );
                 self.fault(record, what);
             }
-            _ if known.commits == 0 => {
+            _ if self.is_empty => {
                 known.covered = OffsetRange::empty_at(to);
                 self.last.insert(partition.clone(), record);
             }

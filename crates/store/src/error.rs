@@ -148,8 +148,8 @@ pub enum StoreError {
     },
     /// A position is to be moved over events that were read.
     #[error(
-        "{table} has read partition {partition} up to {recorded}: moved back to {to}, events would count twice; it goes forward \
-         only, and what is to be read again belongs into a new pipeline with tables of its own"
+        "{table} stands at {recorded} in partition {partition} and has events: moved back to {to}, some would count twice; it goes \
+         forward only, and what is to be read again belongs into a new pipeline with tables of its own"
     )]
     Backwards {
         /// The table.

@@ -158,6 +158,11 @@ impl CommitRecord {
         self.table_id.as_deref().is_none_or(|id| id == table_id)
     }
 
+    /// Whether events came into the table by it, or were taken from what was to come.
+    pub(crate) fn is_of_events(&self) -> bool {
+        self.changes_rows || !self.ranges.is_empty() || self.kind == CommitKind::Replay
+    }
+
     pub(crate) fn from_entry(table: &Arc<str>, entry: &Entry) -> Self {
         let info = entry.commit_info();
         let ours = entry.our_info();

@@ -51,4 +51,6 @@ pub use reader::TableReader;
 pub use stage::Staged;
 pub use store::{Store, StoreRules};
 pub use sweep::{Orphan, Vacuum};
-pub use table::{CommitFacts, Ending, Moved, ReplayEnding, Replayed, TableSpec, TableWriter};
+pub use table::{
+    CommitFacts, Ending, Goal, Moved, ReplayEnding, Replayed, Sought, TableSpec, TableWriter,
+};

@@ -29,7 +29,7 @@ use crate::{
     stage::Stager,
 };
 
-pub use seek::Moved;
+pub use seek::{Goal, Moved, Sought};
 
 /// What a pipeline wants a table to be.
 #[derive(Clone, Debug)]

@@ -41,6 +41,8 @@ pub struct Piece {
 pub struct Damaged {
     /// The first offset that cannot be read.
     pub offset: i64,
+    /// The offset behind the last one.
+    pub end: i64,
     /// What is wrong.
     pub text: String,
 }

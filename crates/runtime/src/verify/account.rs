@@ -207,9 +207,12 @@ impl Account {
         if end <= stretch.start() || stretch.end() <= start {
             return Share::Nothing;
         }
-        let overlaps = |gap: OffsetRange| gap.start() < end && start < gap.end();
-        let mut gaps = self.gaps_of(&batch.partition);
-        let is_whole = stretch.start() <= start && end <= stretch.end() && !gaps.any(overlaps);
+        let overlaps = |gap: &OffsetRange| gap.start() < end && start < gap.end();
+        let gap = self.gaps_of(&batch.partition).find(overlaps);
+        if gap.is_some_and(|gap| gap.start() <= start && end <= gap.end()) {
+            return Share::Nothing;
+        }
+        let is_whole = stretch.start() <= start && end <= stretch.end() && gap.is_none();
         let special = self.special.get(&batch.partition).into_iter();
         let mut special = special.flat_map(|special| special.range(start..end));
         match is_whole && special.all(|(_, fate)| *fate == Fate::Replayed) {
@@ -236,6 +239,21 @@ impl Account {
         let gaps = self.gaps.iter();
         gaps.filter(move |(of, _)| of == partition)
             .map(|(_, gap)| *gap)
+    }
+
+    /// What the table has read of a partition, in the order of offsets.
+    pub(super) fn read_of(&self, partition: &TopicPartition) -> Vec<OffsetRange> {
+        let Some(stretch) = self.stretches.get(partition) else {
+            return Vec::new();
+        };
+        let (mut read, mut from) = (Vec::new(), stretch.start());
+        for gap in self.gaps_of(partition) {
+            read.extend(OffsetRange::new(from, gap.start()));
+            from = gap.end();
+        }
+        read.extend(OffsetRange::new(from, stretch.end()));
+        read.retain(|range| !range.is_empty());
+        read
     }
 
     /// Counts the events that the log has.

@@ -63,16 +63,17 @@ impl Log {
         if let Some(refusal) = other_topic(table, &self.ids) {
             return Some(refusal);
         }
-        stretches.iter().find_map(|(partition, stretch)| {
+        stretches.keys().find_map(|partition| {
+            // Of what was never read nothing need be there.
+            let read = table.account.read_of(partition);
+            let (first, last) = read.first().zip(read.last())?;
             let partition = partition.clone();
             let Some(&(low, end)) = self.bounds.get(&partition) else {
                 return Some(Refusal::NoPartition { partition });
             };
-            let (start, recorded) = (stretch.start(), stretch.end());
-            // Of what was never read nothing need be there.
-            match stretch.is_empty() {
-                true => None,
-                false if low > start => Some(Refusal::Retention {
+            let (start, recorded) = (first.start(), last.end());
+            match low > start {
+                true => Some(Refusal::Retention {
                     partition,
                     start,
                     low,

@@ -113,6 +113,7 @@ impl Packed for PackedBatches {
 fn damaged(header: &Header, text: impl Into<String>) -> Damaged {
     Damaged {
         offset: header.base_offset,
+        end: header.last_offset + 1,
         text: text.into(),
     }
 }

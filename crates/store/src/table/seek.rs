@@ -1,6 +1,6 @@
 //! Positions that are moved by hand.
 //!
-//! Owns the one commit that passes events over, and its refusal: a partition goes back only while nothing was read of it, for what
+//! Owns the one commit that passes events over, and its refusal: a partition goes back only while the table has nothing, for what
 //! was read would count twice. Does not own the choice of an offset.
 //!
 //! It needs nobody to stand still. An epoch in flight meets another offset than the one that it starts at, so it is judged anew
@@ -14,7 +14,7 @@ use serde_json::json;
 
 use super::{STREAMING, TableWriter, by_partition, still_fits};
 use crate::{
-    Checkpoint, StoreError,
+    Checkpoint, CommitRecord, StoreError,
     action::{Draft, our_info},
     audit,
     commit::{CommitName, Decision, Outcome},
@@ -43,49 +43,91 @@ impl From<Moved> for (i64, i64) {
     }
 }
 
-impl TableWriter {
-    /// The partitions of which the table has read nothing, and where they stand: these may be moved anywhere.
-    ///
-    /// # Errors
-    /// When the table's history cannot be read.
-    pub async fn unread(&self) -> Result<BTreeMap<TopicPartition, i64>, StoreError> {
-        let history = self.store.history(&self.spec.name).await?;
-        Ok(audit(&history)
-            .partitions
-            .into_iter()
-            .filter(|(_, partition)| partition.commits == 0)
-            .map(|(partition, audited)| (partition, audited.covered.end()))
-            .collect())
-    }
+/// Where a partition is to go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goal {
+    /// To this offset, or not at all.
+    To(i64),
+    /// To this offset; where the table has read beyond it, the partition stays.
+    NotBefore(i64),
+}
 
-    /// Moves partitions to these offsets, all of them in one version; the answer names those that did not stand there already.
-    /// What was passed over is never read, and is a gap of which the [audit](crate::audit()) tells. Partitions that stand as
-    /// `unread` says are started anew instead, so that they may go back and have no gap.
+/// What a seek came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sought {
+    /// The partitions that did not stand there already.
+    pub moved: BTreeMap<TopicPartition, Moved>,
+    /// Whether the table had nothing: its partitions begin anew then, and what they were moved over is no gap.
+    pub was_empty: bool,
+}
+
+enum Stop {
+    /// Every partition stands where it is to stand.
+    Nothing,
+    /// Whether the table has anything is known of another version.
+    LookAgain,
+}
+
+/// How often a table is looked at that others keep moving.
+const LOOKS: u32 = 20;
+
+impl TableWriter {
+    /// Moves partitions, all of them in one version. What was passed over is never read, and is a gap of which the
+    /// [audit](crate::audit()) tells. A table that has nothing yet begins anew instead: its partitions may go back, and have no gap.
     ///
     /// # Errors
     /// [`StoreError::NoPosition`] and [`StoreError::Backwards`], of which nothing is moved; a transient error when the ending is not known:
     /// calling again is safe.
     pub async fn seek(
         &mut self,
-        targets: &BTreeMap<TopicPartition, i64>,
-        unread: &BTreeMap<TopicPartition, i64>,
-    ) -> Result<BTreeMap<TopicPartition, Moved>, StoreError> {
+        goals: &BTreeMap<TopicPartition, Goal>,
+    ) -> Result<Sought, StoreError> {
+        for _ in 0..LOOKS {
+            // That it has nothing holds for the version up to which its history was read, and for no later one: it may have been
+            // read meanwhile, and moved back to where it stood.
+            let history = self.store.history(&self.spec.name).await?;
+            let empty_at = has_nothing(&history).then(|| history.last().map(|last| last.version));
+            if let Some(sought) = self.try_seek(goals, empty_at.flatten()).await? {
+                return Ok(sought);
+            }
+            self.refresh().await?;
+        }
+        Err(StoreError::Crowded {
+            table: self.log.table.clone(),
+            attempts: LOOKS,
+        })
+    }
+
+    async fn try_seek(
+        &mut self,
+        goals: &BTreeMap<TopicPartition, Goal>,
+        empty_at: Option<i64>,
+    ) -> Result<Option<Sought>, StoreError> {
         let (names, spec, log) = (self.names.clone(), self.spec.clone(), self.log.clone());
-        let mut moved = BTreeMap::new();
+        let mut sought = Sought::default();
         let decide = |snapshot: &Snapshot| {
             still_fits(&log, &spec, snapshot)?;
             let recorded = Checkpoint::from_txns(&names, &snapshot.txns);
-            moved.clear();
-            for (partition, &to) in targets {
+            if empty_at.is_some_and(|version| version != snapshot.version) {
+                return Ok(Decision::Stop(Stop::LookAgain));
+            }
+            let is_empty = empty_at.is_some();
+            sought = Sought {
+                moved: BTreeMap::new(),
+                was_empty: is_empty,
+            };
+            for (partition, &goal) in goals {
                 let Some(&from) = recorded.offsets.get(partition) else {
                     return Err(StoreError::NoPosition {
                         table: log.table.clone(),
                         partition: partition.clone(),
                     });
                 };
-                // Whatever was committed since has moved it: from then on it has been read.
-                let is_unread = unread.get(partition) == Some(&from);
-                if to < from && !is_unread {
+                let to = match goal {
+                    Goal::NotBefore(to) if !is_empty => to.max(from),
+                    Goal::To(to) | Goal::NotBefore(to) => to,
+                };
+                if to < from && !is_empty {
                     return Err(StoreError::Backwards {
                         table: log.table.clone(),
                         partition: partition.clone(),
@@ -94,14 +136,14 @@ impl TableWriter {
                     });
                 }
                 if to != from {
-                    moved.insert(partition.clone(), Moved { from, to });
+                    sought.moved.insert(partition.clone(), Moved { from, to });
                 }
             }
-            if moved.is_empty() {
-                return Ok(Decision::Stop(()));
+            if sought.moved.is_empty() {
+                return Ok(Decision::Stop(Stop::Nothing));
             }
-            let mut txns = Vec::with_capacity(moved.len());
-            for (partition, moved) in &moved {
+            let mut txns = Vec::with_capacity(sought.moved.len());
+            for (partition, moved) in &sought.moved {
                 txns.push(names.offset(partition, moved.to));
                 if recorded.leader_epochs.contains_key(partition) {
                     // Who led the partition when the record before that was written, nobody has read.
@@ -111,7 +153,7 @@ impl TableWriter {
             let mut info = our_info("seek", &spec.pipeline);
             info.insert(
                 "seeks".into(),
-                by_partition(moved.iter(), |moved| json!(moved)),
+                by_partition(sought.moved.iter(), |moved| json!(moved)),
             );
             Ok(Decision::Write(Box::new(Draft {
                 operation: STREAMING,
@@ -121,8 +163,13 @@ impl TableWriter {
             })))
         };
         Ok(match self.write(&CommitName::new(), decide).await? {
-            Outcome::Landed(_) => moved,
-            Outcome::Stopped(()) => BTreeMap::new(),
+            Outcome::Landed(_) | Outcome::Stopped(Stop::Nothing) => Some(sought),
+            Outcome::Stopped(Stop::LookAgain) => None,
         })
     }
+}
+
+/// Whether a whole history shows that nothing was ever read. Without all of it nobody knows.
+fn has_nothing(history: &[CommitRecord]) -> bool {
+    audit(history).is_proven() && !history.iter().any(CommitRecord::is_of_events)
 }

@@ -274,11 +274,13 @@ fn what_was_passed_over_by_hand_is_not_folded() {
         [
             Share::All,
             Share::Part,
-            Share::Part,
+            Share::Nothing,
             Share::Part,
             Share::All
         ]
     );
+    let read = account.read_of(&partition());
+    assert_eq!(read, [range(0, 10), range(20, 30)]);
     let fates = [9, 10, 19, 20].map(|offset| account.fate(&partition(), offset));
     assert_eq!(
         fates,
