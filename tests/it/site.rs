@@ -112,8 +112,15 @@ impl Site {
         self.write(RATIOS, &schema);
     }
 
-    /// The events of its table.
+    /// The events of its table, which has none before it is there.
     pub(crate) fn counted(&self) -> i64 {
+        let log = fs::read_dir(self.table().join("_delta_log"));
+        let is_entry = |path: &Path| path.extension().is_some_and(|end| end == "json");
+        if !log
+            .is_ok_and(|mut log| log.any(|entry| entry.is_ok_and(|entry| is_entry(&entry.path()))))
+        {
+            return 0;
+        }
         let query = "select coalesce(sum(events), 0) as n from per_key";
         number(&sql(&self.path("one.yaml"), query)[0]["n"])
     }

@@ -59,15 +59,15 @@ pub(crate) fn run(args: &SeekArgs) -> Result<(), Failure> {
                     ]);
                 }
             }
-            Err(error @ StoreError::EndingUnknown { .. }) => {
+            Err(error @ (StoreError::NoPosition { .. } | StoreError::Backwards { .. })) => {
+                let failure = Failure::work(format!("nothing of {table} was moved"));
+                failures.push(failure.because(&error));
+            }
+            Err(error) => {
                 let failure = Failure::work(format!("it is not known whether {table} was moved"));
                 failures.push(failure.because(&error).help(
                     "do the same again: what stands there already stays, and `alluvium audit` tells what was passed over",
                 ));
-            }
-            Err(error) => {
-                let failure = Failure::work(format!("nothing of {table} was moved"));
-                failures.push(failure.because(&error));
             }
         }
     }
@@ -174,9 +174,6 @@ fn partitions(
     let topics = &plan.source.topics;
     let counts = partition_counts(broker, topics, PATIENCE);
     let counts = counts.map_err(|error| unanswered(plan, &error))?;
-    if let Some((topic, _)) = counts.iter().find(|(_, count)| count.is_none()) {
-        return Err(Failure::work(format!("Kafka has no topic `{topic}`")));
-    }
     let all = || {
         let counts = counts.iter();
         counts.flat_map(|(topic, count)| {
@@ -186,6 +183,10 @@ fn partitions(
     let mut found = Vec::new();
     for name in named {
         if name == "all" {
+            if let Some((topic, _)) = counts.iter().find(|(_, count)| count.is_none()) {
+                return Err(Failure::work(format!("Kafka has no topic `{topic}`"))
+                    .help("name the partitions of the others one by one"));
+            }
             found.extend(all());
             continue;
         }

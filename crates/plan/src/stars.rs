@@ -59,14 +59,11 @@ fn suspects(text: &str, words: &[&str]) -> Vec<Range<usize>> {
     let mut below: Option<usize> = None;
     for line in text.split_inclusive('\n') {
         let bare = line.trim_end();
-        let written = bare.trim_start_matches([' ', '\t']);
+        let written = bare.trim_start();
         let indentation = bare.len() - written.len();
         let is_below = below.is_some_and(|key| {
-            // A tab is as deep as its writer thinks, and a list may stand as deep as its key.
-            bare.is_empty()
-                || indentation > key
-                || bare[..indentation].contains('\t')
-                || (indentation == key && written.starts_with('-'))
+            // A tab is as deep as its writer thinks, and what is no key may go on with the value, however deep it stands.
+            indentation > key || bare[..indentation].contains(|c| c != ' ') || !has_key(written)
         });
         if is_below {
             if !is_elsewhere(written) {
@@ -80,6 +77,12 @@ fn suspects(text: &str, words: &[&str]) -> Vec<Range<usize>> {
         at += line.len();
     }
     suspects
+}
+
+/// Whether a line begins something new.
+fn has_key(line: &str) -> bool {
+    let is_key = |(colon, _)| matches!(line[colon + 1..].chars().next(), None | Some(' ' | '\t'));
+    !line.starts_with(['#', '-']) && line.match_indices(':').any(is_key)
 }
 
 /// Where in a line what may be a secret begins; `Some(None)`: it can only begin in the lines below.
@@ -118,7 +121,13 @@ fn is_elsewhere(value: &str) -> bool {
     let is_alone = value
         .find([',', '}'])
         .is_none_or(|end| value[end..].starts_with('}'));
-    value.starts_with("${") || (is_place && is_alone)
+    // A default is written out, and so is what stands beside the variable.
+    let is_variable = value.strip_prefix("${").is_some_and(|name| {
+        let (name, behind) = name.split_once('}').unwrap_or((name, ""));
+        let behind = behind.trim_start_matches(['"', '\'', ' ']);
+        !name.contains(":-") && (behind.is_empty() || behind.starts_with([',', '}', ']', '#']))
+    });
+    is_variable || (is_place && is_alone)
 }
 
 #[cfg(test)]
@@ -152,6 +161,11 @@ mod tests {
             "{username: my-token, auth_token: geheim}",
             "    password:\n\tgeheim",
             "password:\n- geheim",
+            "password:\n\u{a0} geheim",
+            "ssl.key.pem: |\n-----BEGIN\ngeheim\n",
+            "sasl.password:\n# from the vault\n  geheim",
+            "password: ${P:-geheim}",
+            "password: ${P}geheim",
             "password: {env: X, value: geheim}",
             "sasl: {password: ${P}}\npasswort: geheim\nö: ü",
         ] {

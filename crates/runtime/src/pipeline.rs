@@ -474,7 +474,7 @@ impl Life {
         Ok(())
     }
 
-    /// Whether a table holds more than its own creation and start.
+    /// Whether a table holds more than its own creation and start, wherever that was moved.
     fn has_read(&self, io: &tokio::runtime::Runtime, table: &str) -> Result<bool, RuntimeError> {
         let history = io
             .block_on(self.shared.store.history(table))
@@ -482,7 +482,7 @@ impl Life {
         Ok(history.iter().any(|commit| {
             !matches!(
                 commit.kind,
-                CommitKind::Create | CommitKind::Start | CommitKind::Sweep
+                CommitKind::Create | CommitKind::Start | CommitKind::Seek | CommitKind::Sweep
             )
         }))
     }

@@ -5,7 +5,7 @@
 //! Does not own progress, nor the decision when to stop taking.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, btree_map::Entry},
     fmt,
     sync::Arc,
     thread,
@@ -180,7 +180,10 @@ impl KafkaDrain {
         }
         self.tell_when_due();
         let Self {
-            consumer, fetcher, ..
+            consumer,
+            fetcher,
+            damaged,
+            ..
         } = self;
         let consumer = consumer
             .as_ref()
@@ -196,7 +199,19 @@ impl KafkaDrain {
                 .turn(&mut state, timeout)
                 .map_err(SourceError::Sockets)?;
         }
-        Ok(std::mem::take(&mut state.notices))
+        let notices = std::mem::take(&mut state.notices);
+        let is_assigned = |notice: &Notice| matches!(notice, Notice::Assigned { .. });
+        if notices.iter().any(is_assigned) {
+            // Behind what could not be unpacked a partition only gets by hand: from then on nothing halts in front of it.
+            for view in state.partitions.iter().map(|partition| partition.view()) {
+                if let Entry::Occupied(mark) = damaged.entry(view.partition)
+                    && mark.get().end <= view.position
+                {
+                    mark.remove();
+                }
+            }
+        }
+        Ok(notices)
     }
 
     /// Takes what one partition has, in turn: about `max_bytes` at most, in one contiguous buffer.
@@ -330,11 +345,6 @@ impl KafkaDrain {
     /// the newest figures are sent, once a second at most and once more at the end, and a refusal
     /// is logged by librdkafka and forgotten.
     pub fn tell_progress(&mut self, offsets: &BTreeMap<TopicPartition, i64>) {
-        // Behind what could not be unpacked a table only gets by hand: from then on nothing halts in front of it.
-        self.damaged.retain(|partition, damaged| {
-            let recorded = offsets.get(partition);
-            recorded.is_none_or(|recorded| *recorded < damaged.end)
-        });
         self.untold.extend(
             offsets
                 .iter()

@@ -324,7 +324,9 @@ impl Partition {
         let Inflow::Feed(feed) = &mut self.inflow else {
             return None;
         };
+        // What lies behind the position was passed over by hand.
         let damaged = taking.damaged.get(&self.name);
+        let damaged = damaged.filter(|damaged| self.position < damaged.end);
         let stop = damaged.map(|damaged| damaged.offset);
         let taken = feed.take(self.position, taking.max_bytes, stop);
         let Some(taken) = taken else {

@@ -8,7 +8,7 @@
 
 use std::collections::BTreeMap;
 
-use alluvium_types::TopicPartition;
+use alluvium_types::{ErrorClass, TopicPartition};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -85,8 +85,17 @@ impl TableWriter {
         for _ in 0..LOOKS {
             // That it has nothing holds for the version up to which its history was read, and for no later one: it may have been
             // read meanwhile, and moved back to where it stood.
-            let history = self.store.history(&self.spec.name).await?;
-            let empty_at = has_nothing(&history).then(|| history.last().map(|last| last.version));
+            let empty_at = match self.store.history(&self.spec.name).await {
+                Ok(history) => {
+                    has_nothing(&history).then(|| history.last().map(|last| last.version))
+                }
+                Err(error) if error.class() == ErrorClass::Transient => return Err(error),
+                // The table reads well without what is damaged of its history, and goes forward without it.
+                Err(error) => {
+                    tracing::warn!(table = %self.spec.name, "what the table has read cannot be told: {error}");
+                    None
+                }
+            };
             if let Some(sought) = self.try_seek(goals, empty_at.flatten()).await? {
                 return Ok(sought);
             }
