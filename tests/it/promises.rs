@@ -322,16 +322,7 @@ fn a_topic_that_was_made_anew_while_nobody_read_is_not_read_for_the_old_one() {
         fs::write(&server_file, text.replace(&former, &fresh)).unwrap();
         let mut server = site.run("one");
         let halted = wait_for("the partition to halt", patience, || {
-            let status: Value = reqwest::blocking::get(format!("{}/v1/status", server.url))
-                .ok()?
-                .json()
-                .ok()?;
-            let pipelines = status.as_array().or_else(|| status["pipelines"].as_array());
-            let partitions = pipelines?.first()?["partitions"].as_array()?.clone();
-            let halted: Vec<String> = partitions
-                .iter()
-                .filter_map(|partition| Some(partition["halted"].as_str()?.to_owned()))
-                .collect();
+            let halted = server.halts()?;
             (halted.len() == 1).then_some(halted)
         });
         assert!(

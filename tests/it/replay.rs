@@ -5,7 +5,7 @@ use std::{fs, path::Path, process::Output, thread, time::Duration};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::{
-    process::{alluvium, number, results, sql, wait_for},
+    process::{alluvium, number, results, said, sql, wait_for},
     site::{Site, TOPIC, broker},
 };
 
@@ -70,11 +70,6 @@ fn letters_are_replayed_once_after_the_pipeline_was_mended() {
         let mut command = alluvium();
         command.args(["replay", "events", "-c", &name, "--format", "csv"]);
         command.args(more).output().unwrap()
-    };
-    let said = |output: &Output| {
-        let [out, err] =
-            [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-        format!("{out}{err}")
     };
     let events = |table: &str| counted(&file, table);
     let patience = Duration::from_secs(60);

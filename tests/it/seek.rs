@@ -9,26 +9,11 @@ use rdkafka::{
 use serde_json::Value;
 
 use crate::{
-    process::{alluvium, results, wait_for},
-    site::{Server, Site, TOPIC, broker_with},
+    process::{alluvium, results, said, wait_for},
+    site::{Site, TOPIC, broker_with},
 };
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-fn halts(server: &Server) -> Option<Vec<String>> {
-    let status: Value = reqwest::blocking::get(format!("{}/v1/status", server.url))
-        .ok()?
-        .json()
-        .ok()?;
-    let pipelines = status.as_array().or_else(|| status["pipelines"].as_array());
-    let partitions = pipelines?.first()?["partitions"].as_array()?.clone();
-    let halts = partitions.iter();
-    Some(
-        halts
-            .filter_map(|partition| Some(partition["halted"].as_str()?.to_owned()))
-            .collect(),
-    )
-}
 
 /// The exit code and all that it says.
 fn told(arguments: &[&str]) -> (Option<i32>, String) {
@@ -36,11 +21,7 @@ fn told(arguments: &[&str]) -> (Option<i32>, String) {
         .args(arguments)
         .output()
         .expect("the command runs");
-    let said = [output.stdout, output.stderr].concat();
-    (
-        output.status.code(),
-        String::from_utf8_lossy(&said).into_owned(),
-    )
+    (output.status.code(), said(&output))
 }
 
 fn seek(file: &str, partition: &str, to: &str) -> (Option<i32>, String) {
@@ -99,7 +80,9 @@ fn what_retention_has_removed_is_passed_over_and_told() {
     let mut server = site.run("one");
     // It halts before the log's ends tell why.
     wait_for("a halt that names the way out", PATIENCE, || {
-        halts(&server).filter(|halts| halts.iter().any(|halt| halt.contains("alluvium seek")))
+        server
+            .halts()
+            .filter(|halts| halts.iter().any(|halt| halt.contains("alluvium seek")))
     });
 
     let (code, said) = seek(file, "0", "earliest");
@@ -118,7 +101,7 @@ fn what_retention_has_removed_is_passed_over_and_told() {
     wait_for("the rest", PATIENCE, || {
         (site.counted() == rest).then_some(())
     });
-    assert_eq!(halts(&server), Some(Vec::new()));
+    assert_eq!(server.halts(), Some(Vec::new()));
     produce(50, 4);
     wait_for("new events", PATIENCE, || {
         (site.counted() == rest + 50).then_some(())

@@ -178,6 +178,27 @@ pub(crate) struct Reached {
 impl Server {
     /// What it says about itself; `None` while it does not answer.
     pub(crate) fn reached(&self) -> Option<Reached> {
+        let pipeline = self.pipeline()?;
+        Some(Reached {
+            is_running: pipeline["state"] == "running",
+            read: pipeline["events_in"].as_i64()?,
+            committed: pipeline["tables"][0]["balance"]["in"].as_i64().unwrap_or(0),
+            overtaken: pipeline["overtaken"].as_i64().unwrap_or(0),
+        })
+    }
+
+    /// Why partitions of its pipeline stand still; `None` while it does not answer.
+    pub(crate) fn halts(&self) -> Option<Vec<String>> {
+        let partitions = self.pipeline()?["partitions"].as_array()?.clone();
+        let halts = partitions.iter();
+        Some(
+            halts
+                .filter_map(|partition| Some(partition["halted"].as_str()?.to_owned()))
+                .collect(),
+        )
+    }
+
+    fn pipeline(&self) -> Option<serde_json::Value> {
         let client = reqwest::blocking::Client::builder()
             .timeout(Duration::from_millis(500))
             .build()
@@ -193,12 +214,7 @@ impl Server {
             .or_else(|| status["pipelines"].as_array())?
             .first()?
             .clone();
-        Some(Reached {
-            is_running: pipeline["state"] == "running",
-            read: pipeline["events_in"].as_i64()?,
-            committed: pipeline["tables"][0]["balance"]["in"].as_i64().unwrap_or(0),
-            overtaken: pipeline["overtaken"].as_i64().unwrap_or(0),
-        })
+        Some(pipeline)
     }
 }
 

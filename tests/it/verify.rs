@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::{
     forged::{forge, one_more, read},
     ledger,
-    process::{Process, alluvium, number, results, sql, wait_for},
+    process::{Process, alluvium, number, results, said, sql, wait_for},
     site::{Server, Site, TOPIC, broker, broker_with},
 };
 
@@ -110,11 +110,6 @@ fn verify(site: &Site, more: &[&str]) -> Output {
     let mut command = alluvium();
     command.args(["verify", "events", "-c"]).arg(&file);
     command.args(more).output().unwrap()
-}
-
-fn said(output: &Output) -> String {
-    let [out, err] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes));
-    format!("{out}{err}")
 }
 
 /// Its results in JSON, by table, and its exit code.

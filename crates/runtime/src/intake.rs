@@ -194,13 +194,8 @@ impl Intake {
                         open.standings = self.current_standings();
                     }
                     tracing::info!(pipeline = %self.plan.name, partitions = partitions.len(), "partitions assigned");
-                    let starts = self.current_standings().starts();
+                    self.tell_committed(&self.current_standings().starts());
                     self.status.update(&self.plan.name, |status| {
-                        for partition in &mut status.partitions {
-                            let key =
-                                TopicPartition::new(partition.topic.as_str(), partition.partition);
-                            partition.committed = starts.get(&key).copied().or(partition.committed);
-                        }
                         status.rebalances += 1;
                         status.set_trouble(Trouble::Start, None);
                         status.set_trouble(Trouble::Broker, None);
@@ -383,19 +378,10 @@ impl Intake {
         if open.ordered.is_some_and(|ordered| ordered <= news.epoch) {
             open.ordered = None;
         }
-        if !news.offsets.is_empty() {
-            self.drain.tell_progress(&news.offsets);
-            self.status.update(&self.plan.name, |status| {
-                for partition in &mut status.partitions {
-                    let key = TopicPartition::new(partition.topic.as_str(), partition.partition);
-                    if let Some(&offset) = news.offsets.get(&key) {
-                        partition.committed = Some(offset);
-                    }
-                }
-            });
-        }
         let mut void = news.overtaken.is_some();
         if !news.offsets.is_empty() {
+            self.drain.tell_progress(&news.offsets);
+            self.tell_committed(&news.offsets);
             void |= self.was_moved(&open.standings.starts(), &news.offsets);
         }
         for unreadable in news.unreadable {
@@ -406,6 +392,18 @@ impl Intake {
         if void {
             self.drain.assign_afresh();
         }
+    }
+
+    /// Up to where partitions are recorded, as far as this says.
+    fn tell_committed(&self, offsets: &BTreeMap<TopicPartition, i64>) {
+        self.status.update(&self.plan.name, |status| {
+            for partition in &mut status.partitions {
+                let key = TopicPartition::new(partition.topic.as_str(), partition.partition);
+                if let Some(&offset) = offsets.get(&key) {
+                    partition.committed = Some(offset);
+                }
+            }
+        });
     }
 
     /// Whether a partition was moved by hand: it is recorded further than it was read, or before where it was started. What is in

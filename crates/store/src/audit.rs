@@ -237,27 +237,27 @@ impl<'h> Walk<'h> {
             self.fault(record, what);
             return;
         }
+        self.begin(record, partition, OffsetRange::empty_at(start), 0);
+    }
+
+    /// A partition of which nothing was said before.
+    fn begin(
+        &mut self,
+        record: &'h CommitRecord,
+        partition: &TopicPartition,
+        covered: OffsetRange,
+        commits: u64,
+    ) {
         self.last.insert(partition.clone(), record);
-        self.report.partitions.insert(
-            partition.clone(),
-            PartitionAudit {
-                covered: OffsetRange::empty_at(start),
-                commits: 0,
-            },
-        );
+        let audited = PartitionAudit { covered, commits };
+        self.report.partitions.insert(partition.clone(), audited);
     }
 
     /// What was moved by hand goes on from where it stood, and goes forward as soon as the table has something.
     fn check_seek(&mut self, record: &'h CommitRecord, partition: &TopicPartition, moved: Moved) {
         let Moved { from, to } = moved;
         let Some(known) = self.report.partitions.get_mut(partition) else {
-            self.last.insert(partition.clone(), record);
-            let covered = OffsetRange::empty_at(to);
-            let known = PartitionAudit {
-                covered,
-                commits: 0,
-            };
-            self.report.partitions.insert(partition.clone(), known);
+            self.begin(record, partition, OffsetRange::empty_at(to), 0);
             let what = format!(
                 "unproven: partition {partition} is moved from {from} to {to} but has no recorded start"
             );
@@ -339,14 +339,7 @@ impl<'h> Walk<'h> {
     ) {
         let before = self.recorded_by(partition);
         let Some(known) = self.report.partitions.get_mut(partition) else {
-            self.report.partitions.insert(
-                partition.clone(),
-                PartitionAudit {
-                    covered: range,
-                    commits: 1,
-                },
-            );
-            self.last.insert(partition.clone(), record);
+            self.begin(record, partition, range, 1);
             let what = format!("unproven: partition {partition} has {range} but no recorded start");
             self.fault(record, what);
             return;

@@ -75,7 +75,7 @@ pub(super) struct Account {
     definition: Arc<str>,
     stretches: BTreeMap<TopicPartition, OffsetRange>,
     /// What was passed over in these.
-    gaps: Vec<(TopicPartition, OffsetRange)>,
+    gaps: Vec<Gap>,
     refusals: Refusals,
     replays: Vec<PastReplay>,
     /// Every other event simply counts.
@@ -108,10 +108,7 @@ impl Account {
         Self {
             definition: definition.clone(),
             stretches,
-            gaps: gaps
-                .iter()
-                .map(|gap| (gap.partition.clone(), gap.offsets))
-                .collect(),
+            gaps: gaps.to_vec(),
             tallies: vec![Tally::default(); refusals.commits.len()],
             replays: replays.collect(),
             refusals,
@@ -237,8 +234,8 @@ impl Account {
     /// What was passed over of a partition by hand: seldom anything.
     fn gaps_of(&self, partition: &TopicPartition) -> impl Iterator<Item = OffsetRange> {
         let gaps = self.gaps.iter();
-        gaps.filter(move |(of, _)| of == partition)
-            .map(|(_, gap)| *gap)
+        gaps.filter(move |gap| gap.partition == *partition)
+            .map(|gap| gap.offsets)
     }
 
     /// What the table has read of a partition, in the order of offsets.

@@ -327,13 +327,7 @@ async fn a_file_that_does_not_hold_what_the_log_says_is_not_merged() {
 
 /// A writer and two that merge, with a store that fails before, after and long after the effect.
 async fn campaign(seed: u64) -> (usize, usize) {
-    let faults = Faults {
-        before: 100,
-        after: 100,
-        late: 100,
-        exists: 50,
-        reads: 10,
-    };
+    let faults = Faults::of_every_kind();
     let objects = FaultyStore::new(seed, faults);
     let store = Store::over(Arc::new(objects.clone()), rules());
     let patiently = |error: StoreError| assert_eq!(error.class(), ErrorClass::Transient, "{error}");

@@ -38,6 +38,19 @@ pub(crate) struct Faults {
     pub(crate) reads: u64,
 }
 
+impl Faults {
+    /// Some of each, of a thousand calls.
+    pub(crate) fn of_every_kind() -> Self {
+        Self {
+            before: 100,
+            after: 100,
+            late: 100,
+            exists: 50,
+            reads: 10,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(crate) struct Hits {
     pub(crate) before: AtomicUsize,

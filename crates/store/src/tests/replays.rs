@@ -98,13 +98,7 @@ async fn a_cursor_moves_once_and_only_on() {
 async fn letters_are_counted_once_whatever_the_store_does() {
     let mut overtaken = 0;
     for seed in 0..12 {
-        let faults = Faults {
-            before: 100,
-            after: 100,
-            late: 100,
-            exists: 50,
-            reads: 10,
-        };
+        let faults = Faults::of_every_kind();
         let objects = FaultyStore::new(seed, faults);
         let store = Store::over(Arc::new(objects.clone()), rules());
         let calm = Store::over(Arc::new(objects.without_faults()), rules());

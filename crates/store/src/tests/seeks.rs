@@ -171,13 +171,7 @@ async fn what_is_in_flight_is_passed_over_or_overtaken() {
 async fn every_offset_counts_once_or_lies_in_a_gap() {
     let (mut gaps, mut refused) = (0, 0);
     for seed in 0..12 {
-        let faults = Faults {
-            before: 100,
-            after: 100,
-            late: 100,
-            exists: 50,
-            reads: 10,
-        };
+        let faults = Faults::of_every_kind();
         let objects = FaultyStore::new(seed, faults);
         let store = Store::over(Arc::new(objects.clone()), rules());
         let calm = Store::over(Arc::new(objects.without_faults()), rules());
