@@ -51,7 +51,10 @@ pub(crate) struct Topic {
 /// One partition.
 #[derive(Debug, Default)]
 pub(crate) struct Log {
+    /// Also of what retention has removed: the truth is to know it.
     pub(crate) records: Vec<Record>,
+    /// Where it begins.
+    pub(crate) low: i64,
     pub(crate) high: i64,
 }
 
@@ -364,7 +367,7 @@ impl Cluster for SimulatedCluster {
         partitions
             .iter()
             .map(|partition| match state.kafka.log(partition) {
-                Some(log) => Ok((partition.clone(), (0, log.high))),
+                Some(log) => Ok((partition.clone(), (log.low, log.high))),
                 None => Err(SourceError::UnknownPartition(partition.clone())),
             })
             .collect()
@@ -465,7 +468,8 @@ impl SimulatedDrain {
     }
 
     fn hold(&self, name: &TopicPartition, start: Option<Recorded>) -> Held {
-        let high = self.world.state().kafka.log(name).map_or(0, |log| log.high);
+        let bounds = |log: &Log| (log.low, log.high);
+        let (low, high) = self.world.state().kafka.log(name).map_or((0, 0), bounds);
         let offset = start.map_or(0, |start| start.offset);
         let leader = start.and_then(|start| start.leader_epoch);
         if leader.is_some() {
@@ -483,8 +487,15 @@ impl SimulatedDrain {
                 recorded: offset,
                 high,
             }),
+            Some(_) if offset < low => Some(Halt::BeforeLow {
+                recorded: offset,
+                low,
+            }),
             Some(_) => None,
         };
+        if matches!(halted, Some(Halt::BeforeLow { .. })) {
+            self.world.state().counts.add(Kind::Expired);
+        }
         Held {
             name: name.clone(),
             position: offset,
@@ -495,7 +506,8 @@ impl SimulatedDrain {
     }
 
     fn fetch(&mut self) {
-        let mut state = self.world.state();
+        let mut guard = self.world.state();
+        let state = &mut *guard;
         for held in &mut self.partitions {
             if held.halted.is_some() || held.queue.len() > 8 {
                 continue;
@@ -504,6 +516,20 @@ impl SimulatedDrain {
             let Some(log) = state.kafka.log(&held.name) else {
                 continue;
             };
+            if held.fetched < log.low {
+                let halt = Halt::BeforeLow {
+                    recorded: held.position,
+                    low: log.low,
+                };
+                held.queue.clear();
+                held.halted = Some(halt.clone());
+                self.notices.push(Notice::Halted {
+                    partition: held.name.clone(),
+                    halt,
+                });
+                state.counts.add(Kind::Expired);
+                continue;
+            }
             let from = log
                 .records
                 .partition_point(|record| record.offset < held.fetched);

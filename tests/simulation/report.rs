@@ -49,6 +49,12 @@ pub enum Kind {
     SlowCall,
     /// Kafka did not answer a question.
     NoAnswer,
+    /// A partition halted, as retention had removed what was to be read next.
+    Expired,
+    /// Somebody passed events over by hand.
+    PassedOver,
+    /// Somebody moved a partition of a table that had nothing.
+    BegunElsewhere,
     /// A commit of events.
     Commit,
     /// A commit that merged files.
@@ -64,7 +70,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const MUST_HAPPEN: [Self; 18] = [
+    const MUST_HAPPEN: [Self; 20] = [
         Self::Kill,
         Self::Zombie,
         Self::CutOff,
@@ -79,6 +85,8 @@ impl Kind {
         Self::FailedRead,
         Self::UnderLeader,
         Self::Overtaken,
+        Self::Expired,
+        Self::PassedOver,
         Self::Merge,
         Self::Cleaned,
         Self::Letter,

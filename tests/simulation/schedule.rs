@@ -9,9 +9,12 @@ use std::{
 };
 
 use alluvium_plan::{Environment, PipelineState, Plan, SourceFile, load_pipeline};
-use alluvium_runtime::{Host as _, PipelineConfig, Running, Server, ServerConfig, TableCompaction};
-use alluvium_store::{Effort, Store, StoreRules, Vacuum, audit};
+use alluvium_runtime::{
+    Host as _, PipelineConfig, Running, Server, ServerConfig, TableCompaction, table_spec,
+};
+use alluvium_store::{Effort, Goal, Store, StoreRules, Vacuum, audit};
 use alluvium_types::{MemoryBudget, TopicPartition};
+use tokio::runtime::Runtime;
 
 use crate::{
     choices::Choices,
@@ -31,6 +34,8 @@ const NAMES: [&str; 3] = ["a", "b", "c"];
 const MOST_PROCESSES: usize = 4;
 /// How long everything may take to be caught up with once there is peace.
 const PEACE: i64 = 120 * SECOND;
+/// How often somebody looks in peace whether retention has removed what is to be read next.
+const RESCUE_EVERY: i64 = 10 * SECOND;
 const HOUR: i64 = 3600 * SECOND;
 
 /// How a schedule ended.
@@ -100,6 +105,10 @@ struct Director {
     tables: &'static [TableTruth],
     /// Whether hours pass in it, as they do in a quarter.
     has_hours: bool,
+    /// Whether retention removes events and somebody moves partitions by hand, as in another quarter.
+    has_gaps: bool,
+    /// When somebody last moved on what retention had removed, in peace.
+    rescued_at: i64,
     workers: usize,
     servers: Vec<Simulated>,
     events: i64,
@@ -112,6 +121,13 @@ struct Director {
 struct Recorded {
     table: Table,
     versions: Vec<BTreeMap<TopicPartition, i64>>,
+}
+
+impl Recorded {
+    fn read_on(&mut self, objects: &Objects, table: &TableTruth) {
+        self.table
+            .read_on(objects, &folder(table), &mut self.versions);
+    }
 }
 
 thread_local! {
@@ -135,7 +151,7 @@ fn plan(position: usize) -> Arc<Plan> {
 
 impl Director {
     fn new(world: Arc<World>) -> Self {
-        let (weather, has_hours, workers, position, topics) = {
+        let (weather, season, workers, position, topics) = {
             let mut state = world.state();
             let choices = &mut state.choices;
             let weather = match choices.below(4) {
@@ -156,7 +172,7 @@ impl Director {
                     slow: 60,
                 },
             };
-            let has_hours = choices.below(4) == 3;
+            let season = choices.below(4);
             let workers = 1 + choices.below(2) as usize;
             let position = choices.below(2) as usize;
             let names: &[&str] = match position {
@@ -170,7 +186,7 @@ impl Director {
                     logs: (0..=choices.below(2)).map(|_| Log::default()).collect(),
                 })
                 .collect();
-            (weather, has_hours, workers, position, topics)
+            (weather, season, workers, position, topics)
         };
         {
             let mut state = world.state();
@@ -185,7 +201,9 @@ impl Director {
             plan: plan(position),
             tables: &TABLES[..=position],
             world,
-            has_hours,
+            has_hours: season == 3,
+            has_gaps: season == 2,
+            rescued_at: 0,
             workers,
             servers: Vec::new(),
             events: 0,
@@ -237,6 +255,8 @@ impl Director {
                 52 | 53 if self.have_hours_passed() => self.let_hours_pass(),
                 45 | 46 => self.flood(),
                 47..=49 => self.maintain_by_hand(),
+                54 | 55 if self.has_gaps => self.seek(),
+                56 if self.has_gaps => self.remove_by_retention(),
                 _ => {}
             }
         }
@@ -359,33 +379,138 @@ impl Director {
 
     /// What an operator does beside the servers: merges whatever can be merged, and deletes what nobody needs.
     fn maintain_by_hand(&mut self) {
-        let process = self.world.add_process();
-        let machine = SimulatedMachine::new(self.world.clone(), process, 0);
-        let (store, tables) = (self.store(), self.tables);
-        let Ok(io) = machine.io("by hand") else {
-            return;
-        };
-        let world = self.world.clone();
-        let work = move || {
+        let tables = self.tables;
+        self.count(Kind::ByHand);
+        self.by_hand("merges and deletes", move |world, store, io| {
             let budget = MemoryBudget::new(64 << 20);
             for table in tables {
-                let merged =
-                    TableCompaction::open(&store, &table.name.into(), io.handle(), &budget)
-                        .and_then(|mut merging| {
-                            while merging.merge_next(Effort::Everything, &|| false)?.is_some() {}
-                            Ok(())
-                        });
+                let merged = TableCompaction::open(store, &table.name.into(), io.handle(), &budget)
+                    .and_then(|mut merging| {
+                        while merging.merge_next(Effort::Everything, &|| false)?.is_some() {}
+                        Ok(())
+                    });
                 let vacuumed = io.block_on(store.vacuum(table.name, Vacuum::Delete));
                 world.tell(|| format!("by hand: {merged:?}, {vacuumed:?}"));
             }
+        });
+    }
+
+    /// A process of its own that does one thing and ends.
+    fn by_hand(
+        &mut self,
+        what: &str,
+        work: impl FnOnce(&World, &Store, &Runtime) + Send + 'static,
+    ) {
+        let process = self.world.add_process();
+        let machine = SimulatedMachine::new(self.world.clone(), process, 0);
+        let (world, store) = (self.world.clone(), self.store());
+        let Ok(io) = machine.io("by hand") else {
+            return;
         };
-        self.count(Kind::ByHand);
         self.world
-            .tell(|| format!("process {process} merges and deletes by hand"));
+            .tell(|| format!("process {process} {what} by hand"));
+        let work = move || work(&world, &store, &io);
         match machine.spawn("by-hand".to_owned(), Box::new(work)) {
             Ok(thread) => drop(thread),
             Err(error) => self.faults.push(format!("no thread: {error}")),
         }
+    }
+
+    /// An operator moves one partition or all, in one table or all.
+    fn seek(&mut self) {
+        let partitions = self.world.state().kafka.partitions();
+        let meant = self.below(2 * partitions.len() as u32) as usize;
+        let of_table = self.below(1 + self.tables.len() as u32) as usize;
+        let goal = self.below(8);
+        let step = 1 + i64::from(self.below(6));
+        let place = i64::from(self.below(1 << 16));
+        let mut goals = vec![BTreeMap::new(); self.tables.len()];
+        for (position, recorded) in self.recorded.iter_mut().take(self.tables.len()).enumerate() {
+            if of_table != 0 && of_table != position + 1 {
+                continue;
+            }
+            recorded.read_on(&self.objects, &self.tables[position]);
+            for (number, partition) in partitions.iter().enumerate() {
+                if partitions.get(meant).is_some() && meant != number {
+                    continue;
+                }
+                let state = self.world.state();
+                let Some(log) = state.kafka.log(partition) else {
+                    continue;
+                };
+                let Some(&offset) = recorded.table.offsets.get(partition) else {
+                    continue;
+                };
+                let goal = match goal {
+                    0..=3 => Goal::To((offset + step).clamp(log.low, log.high)),
+                    4 => Goal::NotBefore(log.low),
+                    5 => Goal::NotBefore(log.high),
+                    _ => Goal::To(log.low + place % (log.high - log.low + 1)),
+                };
+                goals[position].insert(partition.clone(), goal);
+            }
+        }
+        self.seek_to(goals);
+    }
+
+    /// In every table to where the log begins: what a person does about a halt.
+    fn seek_to_earliest(&mut self) {
+        let mut earliest = BTreeMap::new();
+        {
+            let state = self.world.state();
+            for partition in state.kafka.partitions() {
+                let low = state.kafka.log(&partition).map_or(0, |log| log.low);
+                earliest.insert(partition, Goal::NotBefore(low));
+            }
+        }
+        let goals = self
+            .recorded
+            .iter()
+            .take(self.tables.len())
+            .map(|recorded| {
+                let mut goals = earliest.clone();
+                goals.retain(|partition, _| recorded.table.offsets.contains_key(partition));
+                goals
+            });
+        let goals = goals.collect();
+        self.seek_to(goals);
+    }
+
+    fn seek_to(&mut self, goals: Vec<BTreeMap<TopicPartition, Goal>>) {
+        let plan = self.plan.clone();
+        self.by_hand("moves partitions", move |world, store, io| {
+            for (table, goals) in plan.tables.iter().zip(goals) {
+                if goals.is_empty() {
+                    continue;
+                }
+                let spec = table_spec(&plan, table);
+                let sought = io.block_on(async { store.table(&spec).await?.seek(&goals).await });
+                world.tell(|| format!("by hand: {} to {goals:?}: {sought:?}", table.name));
+            }
+        });
+    }
+
+    /// What is old is removed, read or not.
+    fn remove_by_retention(&mut self) {
+        let mut guard = self.world.state();
+        let state = &mut *guard;
+        let partitions = state.kafka.partitions();
+        let drawn = state.choices.below(partitions.len() as u32) as usize;
+        let partition = &partitions[drawn];
+        let (place, is_all) = (state.choices.below(1 << 16), state.choices.below(2) == 1);
+        let topics = state.kafka.topics.iter_mut();
+        let logs = topics.flat_map(|topic| &mut topic.logs);
+        let Some(log) = logs.into_iter().nth(drawn) else {
+            return;
+        };
+        log.low = match is_all {
+            true => log.high,
+            false => log.low + i64::from(place) % (log.high - log.low + 1),
+        };
+        let low = log.low;
+        drop(guard);
+        self.world
+            .tell(|| format!("{partition} begins at {low} now"));
     }
 
     fn kill(&mut self) {
@@ -517,13 +642,9 @@ impl Director {
                     continue;
                 };
                 let mut reached = shown.committed.offsets.as_ref().clone();
-                let Recorded {
-                    table: read,
-                    versions,
-                } = recorded;
-                read.read_on(&self.objects, &folder(table), versions);
+                recorded.read_on(&self.objects, table);
                 let version = shown.committed.version;
-                if versions.get(version as usize) != Some(&reached) {
+                if recorded.versions.get(version as usize) != Some(&reached) {
                     self.faults.push(format!(
                         "process {} shows version {version} of {} with other offsets than it records",
                         server.process, table.name
@@ -594,6 +715,14 @@ impl Director {
                 .iter()
                 .filter_map(|table| self.objects.newest(&folder(table)))
                 .sum();
+            if self.has_gaps
+                && now > awake
+                && now - self.rescued_at > RESCUE_EVERY
+                && self.is_stuck()
+            {
+                self.rescued_at = now;
+                self.seek_to_earliest();
+            }
             if newest != seen || now > deadline {
                 seen = newest;
                 if now > awake && !self.world.awaits() && self.has_caught_up() {
@@ -623,15 +752,24 @@ impl Director {
         let state = self.world.state();
         let mut tables = self.tables.iter().zip(&mut self.recorded);
         tables.all(|(table, recorded)| {
-            let Recorded {
-                table: read,
-                versions,
-            } = recorded;
-            read.read_on(&self.objects, &folder(table), versions);
-            let offsets = &read.offsets;
+            recorded.read_on(&self.objects, table);
+            let offsets = &recorded.table.offsets;
             state.kafka.partitions().iter().all(|partition| {
                 let high = state.kafka.log(partition).map_or(0, |log| log.high);
                 high == 0 || offsets.get(partition) == Some(&high)
+            })
+        })
+    }
+
+    /// Whether a table is to go on with what retention has removed.
+    fn is_stuck(&mut self) -> bool {
+        let state = self.world.state();
+        let mut tables = self.tables.iter().zip(&mut self.recorded);
+        tables.any(|(table, recorded)| {
+            recorded.read_on(&self.objects, table);
+            recorded.table.offsets.iter().any(|(partition, &offset)| {
+                let low = state.kafka.log(partition).map_or(0, |log| log.low);
+                offset < low
             })
         })
     }
@@ -640,6 +778,7 @@ impl Director {
         let mut faults = std::mem::take(&mut self.faults);
         let mut guard = self.world.state();
         let state = &mut *guard;
+        let mut tables = Vec::new();
         for table in self.tables {
             let read = Table::read(
                 &state.kafka,
@@ -649,6 +788,7 @@ impl Director {
                 &mut faults,
             );
             faults.extend(read.judge(&state.kafka, &self.objects, table, &mut state.counts));
+            tables.push((table, read));
         }
         let folder = format!("dead_letters/{PIPELINE}");
         let letters = Table::read(&state.kafka, &self.objects, None, &folder, &mut faults);
@@ -657,31 +797,40 @@ impl Director {
             Ok(_) if !faults.is_empty() => {}
             Ok(letters) => {
                 state.counts.add_many(Kind::Letter, letters.len() as u64);
-                judge_letters(&state.kafka, self.tables, letters, &mut faults);
+                judge_letters(&state.kafka, &tables, letters, &mut faults);
             }
             Err(error) => faults.push(error),
         }
         drop(guard);
-        faults.extend(self.audited());
+        faults.extend(self.audited(&tables));
         faults
     }
 
     /// What the product's own audit finds.
-    fn audited(&self) -> Vec<String> {
+    fn audited(&self, tables: &[(&TableTruth, Table)]) -> Vec<String> {
         let store = Store::over(Arc::new(self.objects.clone()), StoreRules::default());
         let io = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .expect("a runtime without threads");
         let mut faults = Vec::new();
-        for table in self.tables {
+        for (table, read) in tables {
             match io.block_on(store.history(table.name)) {
-                Ok(history) => faults.extend(
-                    audit(&history)
-                        .faults
-                        .iter()
-                        .map(|fault| format!("audit of {}: {fault}", table.name)),
-                ),
+                Ok(history) => {
+                    let report = audit(&history);
+                    let told = report.faults.iter();
+                    faults.extend(told.map(|fault| format!("audit of {}: {fault}", table.name)));
+                    let gaps = report.gaps.into_iter();
+                    let gaps: Vec<_> = gaps
+                        .map(|gap| (gap.partition, gap.offsets.start(), gap.offsets.end()))
+                        .collect();
+                    if gaps != read.gaps {
+                        faults.push(format!(
+                            "audit of {} tells the gaps {gaps:?}, and there are {:?}",
+                            table.name, read.gaps
+                        ));
+                    }
+                }
                 Err(error) => faults.push(format!("audit of {}: {error}", table.name)),
             }
         }

@@ -48,6 +48,8 @@ const BROKER_PATIENCE: Duration = Duration::from_secs(4);
 pub(crate) struct Table {
     writer: TableWriter,
     uncommitted: VecDeque<Uncommitted>,
+    /// Where each partition stood when partitions were assigned, and where this process has brought it since.
+    brought_to: BTreeMap<TopicPartition, i64>,
     /// What a try with an unknown ending staged: only the same may be tried again (P10).
     staged: Option<(Staged, CommitFacts)>,
     commits: u64,
@@ -67,11 +69,30 @@ impl Table {
         Self {
             writer,
             uncommitted: VecDeque::new(),
+            brought_to: BTreeMap::new(),
             staged: None,
             commits: 0,
             last_commit: None,
             balance: Balance::default(),
         }
+    }
+
+    /// Everything in memory is part of the table now.
+    fn bring_on(&mut self) {
+        for epoch in &self.uncommitted {
+            for (partition, range) in &epoch.shown.ranges {
+                self.brought_to.insert(partition.clone(), range.end());
+            }
+        }
+    }
+
+    /// The first of some partitions that somebody else has brought to another offset, and that offset.
+    fn moved<'p>(&self, partitions: &'p [TopicPartition]) -> Option<(&'p TopicPartition, i64)> {
+        let recorded = &self.writer.checkpoint().offsets;
+        partitions.iter().find_map(|partition| {
+            let offset = *recorded.get(partition)?;
+            (self.brought_to.get(partition) != Some(&offset)).then_some((partition, offset))
+        })
     }
 }
 
@@ -158,7 +179,7 @@ impl Committer {
                 Ok(message) => self.take(&mut flight, message),
                 Err(RecvTimeoutError::Timeout) => {
                     if followed.elapsed() >= FOLLOW_EVERY {
-                        self.follow_tables(&flight);
+                        self.follow_tables(&mut flight);
                         followed = Instant::now();
                     }
                     continue;
@@ -204,17 +225,45 @@ impl Committer {
 
     /// Shows what other writers, and the merging of files, have made of the tables; while there are events, every commit
     /// does. Files that are not part of a table any more are deleted in the end, so nobody may go on reading them.
-    fn follow_tables(&mut self, flight: &Flight) {
+    fn follow_tables(&mut self, flight: &mut Flight) {
         for table in &mut self.tables {
             if let Err(error) = self.io.block_on(table.writer.refresh()) {
                 tracing::debug!(pipeline = %self.plan.name, "a table cannot be read on: {error}");
             }
         }
         self.publish_all();
-        // A partition that is halted may have been moved on by hand.
-        let mut reached = self.reached();
-        reached.retain(|partition, _| flight.assigned.contains(partition));
-        self.progress.lock().offsets = reached;
+        self.leave_if_moved(flight);
+    }
+
+    /// A partition that is moved by hand, or read by another server, is read from where its tables stand. What is in flight need not
+    /// show it, as nothing may be, or all of it may count as done (P7).
+    fn leave_if_moved(&mut self, flight: &mut Flight) {
+        if !self.generation.is_current(flight.held) {
+            return;
+        }
+        let assigned = &flight.assigned;
+        let moved = self.tables.iter().find_map(|table| {
+            let (partition, offset) = table.moved(assigned)?;
+            Some((table.writer.name(), partition, offset))
+        });
+        let Some((table, partition, offset)) = moved else {
+            return;
+        };
+        tracing::info!(
+            pipeline = %self.plan.name,
+            %table,
+            %partition,
+            offset,
+            "moved by hand or by another server; everything in flight is dropped and read again from the table"
+        );
+        self.void(flight);
+        self.follow_generation(flight);
+    }
+
+    /// Everything in flight is stale from here on (P27); intake assigns afresh when it looks.
+    fn void(&self, flight: &Flight) {
+        self.generation.advance();
+        self.progress.lock().void = Some(flight.held);
     }
 
     fn take(&mut self, flight: &mut Flight, message: ToCommitter) {
@@ -322,12 +371,11 @@ impl Committer {
                 }
             }
             let offsets = &checkpoint.offsets;
-            standings.push(
-                partitions
-                    .iter()
-                    .filter_map(|partition| Some((partition.clone(), *offsets.get(partition)?)))
-                    .collect(),
-            );
+            table.brought_to = partitions
+                .iter()
+                .filter_map(|partition| Some((partition.clone(), *offsets.get(partition)?)))
+                .collect();
+            standings.push(table.brought_to.clone());
         }
         Ok(Standings::new(standings, topics, leader_epochs))
     }
@@ -512,6 +560,7 @@ impl Committer {
         self.watch_definitions();
         self.report_progress(epoch);
         self.tell_watermarks(|partition| flight.watermarks.own(partition));
+        self.leave_if_moved(flight);
         Ok(())
     }
 
@@ -543,11 +592,13 @@ impl Committer {
             match ending {
                 None => {}
                 Some(CommitEnding::Committed { version }) => {
+                    self.tables[position].bring_on();
                     self.committed(position, version, started.elapsed());
                     let recorded = &self.tables[position].writer.checkpoint().watermarks;
                     flight.watermarks.recorded(recorded);
                 }
                 Some(CommitEnding::AlreadyDone) => {
+                    self.tables[position].bring_on();
                     self.tables[position].uncommitted.clear();
                     self.publish(position);
                 }
@@ -749,9 +800,7 @@ impl Committer {
             .increment(1);
         self.status
             .update(&self.plan.name, |status| status.overtaken += 1);
-        // Everything in flight is stale from here on (P27); intake assigns afresh when it looks.
-        self.generation.advance();
-        self.progress.lock().overtaken = Some(flight.held);
+        self.void(flight);
     }
 
     /// Tells whether others commit by other files.
@@ -772,15 +821,8 @@ impl Committer {
         });
     }
 
-    fn report_progress(&self, epoch: Epoch) {
-        let reached = self.reached();
-        let mut cell = self.progress.lock();
-        cell.epoch = epoch;
-        cell.offsets = reached;
-    }
-
     /// Up to where every table has each partition.
-    fn reached(&self) -> BTreeMap<TopicPartition, i64> {
+    fn report_progress(&self, epoch: Epoch) {
         let mut smallest: BTreeMap<TopicPartition, i64> = BTreeMap::new();
         for table in &self.tables {
             for (partition, &offset) in &table.writer.checkpoint().offsets {
@@ -790,7 +832,9 @@ impl Committer {
                     .or_insert(offset);
             }
         }
-        smallest
+        let mut cell = self.progress.lock();
+        cell.epoch = epoch;
+        cell.offsets = smallest;
     }
 
     fn publish_all(&mut self) {

@@ -378,11 +378,10 @@ impl Intake {
         if open.ordered.is_some_and(|ordered| ordered <= news.epoch) {
             open.ordered = None;
         }
-        let mut void = news.overtaken.is_some();
+        let mut void = news.void.is_some();
         if !news.offsets.is_empty() {
             self.drain.tell_progress(&news.offsets);
             self.tell_committed(&news.offsets);
-            void |= self.was_moved(&open.standings.starts(), &news.offsets);
         }
         for unreadable in news.unreadable {
             self.drain
@@ -404,26 +403,6 @@ impl Intake {
                 }
             }
         });
-    }
-
-    /// Whether a partition was moved by hand: it is recorded further than it was read, or before where it was started. What is in
-    /// flight need not show it, as nothing may be, or all of it may count as done (P7).
-    fn was_moved(
-        &self,
-        starts: &BTreeMap<TopicPartition, i64>,
-        recorded: &BTreeMap<TopicPartition, i64>,
-    ) -> bool {
-        self.drain.partitions().iter().any(|view| {
-            let Some(&recorded) = recorded.get(&view.partition) else {
-                return false;
-            };
-            let start = starts.get(&view.partition).copied();
-            let was_moved = recorded > view.position || Some(recorded) < start;
-            if was_moved {
-                tracing::info!(pipeline = %self.plan.name, partition = %view.partition, recorded, "moved by hand or by another server");
-            }
-            was_moved
-        })
     }
 
     fn tell_status(&mut self, events: u64, bytes: u64) {

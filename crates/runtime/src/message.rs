@@ -113,7 +113,7 @@ pub(crate) struct Committed {
     /// Smallest recorded offset over all tables, of partitions that moved since intake looked last.
     pub(crate) offsets: BTreeMap<TopicPartition, i64>,
     /// Everything in flight under this generation is void: assign afresh from the table (P7).
-    pub(crate) overtaken: Option<Generation>,
+    pub(crate) void: Option<Generation>,
     /// What workers could not unpack since intake looked last.
     pub(crate) unreadable: Vec<Unreadable>,
 }
@@ -132,7 +132,7 @@ impl Progress {
         Committed {
             epoch: cell.epoch,
             offsets: std::mem::take(&mut cell.offsets),
-            overtaken: cell.overtaken.take(),
+            void: cell.void.take(),
             unreadable: std::mem::take(&mut cell.unreadable),
         }
     }
