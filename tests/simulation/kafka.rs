@@ -23,6 +23,8 @@ use crate::{
     world::{MILLI, SECOND, World},
 };
 
+/// How often a member may begin anew with the partitions that it has: once for each time that somebody else moved them.
+const MOST_AFRESH: u32 = 6;
 /// A member of which nothing is heard for so long is taken for dead.
 pub(crate) const SESSION: i64 = 2 * SECOND;
 /// How long a rebalance may hold a member up: a third of the session.
@@ -55,6 +57,9 @@ pub(crate) struct Log {
     pub(crate) records: Vec<Record>,
     /// Where it begins.
     pub(crate) low: i64,
+    /// Where a table may begin to read it, apart from 0: where the log has begun so far, and where somebody has moved another table that
+    /// had nothing, as all have one start (P15).
+    pub(crate) starts: BTreeSet<i64>,
     pub(crate) high: i64,
 }
 
@@ -99,6 +104,12 @@ impl Kafka {
             .iter()
             .find(|topic| topic.name == partition.topic)?;
         topic.logs.get(partition.partition as usize)
+    }
+
+    pub(crate) fn log_mut(&mut self, partition: &TopicPartition) -> Option<&mut Log> {
+        let mut topics = self.topics.iter_mut();
+        let topic = topics.find(|topic| topic.name == partition.topic)?;
+        topic.logs.get_mut(partition.partition as usize)
     }
 }
 
@@ -325,6 +336,7 @@ impl Cluster for SimulatedCluster {
             unstarted: None,
             turn: 0,
             is_fenced: false,
+            afresh: 0,
         }))
     }
 
@@ -418,6 +430,8 @@ struct SimulatedDrain {
     unstarted: Option<Unstarted>,
     turn: usize,
     is_fenced: bool,
+    /// How often it began anew since it was told of an assignment.
+    afresh: u32,
 }
 
 impl SimulatedDrain {
@@ -590,6 +604,7 @@ impl Drain for SimulatedDrain {
             }
             Told::Assigned(partitions) => {
                 let process = self.process;
+                self.afresh = 0;
                 self.world
                     .tell(|| format!("process {process} is given {partitions:?}"));
                 let (generation, deadline) = self.take_all_back();
@@ -679,7 +694,14 @@ impl Drain for SimulatedDrain {
                 .map(|held| held.name.clone())
                 .collect(),
         };
-        self.world.state().counts.add(Kind::Overtaken);
+        self.world.state().counts.add(Kind::Afresh);
+        self.afresh += 1;
+        if self.afresh > MOST_AFRESH {
+            self.world.state().violations.push(format!(
+                "process {} began to read anew {} times, and its partitions are the same",
+                self.process, self.afresh
+            ));
+        }
         let (generation, deadline) = self.take_all_back();
         self.start(generation, names, deadline);
     }
@@ -704,10 +726,7 @@ pub(crate) fn append(world: &World, partition: &TopicPartition, mut record: Reco
     let skips = i64::from(state.choices.below(12) == 1);
     let log = state
         .kafka
-        .topics
-        .iter_mut()
-        .find(|topic| topic.name == partition.topic)
-        .and_then(|topic| topic.logs.get_mut(partition.partition as usize))
+        .log_mut(partition)
         .expect("events are made for partitions that exist");
     record.offset = log.high + skips;
     log.high = record.offset + 1 + i64::from(marks);

@@ -25,6 +25,8 @@ pub enum Kind {
     UnderLeader,
     /// A table had moved on.
     Overtaken,
+    /// A member read its partitions anew from where its tables stand.
+    Afresh,
     /// Files were merged and old ones deleted by hand.
     ByHand,
     /// A topic got a partition.

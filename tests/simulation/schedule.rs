@@ -4,7 +4,12 @@
 //! with.
 
 use std::{
-    cell::RefCell, collections::BTreeMap, num::NonZeroU32, path::Path, sync::Arc, thread,
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    path::Path,
+    sync::Arc,
+    thread,
     time::Duration,
 };
 
@@ -95,6 +100,8 @@ struct Simulated {
     process: usize,
     name: Option<&'static str>,
     running: Option<Running>,
+    /// How many of its commits met a table that had moved on.
+    overtaken: u64,
     is_draining: bool,
 }
 
@@ -115,6 +122,8 @@ struct Director {
     faults: Vec<String>,
     /// What every version of each table records.
     recorded: Vec<Recorded>,
+    /// Where somebody wanted to move partitions of each table.
+    wanted: Vec<BTreeSet<(TopicPartition, i64)>>,
 }
 
 #[derive(Default)]
@@ -172,7 +181,7 @@ impl Director {
                     slow: 60,
                 },
             };
-            let season = choices.below(4);
+            let season = choices.below(8);
             let workers = 1 + choices.below(2) as usize;
             let position = choices.below(2) as usize;
             let names: &[&str] = match position {
@@ -201,14 +210,15 @@ impl Director {
             plan: plan(position),
             tables: &TABLES[..=position],
             world,
-            has_hours: season == 3,
-            has_gaps: season == 2,
+            has_hours: season >= 6,
+            has_gaps: season == 5 || season == 6,
             rescued_at: 0,
             workers,
             servers: Vec::new(),
             events: 0,
             faults: Vec::new(),
             recorded: TABLES.iter().map(|_| Recorded::default()).collect(),
+            wanted: vec![BTreeSet::new(); TABLES.len()],
         }
     }
 
@@ -357,6 +367,7 @@ impl Director {
                 process,
                 name,
                 running: Some(running),
+                overtaken: 0,
                 is_draining: false,
             }),
             Err(error) => self.faults.push(format!("no thread: {error}")),
@@ -477,6 +488,17 @@ impl Director {
     }
 
     fn seek_to(&mut self, goals: Vec<BTreeMap<TopicPartition, Goal>>) {
+        let mut state = self.world.state();
+        for (wanted, goals) in self.wanted.iter_mut().zip(&goals) {
+            for (partition, goal) in goals {
+                let (Goal::To(offset) | Goal::NotBefore(offset)) = *goal;
+                wanted.insert((partition.clone(), offset));
+                if let Some(log) = state.kafka.log_mut(partition) {
+                    log.starts.insert(offset);
+                }
+            }
+        }
+        drop(state);
         let plan = self.plan.clone();
         self.by_hand("moves partitions", move |world, store, io| {
             for (table, goals) in plan.tables.iter().zip(goals) {
@@ -498,9 +520,7 @@ impl Director {
         let drawn = state.choices.below(partitions.len() as u32) as usize;
         let partition = &partitions[drawn];
         let (place, is_all) = (state.choices.below(1 << 16), state.choices.below(2) == 1);
-        let topics = state.kafka.topics.iter_mut();
-        let logs = topics.flat_map(|topic| &mut topic.logs);
-        let Some(log) = logs.into_iter().nth(drawn) else {
+        let Some(log) = state.kafka.log_mut(partition) else {
             return;
         };
         log.low = match is_all {
@@ -508,6 +528,7 @@ impl Director {
             false => log.low + i64::from(place) % (log.high - log.low + 1),
         };
         let low = log.low;
+        log.starts.insert(low);
         drop(guard);
         self.world
             .tell(|| format!("{partition} begins at {low} now"));
@@ -599,7 +620,12 @@ impl Director {
                 continue;
             };
             let process = server.process;
-            let reason = running.status().all().into_iter().find_map(|status| {
+            let statuses = running.status().all();
+            let overtaken = statuses.iter().map(|status| status.overtaken).sum();
+            let more = overtaken - server.overtaken;
+            server.overtaken = overtaken;
+            self.world.state().counts.add_many(Kind::Overtaken, more);
+            let reason = statuses.into_iter().find_map(|status| {
                 (status.state == PipelineState::Stopped).then_some(status.reason)
             });
             if reason.is_none() {
@@ -788,6 +814,13 @@ impl Director {
                 &mut faults,
             );
             faults.extend(read.judge(&state.kafka, &self.objects, table, &mut state.counts));
+            let wanted = &self.wanted[tables.len()];
+            if let Some((partition, offset)) = read.sought.iter().find(|at| !wanted.contains(at)) {
+                faults.push(format!(
+                    "{} was moved to {offset} of {partition}, where nobody wanted it",
+                    table.name
+                ));
+            }
             tables.push((table, read));
         }
         let folder = format!("dead_letters/{PIPELINE}");

@@ -138,6 +138,10 @@ pub(crate) struct Table {
     live: BTreeSet<String>,
     /// The next offset of every partition.
     pub(crate) offsets: BTreeMap<TopicPartition, i64>,
+    /// Every start that was recorded.
+    starts: Vec<(TopicPartition, i64)>,
+    /// Every place that somebody moved a partition to.
+    pub(crate) sought: Vec<(TopicPartition, i64)>,
     /// Where it began to read each partition.
     begins: BTreeMap<TopicPartition, i64>,
     /// What was passed over by hand: where it begins and ends.
@@ -312,6 +316,11 @@ impl Table {
                 "start" => None,
                 _ => Some(number),
             };
+            match kind {
+                "start" => self.starts.push((partition.clone(), number)),
+                "seek" => self.sought.push((partition.clone(), number)),
+                _ => {}
+            }
             match (kind, start) {
                 ("start", _) => {
                     self.begins.insert(partition, number);
@@ -348,6 +357,15 @@ impl Table {
         counts.add_many(Kind::Merge, self.merges);
         counts.add_many(Kind::PassedOver, self.gaps.len() as u64);
         counts.add_many(Kind::BegunElsewhere, self.begun_elsewhere);
+        for (partition, start) in &self.starts {
+            let log = kafka.log(partition);
+            if *start != 0 && !log.is_some_and(|log| log.starts.contains(start)) {
+                let name = table.name;
+                return Some(format!(
+                    "{name} starts at {start} of {partition}, where nothing begins"
+                ));
+            }
+        }
         let mut found = Cells::new();
         for path in &self.live {
             let Some(bytes) = objects.read(path) else {

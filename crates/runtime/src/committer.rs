@@ -236,9 +236,10 @@ impl Committer {
     }
 
     /// A partition that is moved by hand, or read by another server, is read from where its tables stand. What is in flight need not
-    /// show it, as nothing may be, or all of it may count as done (P7).
+    /// show it, as nothing may be, or all of it may count as done (P7). At the end nothing is read any more, and the last epoch is judged as
+    /// every other.
     fn leave_if_moved(&mut self, flight: &mut Flight) {
-        if !self.generation.is_current(flight.held) {
+        if self.ending.is_draining() || !self.generation.is_current(flight.held) {
             return;
         }
         let assigned = &flight.assigned;
