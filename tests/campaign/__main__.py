@@ -21,7 +21,7 @@ import time
 
 SKIPPED = 77
 # Beyond the faults themselves: start, catching up, draining, audit, verifying, scenarios, and what they may wait for each other.
-AROUND = 40 * 60
+AROUND = 55 * 60
 
 
 def arguments():
@@ -40,6 +40,7 @@ def arguments():
     parser.add_argument("--disk-mib", type=int, default=4096, help="size of the file system that is filled")
     parts = "scenarios: what must stop a pipeline by design, and what was found before; trials: three questions with a bound each"
     parser.add_argument("--only", choices=("all", "faults", "scenarios", "trials"), default="all", help=parts)
+    parser.add_argument("--scenario", action="append", default=[], metavar="NAME", help="of the scenarios this one (default: all)")
     parser.add_argument("--trial", choices=("recovery", "poison", "load"), action="append", help="of the trials this one (default: all)")
     parser.add_argument("--kills", type=int, default=15, help="recovery: kills of each table's server")
     parser.add_argument("--rows", type=int, default=10_000_000, help="recovery: rows of the large table")
@@ -48,6 +49,8 @@ def arguments():
     asked = parser.parse_args()
     if asked.short:
         asked.minutes, asked.residents, asked.rate, asked.disk_mib, asked.only = 2, 2, min(asked.rate, 3_000), 512, "faults"
+    if asked.scenario and asked.only == "all":
+        asked.only = "scenarios"
     if asked.trial and asked.only == "all":
         asked.only = "trials"
     return asked
@@ -96,7 +99,7 @@ def main() -> int:
     if asked.only in ("all", "faults"):
         text, findings = faults(settings)
     if asked.only in ("all", "scenarios") and settings.real_kafka:
-        more, found = apart(settings)
+        more, found = apart(settings, asked.scenario)
         text, findings = text + more, findings + found
     return told(asked, settings.folder, text, findings)
 
@@ -179,14 +182,17 @@ def faults(settings) -> tuple[str, list[str]]:
         campaign.close(keep=broke_off or bool(findings))
 
 
-def apart(settings) -> tuple[str, list[str]]:
+def apart(settings, only: list[str]) -> tuple[str, list[str]]:
     """Scenarios, each in a site of its own."""
     from . import scenarios
     from .kafka import Kafka
 
+    if unknown := set(only) - {name for name, *_ in scenarios.SCENARIOS}:
+        print(f"no scenario {', '.join(unknown)}; there are: {', '.join(name for name, *_ in scenarios.SCENARIOS)}", file=sys.stderr)
+        sys.exit(2)
     kafka = Kafka(settings.folder / "kafka-scenarios", settings.port, len(scenarios.SEATS), settings.binary)
     try:
-        outcomes = scenarios.run(settings.folder, kafka, settings.binary)
+        outcomes = scenarios.run(settings.folder, kafka, settings.binary, only)
     finally:
         kafka.close()
     lines = ["", "| scenario | outcome |", "|---|---|"]

@@ -54,10 +54,11 @@ class Expected:
             self.letters[partition, offset, table, hashlib.sha256(event.payload).hexdigest()] += 1
 
 
-def chain(log: Log) -> list[str]:
-    """Ranges against each other and against what is recorded; balances of single commits."""
+def chain(log: Log, gaps: dict[str, tuple[int, int]]) -> list[str]:
+    """Ranges against each other and against what is recorded; balances of single commits. `gaps` are what was passed over by hand."""
     found = list(log.violations)
     at: dict[str, int] = {}
+    moved: set[str] = set()
     for version, (info, txns) in enumerate(zip(log.infos, log.txns, strict=True)):
         ours = info.get("alluvium", {})
         offsets = {"{}/{}".format(*place): number for app, number in txns.items() if (place := partition_of(app))}
@@ -87,6 +88,15 @@ def chain(log: Log) -> list[str]:
                 balance = ours["balance"]
                 if balance["in"] != balance["counted"] + balance["filtered"] + balance["rejected"]:
                     found.append(f"{where}: the balance does not hold: {balance}")
+            case "seek":
+                for place, pair in ours["seeks"].items():
+                    place = as_place(place)
+                    if at.get(place) != pair[0] or offsets.get(place) != pair[1]:
+                        found.append(f"{where}: {place} is moved by {pair}, was at {at.get(place)}, recorded is {offsets.get(place)}")
+                    if gaps.get(place) != tuple(pair):
+                        found.append(f"{where}: {place} is moved by {pair}, and what was to be passed over is {gaps.get(place)}")
+                    at[place] = pair[1]
+                    moved.add(place)
             case "watermark":
                 for place, offset in offsets.items():
                     if at.get(place) != offset:
@@ -96,7 +106,7 @@ def chain(log: Log) -> list[str]:
                     found.append(f"{where}: {place} is moved by {ours['kind']}")
             case kind:
                 found.append(f"{where}: a commit of an unknown kind {kind}")
-    return found
+    return found + [f"{log.table}: {place} was not moved over {gaps[place]}" for place in gaps.keys() - moved]
 
 
 def as_place(text: str) -> str:
@@ -132,12 +142,14 @@ class Verdict:
         self.facts: dict = {}
 
 
-def audit(root: pathlib.Path, pipeline: str, logs: dict[str, Log], expected: Expected) -> Verdict:
-    """Everything, of a root whose servers have ended."""
+def audit(
+    root: pathlib.Path, pipeline: str, logs: dict[str, Log], expected: Expected, gaps: dict[str, tuple[int, int]] | None = None
+) -> Verdict:
+    """Everything, of a root whose servers have ended; `gaps` by topic and partition, where somebody has passed something over."""
     verdict, db = Verdict(), connect()
     for table in (PER_KEY, RATIOS):
         log = logs[table]
-        verdict.findings += chain(log)
+        verdict.findings += chain(log, gaps or {})
         totals = sums(log)
         verdict.findings += differences(f"{pipeline}: balance of {table},", expected.balances[table], totals)
         rows, amounts = grouped(db, root / "tables" / table, log, verdict)

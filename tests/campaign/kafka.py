@@ -120,6 +120,16 @@ class Kafka:
         for made in self.admin.delete_records(asked).values():
             made.result(30)
 
+    def cut_off(self, topic: str):
+        """What a broker does that lost the end of its logs: each partition of the topic keeps the first half of its bytes."""
+        pid = self.pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_for("the broker to be gone", 20, lambda: not pathlib.Path(f"/proc/{pid}").exists() or zombie(pid))
+        for log in (self.home / f"node-{self.port}/log").glob(f"{topic}-*/*.log"):
+            os.truncate(log, log.stat().st_size // 2)
+        wait_for("the broker to return", 300, self.returned, 1)
+        self.admin.list_topics(timeout=60)
+
     def settle(self, topic: str, **config):
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic, set_config=config)
         for made in self.admin.alter_configs([resource]).values():

@@ -6,10 +6,10 @@
 #
 # Environment: ALLUVIUM_PYTHON (a Python with tests/python/requirements.txt; default: one is made in the cache folder).
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+tests=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 if [ -z "${ALLUVIUM_PYTHON:-}" ]; then
-  pins=python/requirements.txt
+  pins=$tests/python/requirements.txt
   folder=${XDG_CACHE_HOME:-$HOME/.cache}/alluvium/python-$(sha256sum "$pins" | cut -c 1-16)
   if [ ! -e "$folder/complete" ]; then
     rm -rf -- "$folder"
@@ -19,5 +19,6 @@ if [ -z "${ALLUVIUM_PYTHON:-}" ]; then
   fi
   ALLUVIUM_PYTHON=$folder/bin/python
 fi
-export PYTHONDONTWRITEBYTECODE=1
+# Paths on the command line are seen from where the command is given.
+export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$tests${PYTHONPATH:+:$PYTHONPATH}
 exec "$ALLUVIUM_PYTHON" -m campaign "$@"

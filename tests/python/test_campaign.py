@@ -119,14 +119,14 @@ def right_root():
     return tables | {"dead": dead}
 
 
-def verdict_of(folder, root):
+def verdict_of(folder, root, gaps=None):
     for name in ("per_key", "ratios"):
         root[name].write(folder / "tables" / name)
     root["dead"].write(folder / "dead_letters/disk")
     logs = {name: delta.Log(delta.Folder(folder), f"tables/{name}") for name in ("per_key", "ratios")}
     for log in logs.values():
         log.advance()
-    return audit.audit(folder, "disk", logs, audit.Expected(LEDGER, POOL))
+    return audit.audit(folder, "disk", logs, audit.Expected(LEDGER, POOL), gaps)
 
 
 def test_a_right_table_is_right(tmp_path):
@@ -148,6 +148,11 @@ def offsets_alone(root):
 
 def moved_by_a_merge(root):
     root["ratios"].versions[4]["txns"][APP.format(0)] = 9
+
+
+def moved_by_hand(root):
+    for table in ("per_key", "ratios"):
+        root[table].version({"kind": "seek", "seeks": {"events/1": [5, 9]}}, {APP.format(1): 9})
 
 
 def balance_that_does_not_hold(root):
@@ -193,6 +198,7 @@ SABOTAGES = [
     overlap,
     offsets_alone,
     moved_by_a_merge,
+    moved_by_hand,
     balance_that_does_not_hold,
     events_that_never_came,
     row_lost,
@@ -210,6 +216,18 @@ def test_each_wrong_table_is_found(tmp_path, sabotage):
     root = right_root()
     sabotage(root)
     assert verdict_of(tmp_path, root).findings
+
+
+def test_what_was_to_be_passed_over_is_passed_over_and_nothing_else(tmp_path):
+    root = right_root()
+    moved_by_hand(root)
+    assert verdict_of(tmp_path / "asked", root, {"events/1": (5, 9)}).findings == []
+    for name, root, gaps in (
+        ("not done", right_root(), {"events/1": (5, 9)}),
+        ("too far", root, {"events/1": (5, 8)}),
+        ("elsewhere", root, {"events/0": (5, 9)}),
+    ):
+        assert verdict_of(tmp_path / name, root, gaps).findings, name
 
 
 def test_an_hour_has_the_floors_that_were_asked_for():

@@ -497,13 +497,17 @@ fn prove_starts(consumer: &BaseConsumer<Context>) {
 
 /// Finds out for one halted partition on which side of its log the offset lies.
 fn explain_a_halt(consumer: &BaseConsumer<Context>) {
-    let Some(partition) = consumer.context().state().unexplained() else {
+    let Some(partition) = consumer.context().state().unexplained(Instant::now()) else {
         return;
     };
     let ends = consumer
         .client()
         .fetch_watermarks(&partition.topic, partition.partition, ASK_ENDS);
-    consumer.context().state().explain(&partition, ends.ok());
+    let now = Instant::now();
+    consumer
+        .context()
+        .state()
+        .explain(&partition, ends.ok(), now);
 }
 
 #[cfg(test)]

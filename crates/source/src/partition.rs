@@ -115,8 +115,17 @@ pub(crate) struct Partition {
     position: i64,
     pub(crate) ends: LogEnds,
     halted: Option<Halt>,
-    /// It halted out of range, and nobody was told yet: first the log's ends are asked for.
-    unexplained: bool,
+    /// It halted out of range, and where its log begins and ends is to be asked for.
+    unexplained: Option<Unexplained>,
+}
+
+/// Why a partition halted is not known yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unexplained {
+    /// Nobody was told.
+    Untold,
+    /// Somebody was, in the broker's words: nothing better was known at first.
+    Told,
 }
 
 impl Partition {
@@ -156,7 +165,7 @@ impl Partition {
             position: start,
             ends: LogEnds::default(),
             halted: None,
-            unexplained: false,
+            unexplained: None,
         }
     }
 
@@ -258,36 +267,44 @@ impl Partition {
         self.halted = Some(halt);
     }
 
-    /// The broker refuses the next offset; why is found out before anybody is told.
+    /// The broker refuses the next offset; why is asked before anybody is told.
     pub(crate) fn halt_out_of_range(&mut self, offset: i64, text: String) {
         self.halt(Halt::OutOfRange { offset, text });
-        self.unexplained = true;
+        self.unexplained = Some(Unexplained::Untold);
     }
 
+    /// Whether its log's ends are to be asked for.
     pub(crate) fn is_unexplained(&self) -> bool {
-        self.unexplained
+        self.unexplained.is_some()
     }
 
-    /// Ends the wait for an explanation: on which side of its log the next offset lies, if it is known where that begins and
-    /// ends. Returns why it halted if it had waited.
+    /// On which side of its log the next offset lies, if it is known where that begins and ends. Returns why it halted if that is
+    /// news.
     pub(crate) fn explain(&mut self, ends: Option<(i64, i64)>) -> Option<Halt> {
-        if !std::mem::take(&mut self.unexplained) {
+        let why = self.unexplained.take()?;
+        // It may have halted for a better reason since.
+        let before = self.halted.clone();
+        if why == Unexplained::Told && !matches!(before, Some(Halt::OutOfRange { .. })) {
             return None;
         }
-        if let Some((low, high)) = ends {
-            self.ends = LogEnds {
-                low: Some(low),
-                stable: None,
-                high: Some(high),
-            };
-            let recorded = self.position;
-            if recorded < low {
-                self.halted = Some(Halt::BeforeLow { recorded, low });
-            } else if recorded > high {
-                self.halted = Some(Halt::BeyondHigh { recorded, high });
+        match ends {
+            Some((low, high)) => {
+                self.ends = LogEnds {
+                    low: Some(low),
+                    stable: None,
+                    high: Some(high),
+                };
+                let recorded = self.position;
+                if recorded < low {
+                    self.halted = Some(Halt::BeforeLow { recorded, low });
+                } else if recorded > high {
+                    self.halted = Some(Halt::BeyondHigh { recorded, high });
+                }
             }
+            None => self.unexplained = Some(Unexplained::Told),
         }
-        self.halted.clone()
+        let is_news = why == Unexplained::Untold || self.halted != before;
+        self.halted.clone().filter(|_| is_news)
     }
 
     pub(crate) fn view(&self) -> PartitionView {
@@ -538,5 +555,31 @@ impl Queue {
             self.queue.consume(count, &mut self.waiting);
         }
         self.waiting.pop_front()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_halt_is_told_at_once_and_explained_when_the_ends_of_the_log_are_known() {
+        let mut partition = Partition::new(TopicPartition::new("clicks", 0), Inflow::None, 7);
+        assert!(!partition.is_unexplained());
+        let text = "out of range".to_owned();
+        partition.halt_out_of_range(7, text.clone());
+        let in_words = Halt::OutOfRange { offset: 7, text };
+        assert_eq!(partition.explain(None), Some(in_words));
+        assert!(partition.is_unexplained());
+        assert_eq!(partition.explain(None), None);
+        let beyond = Halt::BeyondHigh {
+            recorded: 7,
+            high: 4,
+        };
+        let told = partition.explain(Some((0, 4)));
+        assert_eq!(told.as_ref(), Some(&beyond));
+        assert_eq!(partition.view().halted, Some(beyond));
+        assert!(!partition.is_unexplained());
+        assert_eq!(partition.explain(Some((0, 9))), None);
     }
 }

@@ -42,6 +42,9 @@ const WATCH_LATER: Duration = Duration::from_secs(5);
 /// ... and sooner where partitions wait for it.
 const WATCH_SOON: Duration = Duration::from_millis(500);
 
+/// How long before ends of logs are asked for again after a question that was not answered.
+const ASK_ENDS_LATER: Duration = Duration::from_secs(5);
+
 /// What the callbacks and the drain share. Both run on the thread that owns the drain.
 #[derive(Debug, Default)]
 pub(crate) struct State {
@@ -50,6 +53,8 @@ pub(crate) struct State {
     pub(crate) notices: Vec<Notice>,
     pub(crate) unstarted: Option<Unstarted>,
     pub(crate) watch: Watch,
+    /// Ends of logs are not asked for before; `None`: at once.
+    pub(crate) ask_ends_at: Option<Instant>,
     pub(crate) doubts: Doubts,
     pub(crate) closing: bool,
 }
@@ -59,6 +64,7 @@ impl State {
     pub(crate) fn clear(&mut self) {
         self.partitions.clear();
         self.watch = Watch::default();
+        self.ask_ends_at = None;
     }
 
     /// Topics whose ids are to be asked for now.
@@ -143,25 +149,36 @@ impl State {
         }
     }
 
-    /// A partition that halted out of range and whose log's ends were not asked for yet.
-    pub(crate) fn unexplained(&self) -> Option<TopicPartition> {
+    /// A partition that halted out of range and whose log's ends are to be asked for now.
+    pub(crate) fn unexplained(&self, now: Instant) -> Option<TopicPartition> {
+        if self.ask_ends_at.is_some_and(|at| now < at) {
+            return None;
+        }
         self.partitions
             .iter()
             .find(|partition| partition.is_unexplained())
             .map(|partition| partition.name.clone())
     }
 
-    /// Tells why a partition halted, by where its log begins and ends if that is known, else in the broker's words.
-    pub(crate) fn explain(&mut self, name: &TopicPartition, ends: Option<(i64, i64)>) {
-        let found = self
-            .partitions
-            .iter_mut()
-            .find(|partition| partition.name == *name);
-        if let Some(halt) = found.and_then(|partition| partition.explain(ends)) {
-            self.notices.push(Notice::Halted {
-                partition: name.clone(),
-                halt,
-            });
+    /// Tells why a partition halted, by where its log begins and ends. Where no answer came in time, everything that halted is told in
+    /// the broker's words: each question that is not answered holds the others up.
+    pub(crate) fn explain(
+        &mut self,
+        name: &TopicPartition,
+        ends: Option<(i64, i64)>,
+        now: Instant,
+    ) {
+        self.ask_ends_at = ends.is_none().then(|| now + ASK_ENDS_LATER);
+        for partition in &mut self.partitions {
+            if ends.is_some() && partition.name != *name {
+                continue;
+            }
+            if let Some(halt) = partition.explain(ends) {
+                self.notices.push(Notice::Halted {
+                    partition: partition.name.clone(),
+                    halt,
+                });
+            }
         }
     }
 }
