@@ -49,7 +49,9 @@ def arguments():
     asked = parser.parse_args()
     if asked.short:
         asked.minutes, asked.residents, asked.rate, asked.disk_mib, asked.only = 2, 2, min(asked.rate, 3_000), 512, "faults"
-    if asked.scenario and asked.only == "all":
+    if asked.scenario:
+        if asked.short or asked.trial or asked.only not in ("all", "scenarios"):
+            parser.error("--scenario runs scenarios alone")
         asked.only = "scenarios"
     if asked.trial and asked.only == "all":
         asked.only = "trials"
@@ -98,6 +100,9 @@ def main() -> int:
     text, findings = "", []
     if asked.only in ("all", "faults"):
         text, findings = faults(settings)
+    if asked.only == "scenarios" and not settings.real_kafka:
+        print("skipped: scenarios need a real Kafka, and java is missing; Debian package openjdk-17-jre-headless", file=sys.stderr)
+        return SKIPPED
     if asked.only in ("all", "scenarios") and settings.real_kafka:
         more, found = apart(settings, asked.scenario)
         text, findings = text + more, findings + found

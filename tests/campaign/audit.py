@@ -97,6 +97,8 @@ def chain(log: Log, gaps: dict[str, tuple[int, int]]) -> list[str]:
                         found.append(f"{where}: {place} is moved by {pair}, and what was to be passed over is {gaps.get(place)}")
                     at[place] = pair[1]
                     moved.add(place)
+                for place in offsets.keys() - {as_place(place) for place in ours["seeks"]}:
+                    found.append(f"{where}: {place} is moved without being named")
             case "watermark":
                 for place, offset in offsets.items():
                     if at.get(place) != offset:

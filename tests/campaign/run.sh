@@ -20,5 +20,5 @@ if [ -z "${ALLUVIUM_PYTHON:-}" ]; then
   ALLUVIUM_PYTHON=$folder/bin/python
 fi
 # Paths on the command line are seen from where the command is given.
-export PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$tests${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONDONTWRITEBYTECODE=1 PYTHONSAFEPATH=1 PYTHONPATH=$tests${PYTHONPATH:+:$PYTHONPATH}
 exec "$ALLUVIUM_PYTHON" -m campaign "$@"

@@ -138,8 +138,8 @@ impl KafkaDrain {
     ///
     /// Call it often, also while paused: the group's protocol runs inside, and the partitions'
     /// queues do not serve it. It waits for an event no longer than `timeout`; a rebalance takes
-    /// as long as [`Assignments`] does, and a partition that halts may cost a quarter of a second
-    /// once, for asking where its log begins and ends.
+    /// as long as [`Assignments`] does, and asking where the log of a partition begins and ends that
+    /// halts may cost a quarter of a second, now and then also later.
     ///
     /// # Errors
     /// [`SourceError::Fatal`] when the client has given up, [`SourceError::Stray`] when a record

@@ -121,7 +121,7 @@ pub(crate) struct Partition {
 
 /// Why a partition halted is not known yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unexplained {
+pub(crate) enum Unexplained {
     /// Nobody was told.
     Untold,
     /// Somebody was, in the broker's words: nothing better was known at first.
@@ -273,20 +273,15 @@ impl Partition {
         self.unexplained = Some(Unexplained::Untold);
     }
 
-    /// Whether its log's ends are to be asked for.
-    pub(crate) fn is_unexplained(&self) -> bool {
-        self.unexplained.is_some()
+    /// Whether its log's ends are to be asked for, and how badly.
+    pub(crate) fn unexplained(&self) -> Option<Unexplained> {
+        self.unexplained
     }
 
-    /// On which side of its log the next offset lies, if it is known where that begins and ends. Returns why it halted if that is
-    /// news.
+    /// On which side of its log the next offset lies, if it is known where that begins and ends. Returns why it halted if nobody was
+    /// told of the halt before.
     pub(crate) fn explain(&mut self, ends: Option<(i64, i64)>) -> Option<Halt> {
         let why = self.unexplained.take()?;
-        // It may have halted for a better reason since.
-        let before = self.halted.clone();
-        if why == Unexplained::Told && !matches!(before, Some(Halt::OutOfRange { .. })) {
-            return None;
-        }
         match ends {
             Some((low, high)) => {
                 self.ends = LogEnds {
@@ -303,8 +298,13 @@ impl Partition {
             }
             None => self.unexplained = Some(Unexplained::Told),
         }
-        let is_news = why == Unexplained::Untold || self.halted != before;
-        self.halted.clone().filter(|_| is_news)
+        if why == Unexplained::Untold {
+            return self.halted.clone();
+        }
+        if let (Some(_), Some(halt)) = (ends, &self.halted) {
+            tracing::error!(partition = %self.name, "halted: {halt}");
+        }
+        None
     }
 
     pub(crate) fn view(&self) -> PartitionView {
@@ -565,21 +565,20 @@ mod tests {
     #[test]
     fn a_halt_is_told_at_once_and_explained_when_the_ends_of_the_log_are_known() {
         let mut partition = Partition::new(TopicPartition::new("clicks", 0), Inflow::None, 7);
-        assert!(!partition.is_unexplained());
+        assert_eq!(partition.unexplained(), None);
         let text = "out of range".to_owned();
         partition.halt_out_of_range(7, text.clone());
         let in_words = Halt::OutOfRange { offset: 7, text };
         assert_eq!(partition.explain(None), Some(in_words));
-        assert!(partition.is_unexplained());
+        assert_eq!(partition.unexplained(), Some(Unexplained::Told));
         assert_eq!(partition.explain(None), None);
         let beyond = Halt::BeyondHigh {
             recorded: 7,
             high: 4,
         };
-        let told = partition.explain(Some((0, 4)));
-        assert_eq!(told.as_ref(), Some(&beyond));
+        assert_eq!(partition.explain(Some((0, 4))), None);
         assert_eq!(partition.view().halted, Some(beyond));
-        assert!(!partition.is_unexplained());
+        assert_eq!(partition.unexplained(), None);
         assert_eq!(partition.explain(Some((0, 9))), None);
     }
 }

@@ -16,7 +16,7 @@ use crate::{
     error::classify,
     native::{TopicIds, TopicQuestion},
     notice::Notice,
-    partition::Partition,
+    partition::{Partition, Unexplained},
 };
 
 /// Partitions that the group gave us and whose starts are not known.
@@ -42,8 +42,21 @@ const WATCH_LATER: Duration = Duration::from_secs(5);
 /// ... and sooner where partitions wait for it.
 const WATCH_SOON: Duration = Duration::from_millis(500);
 
-/// How long before ends of logs are asked for again after a question that was not answered.
+/// How long before ends of logs are asked for again after a question that was not answered; doubles ...
 const ASK_ENDS_LATER: Duration = Duration::from_secs(5);
+/// ... up to this.
+const ASK_ENDS_AT_LAST: Duration = Duration::from_secs(300);
+
+/// The questions for ends of logs of partitions that halted.
+#[derive(Debug, Default)]
+pub(crate) struct EndsQuestions {
+    /// Not asked again before; `None`: at once.
+    ask_at: Option<Instant>,
+    /// How long before the last one was to be asked.
+    wait: Duration,
+    /// About whom was asked last.
+    asked: Option<TopicPartition>,
+}
 
 /// What the callbacks and the drain share. Both run on the thread that owns the drain.
 #[derive(Debug, Default)]
@@ -53,8 +66,7 @@ pub(crate) struct State {
     pub(crate) notices: Vec<Notice>,
     pub(crate) unstarted: Option<Unstarted>,
     pub(crate) watch: Watch,
-    /// Ends of logs are not asked for before; `None`: at once.
-    pub(crate) ask_ends_at: Option<Instant>,
+    pub(crate) ends: EndsQuestions,
     pub(crate) doubts: Doubts,
     pub(crate) closing: bool,
 }
@@ -64,7 +76,7 @@ impl State {
     pub(crate) fn clear(&mut self) {
         self.partitions.clear();
         self.watch = Watch::default();
-        self.ask_ends_at = None;
+        self.ends = EndsQuestions::default();
     }
 
     /// Topics whose ids are to be asked for now.
@@ -151,34 +163,81 @@ impl State {
 
     /// A partition that halted out of range and whose log's ends are to be asked for now.
     pub(crate) fn unexplained(&self, now: Instant) -> Option<TopicPartition> {
-        if self.ask_ends_at.is_some_and(|at| now < at) {
-            return None;
-        }
-        self.partitions
-            .iter()
-            .find(|partition| partition.is_unexplained())
-            .map(|partition| partition.name.clone())
+        let of = |why| move |partition: &&Partition| partition.unexplained() == Some(why);
+        let mut partitions = self.partitions.iter();
+        let found = match partitions.find(of(Unexplained::Untold)) {
+            Some(untold) => Some(untold),
+            None if self.ends.ask_at.is_some_and(|at| now < at) => None,
+            None => {
+                // In turn: the leader of one may never answer.
+                let told = self.partitions.iter().filter(of(Unexplained::Told));
+                let last = self.ends.asked.as_ref();
+                told.min_by_key(|partition| (Some(&partition.name) <= last, &partition.name))
+            }
+        };
+        found.map(|partition| partition.name.clone())
     }
 
-    /// Tells why a partition halted, by where its log begins and ends. Where no answer came in time, everything that halted is told in
-    /// the broker's words: each question that is not answered holds the others up.
+    /// Tells why a partition halted, by where its log begins and ends if that is known, else in the broker's words, until it is.
     pub(crate) fn explain(
         &mut self,
         name: &TopicPartition,
         ends: Option<(i64, i64)>,
         now: Instant,
     ) {
-        self.ask_ends_at = ends.is_none().then(|| now + ASK_ENDS_LATER);
-        for partition in &mut self.partitions {
-            if ends.is_some() && partition.name != *name {
-                continue;
-            }
-            if let Some(halt) = partition.explain(ends) {
-                self.notices.push(Notice::Halted {
-                    partition: partition.name.clone(),
-                    halt,
-                });
-            }
+        // Each question that is not answered holds all partitions up, so there are ever fewer of them.
+        self.ends.wait = match ends {
+            Some(_) => ASK_ENDS_LATER,
+            None => (self.ends.wait * 2).clamp(ASK_ENDS_LATER, ASK_ENDS_AT_LAST),
+        };
+        self.ends.ask_at = ends.is_none().then(|| now + self.ends.wait);
+        self.ends.asked = Some(name.clone());
+        let found = self
+            .partitions
+            .iter_mut()
+            .find(|partition| partition.name == *name);
+        if let Some(halt) = found.and_then(|partition| partition.explain(ends)) {
+            self.notices.push(Notice::Halted {
+                partition: name.clone(),
+                halt,
+            });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::halt::Halt;
+
+    #[test]
+    fn every_halted_partition_is_told_at_once_and_asked_about_in_turn_until_it_is_explained() {
+        let [one, other] = [0, 1].map(|number| TopicPartition::new("clicks", number));
+        let mut state = State::default();
+        for name in [&one, &other] {
+            let mut partition = Partition::unrecorded(name.clone());
+            partition.halt_out_of_range(7, "out of range".to_owned());
+            state.partitions.push(partition);
+        }
+        let now = Instant::now();
+        for name in [&one, &other] {
+            assert_eq!(state.unexplained(now).as_ref(), Some(name));
+            state.explain(name, None, now);
+        }
+        assert_eq!(state.notices.len(), 2);
+        assert_eq!(state.unexplained(now), None);
+        let mut later = now;
+        for name in [&one, &other, &one] {
+            later += ASK_ENDS_AT_LAST;
+            assert_eq!(state.unexplained(later).as_ref(), Some(name));
+            state.explain(name, None, later);
+        }
+        later += ASK_ENDS_AT_LAST;
+        state.explain(&other, Some((3, 9)), later);
+        let views: Vec<_> = state.partitions.iter().map(Partition::view).collect();
+        assert!(matches!(views[0].halted, Some(Halt::OutOfRange { .. })));
+        assert!(matches!(views[1].halted, Some(Halt::BeforeLow { .. })));
+        assert_eq!(state.unexplained(later), Some(one));
+        assert_eq!(state.notices.len(), 2);
     }
 }
