@@ -82,17 +82,27 @@ class Kafka:
         if kind == "stop":
             self.script("stop")
         elif kind == "kill":
-            os.kill(pid, signal.SIGKILL)
-            wait_for("the broker to be gone", 20, lambda: not pathlib.Path(f"/proc/{pid}").exists() or zombie(pid))
+            self.kill()
         else:
             os.kill(pid, signal.SIGSTOP)
         time.sleep(seconds)
         if kind == "freeze":
             os.kill(pid, signal.SIGCONT)
+            self.admin.list_topics(timeout=60)
         else:
-            wait_for("the broker to return", 300, self.returned, 1)
-        self.admin.list_topics(timeout=60)
+            self.come_back()
         return kind
+
+    def kill(self):
+        """kill -9, and waits for the end."""
+        pid = self.pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_for("the broker to be gone", 20, lambda: not pathlib.Path(f"/proc/{pid}").exists() or zombie(pid))
+
+    def come_back(self):
+        """Starts it again, and waits until it takes requests."""
+        wait_for("the broker to return", 300, self.returned, 1)
+        self.admin.list_topics(timeout=60)
 
     def returned(self) -> bool:
         try:
@@ -122,13 +132,10 @@ class Kafka:
 
     def cut_off(self, topic: str):
         """What a broker does that lost the end of its logs: each partition of the topic keeps the first half of its bytes."""
-        pid = self.pid()
-        os.kill(pid, signal.SIGKILL)
-        wait_for("the broker to be gone", 20, lambda: not pathlib.Path(f"/proc/{pid}").exists() or zombie(pid))
+        self.kill()
         for log in (self.home / f"node-{self.port}/log").glob(f"{topic}-*/*.log"):
             os.truncate(log, log.stat().st_size // 2)
-        wait_for("the broker to return", 300, self.returned, 1)
-        self.admin.list_topics(timeout=60)
+        self.come_back()
 
     def settle(self, topic: str, **config):
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic, set_config=config)

@@ -13,7 +13,7 @@ def offsets_come_late(site: Site) -> list[str]:
         server.start()
     site.produce(1_500)
     site.wait_until_counted()
-    wait_for("both to have partitions", PATIENCE, lambda: all((server.status() or NOTHING).partitions for server in (site.server, other)))
+    site.wait_until_shared()
     site.s3.set({"slow": 1.0})
     site.server.kill()
     try:

@@ -95,6 +95,11 @@ class Site:
         self.produce(events)
         self.wait_until_counted()
 
+    def wait_until_shared(self):
+        """Until every server has partitions."""
+        shared = lambda: all((server.status() or NOTHING).partitions for server in self.fleet.everyone())  # noqa: E731
+        wait_for(f"{self.name}: partitions for every server", PATIENCE, shared)
+
     def wait_until_counted(self):
         def caught_up():
             self.fleet.advance()

@@ -6,10 +6,8 @@ must say so, and every event must be counted as ever.
 
 from confluent_kafka import Producer
 
-from ..fleet import NOTHING
-from ..processes import wait_for
 from ..skew import wrong_clocks
-from .site import PATIENCE, Site
+from .site import Site
 
 AHEAD = 3 * 86_400  # seconds
 # Twice as long as a transaction is open before it is told of, and a minute: an assignment in between begins to count anew.
@@ -41,7 +39,7 @@ def definitions_differ(site: Site) -> list[str]:
     both = (site.server, other)
     for server in both:
         server.start()
-    wait_for("both to have partitions", PATIENCE, lambda: all((server.status() or NOTHING).partitions for server in both))
+    site.wait_until_shared()
     found = []
     for server in both:
         for _ in range(20):
