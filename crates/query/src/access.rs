@@ -24,9 +24,9 @@ use datafusion::{
 };
 
 use crate::{
-    catalog::SYSTEM,
     error::{ErrorKind, QueryError},
-    shared::Limits,
+    limits::Limits,
+    names::SYSTEM,
 };
 
 /// What one user may do. Cheap to clone.

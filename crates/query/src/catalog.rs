@@ -1,7 +1,7 @@
 //! The catalogue `alluvium` as DataFusion asks for it: schemas and their relations.
 //!
-//! Owns the names, and that a session sees only those it may read: whatever a statement says, what it reads is resolved
-//! here. Nothing can be registered in it. Does not own rows.
+//! Owns that a session sees only what it may read: whatever a statement says, what it reads is resolved here. Nothing can
+//! be registered in it. Does not own the names ([`crate::names`]), nor rows.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -19,22 +19,11 @@ use crate::{
     error::QueryError,
     finals::FinalTable,
     information::{INFORMATION_SCHEMA, InformationSchema},
+    names::{CATALOG, DEAD_LETTERS, PANES, PG_CATALOG, PUBLIC, SCHEMAS, SYSTEM},
     panes::{RowsTable, StoredRows},
     system::{self, SystemTable},
     view::View,
 };
-
-/// The name of the one catalogue.
-pub(crate) const CATALOG: &str = "alluvium";
-/// The schema of tables with final values; names without a schema mean it.
-pub(crate) const PUBLIC: &str = "public";
-pub(crate) const PANES: &str = "panes";
-const DEAD_LETTERS: &str = "dead_letters";
-pub(crate) const SYSTEM: &str = "system";
-/// The schema that clients of Postgres find beside ours.
-pub(crate) const PG_CATALOG: &str = "pg_catalog";
-/// Every schema of ours.
-pub(crate) const SCHEMAS: [&str; 4] = [PUBLIC, PANES, DEAD_LETTERS, SYSTEM];
 
 /// The list of the one catalogue, over one query's view.
 #[derive(Debug)]

@@ -1,14 +1,12 @@
 //! One client as the engine knows it: what it may do, and how it writes.
 //!
-//! Owns the `pg_catalog` of a client that may not read everything. Does not own its settings ([`crate::session`]).
+//! Owns what of it lasts from query to query. Does not own its settings ([`crate::session`]).
 
 use std::sync::{Arc, OnceLock, atomic::AtomicUsize};
 
 use datafusion::catalog::SchemaProvider;
 
-use crate::{
-    access::Access, error::QueryError, estimate::Estimate, postgres::Postgres, shared::Limits,
-};
+use crate::{access::Access, error::QueryError, estimate::Estimate, limits::Limits};
 
 /// How a statement is written, and what it is asked of.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,7 +30,7 @@ pub(crate) struct Client {
     /// What one query reads.
     pub(crate) estimate: Arc<Estimate>,
     /// `pg_catalog` with what may be read, if that is not everything: its identifiers of tables stay the same for a session.
-    granted_catalog: Arc<OnceLock<Result<Arc<dyn SchemaProvider>, QueryError>>>,
+    pub(crate) granted_catalog: Arc<OnceLock<Result<Arc<dyn SchemaProvider>, QueryError>>>,
 }
 
 impl Client {
@@ -52,19 +50,5 @@ impl Client {
         self.taken = Arc::default();
         self.estimate = Arc::new(Estimate::within(self.access.max_scan(limits)));
         self
-    }
-
-    /// The `pg_catalog` that this client sees.
-    pub(crate) fn pg_catalog(
-        &self,
-        postgres: &Postgres,
-    ) -> Result<Arc<dyn SchemaProvider>, QueryError> {
-        if self.access.reads_everything() {
-            return Ok(postgres.schema.clone());
-        }
-        let made = self
-            .granted_catalog
-            .get_or_init(|| postgres.catalog_of(&self.access));
-        made.clone()
     }
 }

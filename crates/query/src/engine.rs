@@ -9,12 +9,13 @@ use alluvium_plan::{Publisher, StatusBoard, TableShape};
 
 use crate::{
     access::Access,
-    catalog::PUBLIC,
     client::{Client, Dialect},
     error::{ErrorKind, QueryError},
+    limits::Limits,
+    names::PUBLIC,
     running::RunningQuery,
     session::Session,
-    shared::{Limits, Shared},
+    shared::Shared,
     storage::Storage,
     view::{ReadMode, View},
 };

@@ -18,7 +18,7 @@ use datafusion::{
     datasource::TableType,
 };
 
-use crate::catalog::{CATALOG, PG_CATALOG, SCHEMAS};
+use crate::names::{CATALOG, PG_CATALOG, SCHEMAS};
 
 /// Its name in the catalogue.
 pub(crate) const INFORMATION_SCHEMA: &str = "information_schema";

@@ -51,8 +51,10 @@ use datafusion_pg_catalog::{
 
 use crate::{
     access::Access,
-    catalog::{self, CATALOG, Catalogs, PG_CATALOG},
+    catalog::Catalogs,
+    client::Client,
     error::QueryError,
+    names::{CATALOG, PG_CATALOG, SCHEMAS, SYSTEM},
     view::{ReadMode, Shelf, View},
 };
 
@@ -119,10 +121,21 @@ impl Postgres {
     }
 
     /// `pg_catalog` with what `access` may read.
-    pub(crate) fn catalog_of(
+    /// The `pg_catalog` that a client sees. One that may not read everything has its own.
+    pub(crate) fn catalog_for(
         &self,
-        access: &Access,
+        client: &Client,
     ) -> Result<Arc<dyn SchemaProvider>, QueryError> {
+        if client.access.reads_everything() {
+            return Ok(self.schema.clone());
+        }
+        let made = client
+            .granted_catalog
+            .get_or_init(|| self.catalog_of(&client.access));
+        made.clone()
+    }
+
+    fn catalog_of(&self, access: &Access) -> Result<Arc<dyn SchemaProvider>, QueryError> {
         let listing = Listing {
             access: access.clone(),
             ..self.listing.clone()
@@ -274,7 +287,7 @@ impl CatalogInfo for Listing {
     }
 
     async fn schema_names(&self, _: &str) -> DataFusionResult<Option<Vec<String>>> {
-        let ours = catalog::SCHEMAS.iter().copied();
+        let ours = SCHEMAS.iter().copied();
         Ok(Some(ours.chain([PG_CATALOG]).map(String::from).collect()))
     }
 
@@ -301,7 +314,7 @@ impl CatalogInfo for Listing {
         _: &str,
     ) -> DataFusionResult<Option<TableType>> {
         Ok(Some(match schema {
-            catalog::SYSTEM => TableType::View,
+            SYSTEM => TableType::View,
             _ => TableType::Base,
         }))
     }

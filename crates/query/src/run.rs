@@ -38,12 +38,13 @@ use tokio::{
 };
 
 use crate::{
-    catalog::PUBLIC,
     client::{Client, Dialect},
     error::{ErrorKind, QueryError, nearest},
     fence::{self, Account},
     guard::{self, Request},
-    measure, postgres, repeats,
+    measure,
+    names::PUBLIC,
+    postgres, repeats,
     running::Listed,
     shared::Shared,
     size::sliced_size,

@@ -14,8 +14,8 @@ use alluvium_types::{Timestamp, TopicPartition};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
-    catalog::{PANES, PUBLIC},
     error::QueryError,
+    names::{PANES, PUBLIC},
     panes::StoredRows,
     read_files::ReadFiles,
     running::Running,
