@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 
 from . import audit, events, floors, skew
 from .actions import links, servers, storage, topic
@@ -27,6 +28,8 @@ from .talk import Talk
 PARTITIONS = 6
 # For so many seconds a request of before an outage can still come: librdkafka's own patience, and some more.
 CUT_OFF = 90.0
+# For so many seconds an action that has begun may go on after the campaign's minutes: a broker may take most of them to return.
+LAST_ACTIONS = 400.0
 
 
 @dataclasses.dataclass
@@ -193,7 +196,8 @@ class Campaign:
 
     def run(self):
         threading.Thread(target=self.watch, daemon=True).start()
-        threads = [threading.Thread(target=self.lane, args=lane, name=lane[0]) for lane in self.lanes()]
+        # One that does not end is told of below, and does not keep the whole campaign from ending.
+        threads = [threading.Thread(target=self.lane, args=lane, name=lane[0], daemon=True) for lane in self.lanes()]
         for thread in threads:
             thread.start()
         until = time.monotonic() + self.settings.minutes * 60
@@ -206,10 +210,12 @@ class Campaign:
                 if self.disk_fleet:
                     storage.age(self, self.disk_fleet)
         self.ending.set()
+        until = time.monotonic() + LAST_ACTIONS
         for thread in threads:
-            thread.join(200)
+            thread.join(max(0.0, until - time.monotonic()))
             if thread.is_alive():
-                self.notes.append(f"the lane {thread.name} did not end")
+                stands = "".join(traceback.format_stack(sys._current_frames()[thread.ident]))
+                self.journal.surprise(f"the lane {thread.name} did not end within {LAST_ACTIONS:.0f} s", stands=stands)
 
     def tell_progress(self):
         done = {kind: count for kind, count in sorted(self.journal.effects.items())}
