@@ -70,7 +70,9 @@ def test_every_alert_has_a_runbook():
         assert alert["annotations"]["summary"]
         anchor = alert["annotations"]["runbook_url"].partition("docs/runbooks.md#")[2]
         assert anchor in anchors, f"{alert['alert']} has no runbook"
-    assert len(alerts) == len(headings), "a runbook without an alert"
+    # Others are for errors that people see.
+    of_alerts = [heading for heading in headings if heading.startswith("Alluvium")]
+    assert len(alerts) == len(of_alerts), "a runbook without an alert"
 
 
 @pytest.mark.parametrize("path", DASHBOARDS, ids=name)

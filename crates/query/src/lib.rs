@@ -34,6 +34,7 @@ mod storage;
 mod store;
 mod system;
 mod threads;
+mod unreadable;
 mod view;
 
 pub use access::Access;

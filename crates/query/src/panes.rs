@@ -48,6 +48,7 @@ use crate::{
     error::{ErrorKind, QueryError},
     estimate::Estimate,
     read_files::ReadFiles,
+    unreadable,
 };
 
 /// The one address under which queries find files.
@@ -227,6 +228,7 @@ impl StoredRows {
         let mut reads = Vec::with_capacity(split.to_keep.len());
         for &file in &split.to_keep {
             let scan = self.file_scan(state, vec![file], &columns, None)?;
+            let scan = unreadable::scan_of(&scan).unwrap_or(scan);
             let (context, schema) = (state.task_ctx(), schema.clone());
             reads.push(async move {
                 let rows = collect(scan, context).await?;

@@ -49,6 +49,7 @@ use crate::{
     shared::Shared,
     size::sliced_size,
     threads::give_way,
+    unreadable,
     view::{AsOf, ReadMode, View},
 };
 
@@ -555,16 +556,19 @@ async fn plan(
         .create_physical_plan(&logical, state.as_ref())
         .await?;
     Ok(Planned::Query {
-        plan: yielding(physical)?,
+        plan: to_be_run(physical)?,
         context: state.task_ctx(),
         repeats,
     })
 }
 
-/// Makes joins give way to other tasks, and count what they make: a join can make millions of batches of one batch of its
-/// input, and only reading input counts by itself.
-fn yielding(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+/// A plan as it runs. Joins give way to other tasks, and count what they make: a join can make millions of batches of one batch
+/// of its input, and only reading input counts by itself. Scans say which file they could not read.
+fn to_be_run(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
     let plan = plan.transform_up(|node| {
+        if let Some(scan) = unreadable::scan_of(&node) {
+            return Ok(Transformed::yes(scan));
+        }
         let multiplies = node.is::<CrossJoinExec>()
             || node.is::<NestedLoopJoinExec>()
             || node.is::<HashJoinExec>()

@@ -21,7 +21,6 @@ use datafusion::{
             FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource,
             parquet::ParquetAccessPlan,
         },
-        source::DataSourceExec,
     },
     error::DataFusionError,
     execution::{SendableRecordBatchStream, TaskContext},
@@ -48,7 +47,7 @@ use super::{
     question::Asked,
     with_scan,
 };
-use crate::size::sliced_size;
+use crate::{size::sliced_size, unreadable};
 
 /// What takes less time is read again. While developing everything is kept, so that tests see it.
 const WORTH_IT: Duration = Duration::from_micros(if cfg!(debug_assertions) { 0 } else { 500 });
@@ -269,7 +268,8 @@ impl Work {
             return internal_err!("a scan of panes has no reader");
         };
         let mut reader = readers.create_reader(0, file.clone(), None, &self.metrics)?;
-        Ok(reader.get_metadata(None).await?)
+        let read = reader.get_metadata(None).await;
+        read.map_err(|error| unreadable::named(&file.object_meta.location, error.into()))
     }
 
     /// The partial aggregates of one row group.
@@ -326,8 +326,7 @@ impl Work {
         let config = FileScanConfigBuilder::from(scan.config.clone())
             .with_file_groups(vec![FileGroup::new(vec![file])])
             .build();
-        let rows = DataSourceExec::from_data_source(config);
-        with_scan(&scan.plan, rows)?.execute(0, self.context.clone())
+        with_scan(&scan.plan, unreadable::scan(config))?.execute(0, self.context.clone())
     }
 
     /// The same rows under the names that this query has for its columns.

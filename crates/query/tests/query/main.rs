@@ -15,3 +15,4 @@ mod slt;
 mod store;
 mod support;
 mod system;
+mod unreadable;
