@@ -9,7 +9,9 @@ A record counts when the broker has acknowledged it, a record of a transaction w
 ending cannot be known, that is counted as a doubt, and then the auditor reads the topic itself (`recount`).
 """
 
+import faulthandler
 import json
+import os
 import pathlib
 import random
 import sys
@@ -22,7 +24,8 @@ from . import events
 
 POISON = 0.3  # share of broken events while a flood lasts
 BROKEN = 0.0005  # and at other times
-FOREVER = 2**31 - 1
+# Once it shall finish, what has begun may take so many seconds to end; then how it ended is not known.
+LAST_WORDS = 150.0
 
 
 class Tally:
@@ -55,6 +58,7 @@ class Load:
         self.topic = settings["topic"]
         self.recorded: dict[int, int] = {}
         self.finishing = threading.Event()
+        self.finishing_since = 0.0
         self.flood_until = 0.0
         self.number = 0
 
@@ -118,8 +122,10 @@ class Load:
             quiet.poll(0)
             loud.poll(0)
         for client in (quiet, loud):
-            while client.flush(5):
+            while (left := client.flush(5)) and self.may_wait():
                 pass
+            if left:
+                self.give_up(f"{left} records were not delivered")
 
     def produce(self, client: Producer, event: int, partition: int, delivered=None) -> int:
         """Hands a record to the client; the partition it went to, which is another one if the client has not heard of it yet."""
@@ -226,6 +232,18 @@ class Load:
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise
+                if not self.may_wait():
+                    self.give_up(f"a transaction does not end: {error}")
+                    raise
+
+    def may_wait(self) -> bool:
+        return not self.finishing.is_set() or time.monotonic() - self.finishing_since < LAST_WORDS
+
+    def give_up(self, what: str):
+        """The auditor reads the topic then; what every thread does stands in the log."""
+        self.tally.doubt(what)
+        print(what, file=sys.stderr)
+        faulthandler.dump_traceback(all_threads=True)
 
     # Talk ----------------------------------------------------------------------------------------------------------
 
@@ -240,6 +258,7 @@ class Load:
                     self.partitions = count
                 case {"finish": _}:
                     break
+        self.finishing_since = time.monotonic()
         self.finishing.set()
 
     def say(self):
