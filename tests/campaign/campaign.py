@@ -215,7 +215,8 @@ class Campaign:
         for thread in threads:
             thread.join(max(0.0, until - time.monotonic()))
             if thread.is_alive():
-                stands = "".join(traceback.format_stack(sys._current_frames()[thread.ident]))
+                frame = sys._current_frames().get(thread.ident)
+                stands = "".join(traceback.format_stack(frame)) if frame else "it has just ended"
                 self.journal.surprise(f"the lane {thread.name} did not end within {LAST_ACTIONS:.0f} s", stands=stands)
 
     def tell_progress(self):

@@ -59,11 +59,14 @@ class Load:
         self.recorded: dict[int, int] = {}
         self.finishing = threading.Event()
         self.finishing_since = 0.0
+        # None is given back before the process ends: that would be to wait for what it waits for.
+        self.clients: list[Producer] = []
+        self.gave_up = False
         self.flood_until = 0.0
         self.number = 0
 
     def client(self, **more) -> Producer:
-        return Producer(
+        client = Producer(
             {
                 "bootstrap.servers": self.settings["brokers"],
                 "linger.ms": 20,
@@ -76,6 +79,8 @@ class Load:
                 **more,
             }
         )
+        self.clients.append(client)
+        return client
 
     # Everything but transactions -----------------------------------------------------------------------------------
 
@@ -135,6 +140,9 @@ class Load:
                 client.produce(self.topic, self.pool[event].payload, partition=partition, **more)
                 return partition
             except BufferError:
+                if not self.may_wait():
+                    self.give_up("a record could not be handed over")
+                    return partition
                 client.poll(0.05)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError._UNKNOWN_PARTITION:
@@ -241,9 +249,11 @@ class Load:
 
     def give_up(self, what: str):
         """The auditor reads the topic then; what every thread does stands in the log."""
+        if not self.gave_up:
+            self.gave_up = True
+            print(what, file=sys.stderr)
+            faulthandler.dump_traceback(all_threads=True)
         self.tally.doubt(what)
-        print(what, file=sys.stderr)
-        faulthandler.dump_traceback(all_threads=True)
 
     # Talk ----------------------------------------------------------------------------------------------------------
 
@@ -286,14 +296,18 @@ def main():
     load = Load(settings)
     threads = [threading.Thread(target=load.obey, daemon=True), threading.Thread(target=load.say, daemon=True)]
     if settings["transactions"]:
-        threads.append(threading.Thread(target=load.run_transactions))
+        threads.append(threading.Thread(target=load.run_transactions, daemon=True))
     for thread in threads:
         thread.start()
     load.run()
     if settings["transactions"]:
-        threads[-1].join()
+        threads[-1].join(LAST_WORDS + 60)
+        if threads[-1].is_alive():
+            load.give_up("transactions do not end")
     load.write(pathlib.Path(settings["ledger"]))
     print(json.dumps(load.summary() | {"finished": True}), flush=True)
+    # What a client still waits for is in the ledger as a doubt; to end one by itself would be to wait for it again.
+    os._exit(0)
 
 
 if __name__ == "__main__":

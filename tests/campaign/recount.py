@@ -4,38 +4,44 @@ Owns reading it as a consumer of committed records does, by librdkafka, and coun
 that is asked for (`campaign`).
 """
 
+import time
+
 from confluent_kafka import Consumer, TopicPartition
 
 from . import events
 
-SILENT = 60.0  # seconds without a record, an end or an error
+# For so many seconds nothing may come. The broker ends an open transaction after 60 s, and looks for such every ten.
+SILENT = 120.0
 
 
 def recounted(ledger: dict, brokers: str, topic: str, partitions: int, pool: list[events.Event]) -> dict:
     """The ledger with the counts and the places that the topic has. A transaction that is open ends by its own time-out first."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": brokers,
-            "group.id": "campaign-recounts",
-            "enable.auto.commit": False,
-            "auto.offset.reset": "error",
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "log_level": 0,
-        }
-    )
+    settings = {
+        "bootstrap.servers": brokers,
+        "group.id": "campaign-recounts",
+        "enable.auto.commit": False,
+        "auto.offset.reset": "error",
+        "enable.partition.eof": True,
+        "log_level": 0,
+    }
+    # Who reads committed records is told an end before the first transaction that is open.
+    every = Consumer(settings | {"isolation.level": "read_uncommitted"})
+    ends = {
+        partition: every.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)[1] for partition in range(partitions)
+    }
+    every.close()
+    consumer = Consumer(settings | {"isolation.level": "read_committed"})
     numbers = {event.payload: number for number, event in enumerate(pool)}
     refused = {number for number, event in enumerate(pool) if event.kind in (events.BROKEN, events.HALF)}
     counts, places = [0] * len(pool), []
-    # An end is told where the last stable record is, so that of an open transaction is no end.
-    ends = {}
-    for partition in range(partitions):
-        ends[partition] = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=30)[1]
     left = {partition for partition, end in ends.items() if end > 0}
     consumer.assign([TopicPartition(topic, partition, 0) for partition in left])
+    heard = time.monotonic()
     while left:
-        records = consumer.consume(10_000, timeout=SILENT)
-        if not records:
+        records = consumer.consume(10_000, timeout=1.0)
+        if records:
+            heard = time.monotonic()
+        elif time.monotonic() - heard > SILENT:
             raise TimeoutError(f"{topic}: nothing came of {sorted(left)} for {SILENT:.0f} s")
         for record in records:
             if record.error():

@@ -38,5 +38,5 @@ class Talk:
     def finish(self) -> dict:
         """Lets it end what it has begun; its ledger."""
         self.tell({"finish": True})
-        wait_for("the producer to end", 300, lambda: self.process.ended() is not None, 0.2)
+        wait_for("the producer to end", 360, lambda: self.process.ended() is not None, 0.2)
         return json.loads(self.ledger.read_text())

@@ -20,7 +20,7 @@ use datafusion::{
     catalog::{Session, TableProvider},
     common::{
         Column, DFSchema, Result, ScalarValue, config::TableParquetOptions,
-        pruning::PruningStatistics,
+        pruning::PruningStatistics, tree_node::TreeNode,
     },
     datasource::{
         TableType,
@@ -35,8 +35,13 @@ use datafusion::{
         table_schema::TableSchema,
     },
     error::DataFusionError,
-    logical_expr::{Expr, TableProviderFilterPushDown, utils::conjunction},
-    physical_expr::utils::collect_columns,
+    logical_expr::{Expr, Operator, TableProviderFilterPushDown, utils::conjunction},
+    physical_expr::{
+        expressions::{
+            self, BinaryExpr, InListExpr, IsNotNullExpr, IsNullExpr, LikeExpr, Literal, NotExpr,
+        },
+        utils::collect_columns,
+    },
     physical_optimizer::pruning::PruningPredicateBuilder,
     physical_plan::{ExecutionPlan, PhysicalExpr, collect, empty::EmptyExec, union::UnionExec},
 };
@@ -324,7 +329,8 @@ impl StoredRows {
         if let Some(predicate) = predicate {
             // A group is few rows of each page: its states are decoded for these rows only. The predicate itself comes with
             // the filter above, which DataFusion pushes down; given here as well it would be worked through twice.
-            source = source.with_pushdown_filters(self.chooses_groups(predicate));
+            let in_reader = self.chooses_groups(predicate) && cannot_fail(predicate);
+            source = source.with_pushdown_filters(in_reader);
         }
         let files = files
             .into_iter()
@@ -359,6 +365,40 @@ impl StoredRows {
         };
         Ok(PartitionedFile::new_from_meta(meta).with_partition_values(lacks))
     }
+}
+
+/// Whether a predicate fails over no value. One that fails within a reader of Parquet would come out as a file that cannot be
+/// read; above the scan it says what it is.
+fn cannot_fail(predicate: &Arc<dyn PhysicalExpr>) -> bool {
+    let compares = |operator: &Operator| {
+        matches!(
+            operator,
+            Operator::And
+                | Operator::Or
+                | Operator::Eq
+                | Operator::NotEq
+                | Operator::Lt
+                | Operator::LtEq
+                | Operator::Gt
+                | Operator::GtEq
+                | Operator::IsDistinctFrom
+                | Operator::IsNotDistinctFrom
+        )
+    };
+    let may_fail = predicate.exists(|part| {
+        Ok(!(part.is::<expressions::Column>()
+            || part.is::<Literal>()
+            || part.is::<NotExpr>()
+            || part.is::<IsNullExpr>()
+            || part.is::<IsNotNullExpr>()
+            || part.is::<InListExpr>()
+            || part.is::<LikeExpr>()
+            || part
+                .downcast_ref::<BinaryExpr>()
+                .is_some_and(|binary| compares(binary.op()))))
+    });
+    // Looking itself never fails.
+    !may_fail.unwrap_or(true)
 }
 
 /// Brings a batch into `schema`: by name, with NULL and "lacks" for a state it does not have.

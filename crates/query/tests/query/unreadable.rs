@@ -79,6 +79,29 @@ async fn a_damaged_file_is_named_however_it_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_condition_that_fails_is_not_taken_for_a_file_that_cannot_be_read() {
+    let (_objects, engine) = compacted().await;
+    for (sql, code) in [
+        (
+            "SELECT country FROM visits WHERE 10 / (user_id % 7) > 1",
+            "22012",
+        ),
+        (
+            "SELECT count(*) AS n FROM visits WHERE country = 'country 4' AND 10 / (user_id % 7) > 1",
+            "22012",
+        ),
+        (
+            "SELECT user_id FROM visits WHERE CAST(country AS BIGINT) = 4",
+            "22000",
+        ),
+    ] {
+        let error = asked(&engine, sql).await.unwrap_err();
+        assert_eq!(error.code(), code, "{sql}: {error:?}");
+        assert!(!error.message.contains("stored file"), "{sql}: {error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_small_files_the_damaged_one_is_named_and_the_others_are_read() {
     let shed = Shed::new();
     let panes = [
