@@ -28,7 +28,7 @@ use datafusion::{
         memory::MemorySourceConfig,
         object_store::ObjectStoreUrl,
         physical_plan::{
-            FileGroup, FileScanConfigBuilder, ParquetSource,
+            FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource,
             parquet::CachedParquetFileReaderFactory,
         },
         source::DataSourceExec,
@@ -202,7 +202,8 @@ impl StoredRows {
         memory.extend(self.memory.iter().cloned());
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if !files.is_empty() {
-            inputs.push(self.file_scan(state, files, projection, predicate.as_ref())?);
+            let scan = self.file_scan(state, files, projection, predicate.as_ref())?;
+            inputs.push(DataSourceExec::from_data_source(scan));
         }
         if !memory.is_empty() {
             inputs.push(MemorySourceConfig::try_new_exec(
@@ -232,8 +233,7 @@ impl StoredRows {
         let mut batches = split.kept;
         let mut reads = Vec::with_capacity(split.to_keep.len());
         for &file in &split.to_keep {
-            let scan = self.file_scan(state, vec![file], &columns, None)?;
-            let scan = unreadable::scan_of(&scan).unwrap_or(scan);
+            let scan = unreadable::scan(self.file_scan(state, vec![file], &columns, None)?);
             let (context, schema) = (state.task_ctx(), schema.clone());
             reads.push(async move {
                 let rows = collect(scan, context).await?;
@@ -305,7 +305,7 @@ impl StoredRows {
         files: Vec<&CommittedFile>,
         projection: &[usize],
         predicate: Option<&Arc<dyn PhysicalExpr>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
+    ) -> Result<FileScanConfig> {
         let columns = self.schema.fields();
         let in_files = Arc::new(Schema::new(columns[..self.stored].to_vec()));
         // A file's answers to "does it lack this state" are the same for all its rows, like the
@@ -337,11 +337,10 @@ impl StoredRows {
             .map(|file| self.partitioned(file))
             .collect::<Result<Vec<_>>>()?;
         let partitions = state.config().target_partitions();
-        let config = FileScanConfigBuilder::new(url, Arc::new(source))
+        Ok(FileScanConfigBuilder::new(url, Arc::new(source))
             .with_file_groups(FileGroup::new(files).split_files(partitions))
             .with_projection_indices(Some(projection.to_vec()))?
-            .build();
-        Ok(DataSourceExec::from_data_source(config))
+            .build())
     }
 
     fn partitioned(&self, file: &CommittedFile) -> Result<PartitionedFile> {

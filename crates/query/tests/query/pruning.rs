@@ -17,7 +17,7 @@ use datafusion::arrow::{
     compute::concat_batches,
     datatypes::{DataType, Field},
 };
-use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
+use object_store::memory::InMemory;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use proptest::{prelude::*, sample::select};
 
@@ -313,6 +313,14 @@ pub(crate) async fn compacted() -> (Arc<InMemory>, QueryEngine) {
     (objects, engine)
 }
 
+/// Where the one file of the one table is.
+pub(crate) async fn file_of(objects: &Arc<InMemory>) -> String {
+    let store = Store::over(objects.clone(), StoreRules::default());
+    let table = store.read_table(TABLE).await.unwrap();
+    assert_eq!(table.files.len(), 1);
+    table.files[0].path.clone()
+}
+
 /// What a scan says that it passed over: `name=<all> total → <left> matched`, with units as people read them.
 fn matched(plan: &str, name: &str) -> (f64, f64) {
     let number = |text: &str| -> f64 {
@@ -386,15 +394,7 @@ async fn a_point_query_reads_a_page() {
 
     // A filter only where it pays.
     let mut filters = BTreeSet::new();
-    let store = Store::over(objects.clone(), StoreRules::default());
-    let file = &store.read_table(TABLE).await.unwrap().files[0];
-    let bytes = objects
-        .get(&Path::from(file.path.as_str()))
-        .await
-        .unwrap()
-        .bytes()
-        .await
-        .unwrap();
+    let bytes = bytes_of(&objects, &file_of(&objects).await).await;
     let metadata = SerializedFileReader::new(bytes).unwrap().metadata().clone();
     assert_eq!(metadata.num_row_groups(), 3);
     for column in metadata

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use alluvium_query::{Access, ErrorKind, Limits, Position, QueryEngine, Session};
+use alluvium_query::{Access, ErrorKind, Limits, Position, QueryEngine};
 use datafusion::{
     arrow::{array::AsArray, datatypes::Int64Type},
     scalar::ScalarValue,
@@ -23,16 +23,6 @@ async fn engine(limits: Limits) -> QueryEngine {
 async fn refused(engine: &QueryEngine, sql: &str) -> alluvium_query::QueryError {
     refused_in(engine.postgres_session_of(Access::unrestricted()), sql).await;
     refused_in(engine.session(), sql).await
-}
-
-async fn refused_in(session: Session, sql: &str) -> alluvium_query::QueryError {
-    match session.query(sql, vec![]).await {
-        Err(error) => error,
-        Ok(result) => match result.collect().await {
-            Err(error) => error,
-            Ok(batches) => panic!("{sql} ran: {:?}", lines(&batches)),
-        },
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

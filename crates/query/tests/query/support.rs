@@ -11,9 +11,12 @@ use alluvium_plan::{
     ColumnBounds, CommittedFile, CommittedTable, Finish, MeasureShape, MemoryEpoch, PublishedTable,
     StateKind, StateShape, TableShape,
 };
-use alluvium_query::{Commit, DeadLetters, QueryEngine, QueryError, RecordedPartition, Storage};
+use alluvium_query::{
+    Commit, DeadLetters, QueryEngine, QueryError, RecordedPartition, Session, Storage,
+};
 use alluvium_types::{Epoch, OffsetRange, Timestamp, TopicPartition};
 use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion::{
     arrow::{
         array::{
@@ -212,6 +215,12 @@ pub(crate) async fn epoch(number: u64, range: (i64, i64), clicks: &[Click]) -> A
     })
 }
 
+/// The bytes of a stored file.
+pub(crate) async fn bytes_of(objects: &InMemory, path: &str) -> Bytes {
+    let read = objects.get(&Path::from(path)).await.unwrap();
+    read.bytes().await.unwrap()
+}
+
 /// Committed tables in memory, with a fault to inject.
 #[derive(Clone, Debug)]
 pub(crate) struct Shed {
@@ -366,6 +375,17 @@ pub(crate) async fn answer(engine: &QueryEngine, sql: &str) -> Vec<String> {
     let result = engine.session().query(sql, vec![]).await;
     let result = result.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     lines(&result.collect().await.unwrap())
+}
+
+/// Why a query is refused, wherever in its answer that comes.
+pub(crate) async fn refused_in(session: Session, sql: &str) -> QueryError {
+    match session.query(sql, vec![]).await {
+        Err(error) => error,
+        Ok(result) => match result.collect().await {
+            Err(error) => error,
+            Ok(batches) => panic!("{sql} ran: {:?}", lines(&batches)),
+        },
+    }
 }
 
 /// Rows as lines of text, columns separated by blanks, NULL as `NULL`.

@@ -1,33 +1,21 @@
 //! A file of a table that is damaged or gone: whoever asks is told which.
 
-use std::sync::Arc;
-
 use alluvium_query::{Limits, QueryEngine, QueryError};
-use alluvium_store::{Store, StoreRules};
-use datafusion::arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
 
-use crate::{pruning::compacted, support::*};
-
-/// The one file of the one table.
-async fn file_of(objects: &Arc<InMemory>) -> String {
-    let store = Store::over(objects.clone(), StoreRules::default());
-    let table = store.read_table("visits").await.unwrap();
-    assert_eq!(table.files.len(), 1);
-    table.files[0].path.clone()
-}
-
-async fn bytes_of(objects: &InMemory, path: &str) -> Vec<u8> {
-    let read = objects.get(&Path::from(path)).await.unwrap();
-    read.bytes().await.unwrap().to_vec()
-}
+use crate::{
+    pruning::{compacted, file_of},
+    support::*,
+};
 
 async fn put(objects: &InMemory, path: &str, bytes: Vec<u8>) {
     objects.put(&Path::from(path), bytes.into()).await.unwrap();
 }
 
 /// Everything from a third to two thirds of it is other than it was. Of a file of some size that is pages.
-fn with_other_pages(mut bytes: Vec<u8>) -> Vec<u8> {
+fn with_other_pages(bytes: &Bytes) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
     let third = bytes.len() / 3;
     for byte in &mut bytes[third..2 * third] {
         *byte ^= 0xA5;
@@ -36,17 +24,13 @@ fn with_other_pages(mut bytes: Vec<u8>) -> Vec<u8> {
 }
 
 /// The last bytes tell how long the footer is, and that it is one.
-fn with_another_footer(mut bytes: Vec<u8>) -> Vec<u8> {
+fn with_another_footer(bytes: &Bytes) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
     let end = bytes.len();
     for byte in &mut bytes[end - 40..end - 8] {
         *byte ^= 0xA5;
     }
     bytes
-}
-
-/// Its first error, wherever in the answer it comes.
-async fn asked(engine: &QueryEngine, sql: &str) -> Result<Vec<RecordBatch>, QueryError> {
-    engine.session().query(sql, vec![]).await?.collect().await
 }
 
 fn names(error: &QueryError, path: &str, sql: &str) {
@@ -71,9 +55,9 @@ async fn a_damaged_file_is_named_however_it_is_read() {
         let (objects, engine) = compacted().await;
         let path = file_of(&objects).await;
         let bytes = bytes_of(&objects, &path).await;
-        put(&objects, &path, damage(bytes)).await;
+        put(&objects, &path, damage(&bytes)).await;
         for sql in questions {
-            names(&asked(&engine, sql).await.unwrap_err(), &path, sql);
+            names(&refused_in(engine.session(), sql).await, &path, sql);
         }
     }
 }
@@ -95,7 +79,7 @@ async fn a_condition_that_fails_is_not_taken_for_a_file_that_cannot_be_read() {
             "22000",
         ),
     ] {
-        let error = asked(&engine, sql).await.unwrap_err();
+        let error = refused_in(engine.session(), sql).await;
         assert_eq!(error.code(), code, "{sql}: {error:?}");
         assert!(!error.message.contains("stored file"), "{sql}: {error:?}");
     }
@@ -129,13 +113,13 @@ async fn of_small_files_the_damaged_one_is_named_and_the_others_are_read() {
     for damage in [with_other_pages, with_another_footer] {
         for (number, bytes) in good.iter().enumerate() {
             let path = &paths[number + 1];
-            put(&shed.objects, path, damage(bytes.clone())).await;
+            put(&shed.objects, path, damage(bytes)).await;
             let engine = QueryEngine::new(shed.clone(), None, None, Limits::default()).unwrap();
             for sql in [
                 "SELECT * FROM t",
                 "SELECT country, measure(clicks) AS n FROM t GROUP BY country",
             ] {
-                names(&asked(&engine, sql).await.unwrap_err(), path, sql);
+                names(&refused_in(engine.session(), sql).await, path, sql);
             }
             let (others, countries) = match number {
                 0 => ("window_start <> '2026-03-01T12:05:00Z'", vec!["AT", "CH"]),
@@ -146,7 +130,7 @@ async fn of_small_files_the_damaged_one_is_named_and_the_others_are_read() {
             };
             let sql = format!("SELECT country FROM t WHERE {others} ORDER BY country");
             assert_eq!(answer(&engine, &sql).await, countries, "{sql}");
-            put(&shed.objects, path, bytes.clone()).await;
+            put(&shed.objects, path, bytes.to_vec()).await;
         }
     }
 }
@@ -160,7 +144,7 @@ async fn a_file_that_is_gone_is_named_too() {
         "SELECT country, measure(visits) AS n FROM visits GROUP BY country",
         "SELECT country, user_id FROM visits",
     ] {
-        let error = asked(&engine, sql).await.unwrap_err();
+        let error = refused_in(engine.session(), sql).await;
         names(&error, &path, sql);
         assert!(error.message.contains("not found"), "{sql}: {error:?}");
     }
