@@ -2,11 +2,7 @@
 //!
 //! Owns names, defaults and help of all commands and their arguments. Does not own what a command does.
 
-use std::{
-    ffi::OsStr,
-    num::{NonZeroU16, NonZeroU64},
-    path::PathBuf,
-};
+use std::{ffi::OsStr, num::NonZeroU64, path::PathBuf};
 
 use alluvium_types::Timestamp;
 use chrono::DateTime;
@@ -193,7 +189,7 @@ pub(crate) struct RunArgs {
 /// `alluvium check`.
 #[derive(Debug, Args)]
 pub(crate) struct CheckArgs {
-    /// Pipeline files, or folders of them [default: pipelines/ next to the server file].
+    /// Pipeline and schema files, or folders of them [default: pipelines/ next to the server file, and the schemas that they name].
     #[arg(value_name = "PATH", value_hint = ValueHint::AnyPath)]
     pub(crate) paths: Vec<PathBuf>,
     /// Where the server file is.
@@ -262,9 +258,9 @@ pub(crate) struct ProduceArgs {
 /// `alluvium broker`.
 #[derive(Debug, Args)]
 pub(crate) struct BrokerArgs {
-    /// The port to listen on [default: a free one].
+    /// The port to listen on; 0 takes a free one, as leaving it out does.
     #[arg(long)]
-    pub(crate) port: Option<NonZeroU16>,
+    pub(crate) port: Option<u16>,
     /// A topic and its number of partitions; may be given several times.
     #[arg(long = "topic", value_name = "NAME:PARTITIONS", value_parser = topic)]
     pub(crate) topics: Vec<(String, i32)>,
@@ -307,9 +303,10 @@ pub(crate) struct GenerateArgs {
 /// `alluvium status`.
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {
-    /// The running server. ALLUVIUM_TOKEN holds a token for one with users.
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:8427")]
-    pub(crate) url: String,
+    /// The running server [default: where the server file says that it listens, or http://127.0.0.1:8427]. ALLUVIUM_TOKEN holds a
+    /// token for one with users.
+    #[arg(long, value_name = "URL")]
+    pub(crate) url: Option<String>,
     /// Where the server file is; storage is read when no server answers.
     #[command(flatten)]
     pub(crate) server: ServerFile,

@@ -10,7 +10,7 @@ use std::{
 
 use alluvium_plan::{
     AllowHttp, Code, Diagnostic, Diagnostics, Environment, InlineTest, Plan, Server, SourceFile,
-    load_pipelines, load_server,
+    check_schema, load_pipelines, load_server,
 };
 use alluvium_store::{StorageConfig, Store, StoreError};
 use tokio::runtime::Runtime;
@@ -19,6 +19,8 @@ use crate::{cli::ServerFile, failure::Failure};
 
 /// The name that is looked for.
 const SERVER_FILE: &str = "alluvium.yaml";
+/// Where servers are asked that say nothing else.
+const USUAL_DOOR: &str = "http://127.0.0.1:8427";
 /// Where a packaged server has its file.
 const SYSTEM_FILE: &str = "/etc/alluvium/alluvium.yaml";
 
@@ -76,6 +78,19 @@ pub(crate) fn load_at(path: &Path) -> Result<Found, Diagnostics> {
         server,
         warnings,
     })
+}
+
+/// Where the server of this file is asked over HTTP from the machine that it runs on; the usual place where the file does not say it, or there
+/// is none at hand that can be read.
+///
+/// # Errors
+/// A usage failure with every mistake in a file that was named.
+pub(crate) fn door(given: &ServerFile) -> Result<String, Failure> {
+    match load(given) {
+        Ok(found) if found.server.listen.http.port() > 0 => Ok(found.server.door()),
+        Err(failure) if given.config.is_some() => Err(failure),
+        _ => Ok(USUAL_DOOR.to_owned()),
+    }
 }
 
 impl Found {
@@ -250,6 +265,11 @@ pub(crate) fn read_all(paths: &[PathBuf], found: &mut Diagnostics) -> Vec<Source
 /// Every mistake in all files.
 pub(crate) fn plans(sources: &[SourceFile]) -> Result<Vec<(Plan, Vec<InlineTest>)>, Diagnostics> {
     load_pipelines(sources, &mut |path| fs::read(path), &environment())
+}
+
+/// Every mistake in an event schema.
+pub(crate) fn schema_mistakes(source: &SourceFile) -> Diagnostics {
+    check_schema(source, &environment())
 }
 
 /// The folder of the pipelines of a server file.

@@ -22,7 +22,7 @@ const PLANNED: [Planned; 4] = [
     Planned {
         name: "pause",
         about: "stops a pipeline",
-        meanwhile: "move its file out of `pipelines/` and restart the server",
+        meanwhile: "move its file out of `pipelines/` and restart the server; if it is the only one, stop the server",
     },
     Planned {
         name: "resume",
@@ -32,7 +32,8 @@ const PLANNED: [Planned; 4] = [
     Planned {
         name: "drop",
         about: "forgets a pipeline",
-        meanwhile: "stop the server, remove its file from `pipelines/`, and its tables if you want to lose them",
+        meanwhile: "stop the server, remove its file from `pipelines/`, and its tables if you want to lose them; a server without a \
+                    pipeline has nothing to do, and does not start",
     },
 ];
 
@@ -58,7 +59,8 @@ pub(crate) fn add_to(command: Command) -> Command {
                 .allow_hyphen_values(true);
             command.subcommand(
                 Command::new(planned.name)
-                    .about(planned.about)
+                    .about(format!("Not supported yet: {}", planned.about))
+                    .after_help(format!("Meanwhile: {}.", planned.meanwhile))
                     .hide(true)
                     .arg(rest),
             )

@@ -97,6 +97,7 @@ pub(crate) async fn engine() -> QueryEngine {
         leader_epochs: BTreeMap::new(),
         balance: table.balance,
         pipeline_version: plan.version.clone(),
+        settings: Default::default(),
         epoch: Epoch(1),
     };
     let ending = writer.commit(&staged, &facts).await.expect("a commit");

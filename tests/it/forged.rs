@@ -52,6 +52,28 @@ pub(crate) fn forge(table: &Path, out: Option<&str>, rows: Option<&RecordBatch>)
     entry
 }
 
+/// Puts a version into a table's log that says of one partition that it covers `range`, as a writer would that has lost its place.
+pub(crate) fn forge_range(
+    table: &Path,
+    pipeline: &str,
+    partition: &str,
+    range: [i64; 2],
+) -> PathBuf {
+    let version = ledger::version(table) + 1;
+    let balance = json!({"in": 0, "counted": 0, "filtered": 0, "late": 0, "rejected": 0});
+    let ours = json!({
+        "format": 1, "kind": "commit", "pipeline": pipeline, "commit_id": format!("forged-{version}"), "version": version,
+        "ranges": {partition: range}, "balance": balance,
+    });
+    let lines = [
+        json!({"commitInfo": {"timestamp": 1, "operation": "STREAMING UPDATE", "alluvium": ours}}),
+        json!({"txn": {"appId": format!("alluvium/{pipeline}/{partition}"), "version": range[1]}}),
+    ];
+    let entry = table.join(format!("_delta_log/{version:020}.json"));
+    fs::write(&entry, lines.map(|line| line.to_string()).join("\n")).unwrap();
+    entry
+}
+
 /// The batch with one more in `column` of row 0.
 pub(crate) fn one_more(rows: &RecordBatch, column: &str) -> RecordBatch {
     let at = rows.schema().index_of(column).unwrap();

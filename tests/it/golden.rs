@@ -214,6 +214,7 @@ async fn run(plan: &Arc<Plan>, lines: &[ReplayLine], store: &Store, cut: Cut) ->
                 leader_epochs: BTreeMap::new(),
                 balance,
                 pipeline_version: plan.version.clone(),
+                settings: Default::default(),
                 epoch: Epoch(epoch),
             };
             let ending = writer.commit(&staged, &facts).await.expect("a commit ends");

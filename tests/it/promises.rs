@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     process::{Process, alluvium, number, oracle_required, python, results, sql, wait_for},
-    site::{Site, TOPIC, broker, broker_with},
+    site::{Load, Site, TOPIC, broker, broker_with},
 };
 
 /// What DuckDB reads in a table; `None`, said aloud, where DuckDB is not installed and need not be.
@@ -288,6 +288,43 @@ fn a_flood_of_broken_events_stops_its_pipeline_while_its_tables_answer() {
     server.process.signal("TERM");
     let status = wait_for("its end", patience, || server.process.ended());
     assert_eq!(status.code(), Some(1), "{}", server.process.messages());
+}
+
+#[test]
+fn servers_of_other_settings_say_which_differ() {
+    const CONFLICT: &str = "alluvium_pipeline_version_conflict";
+    let patience = Duration::from_secs(60);
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, brokers) = broker(folder.path());
+    let site = Site::new(&brokers, "500ms");
+    let load = Load::start(&brokers, site.table(), 500, 11);
+    let mut one = site.run("one");
+    wait_for("a commit", patience, || (site.counted() > 0).then_some(()));
+    assert_eq!((one.reason(), one.metric(CONFLICT)), (None, 0.0));
+
+    let pipeline = site.path("pipelines/events.yaml");
+    let text = fs::read_to_string(&pipeline).unwrap();
+    let other = text.replace("idle_after: 10s", "idle_after: 11s");
+    fs::write(&pipeline, other).unwrap();
+    let two = site.run("two");
+    for (server, differs) in [
+        (&one, "`idle_after` is 11s there and 10s here"),
+        (&two, "`idle_after` is 10s there and 11s here"),
+    ] {
+        wait_for(differs, patience, || {
+            server.reason().filter(|why| why.contains(differs))
+        });
+        assert_eq!(server.metric(CONFLICT), 1.0);
+    }
+
+    // The way out: the same files, and a restart of who is behind.
+    one.process.drain(Duration::from_secs(30));
+    let one = site.run("one");
+    wait_for("commits of both", patience, || {
+        (one.reached()?.committed > 0).then_some(())
+    });
+    assert_eq!((one.reason(), one.metric(CONFLICT)), (None, 0.0));
+    load.finish();
 }
 
 #[test]

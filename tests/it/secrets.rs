@@ -37,6 +37,7 @@ fn let_out(site: &Site) -> String {
         &["compact", "-c"],
         &["vacuum", "--dry-run", "-c"],
         &["verify", "events", "-c"],
+        &["status", "-c"],
     ] {
         let output = alluvium()
             .args(arguments)

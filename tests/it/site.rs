@@ -198,6 +198,23 @@ impl Server {
         )
     }
 
+    /// What is wrong with its pipeline; `None`: nothing, or it does not answer.
+    pub(crate) fn reason(&self) -> Option<String> {
+        Some(self.pipeline()?["reason"].as_str()?.to_owned())
+    }
+
+    /// The sum of a metric over its labels.
+    pub(crate) fn metric(&self, name: &str) -> f64 {
+        let metrics = reqwest::blocking::get(format!("{}/metrics", self.url)).unwrap();
+        let metrics = metrics.text().unwrap();
+        let of_metric = |line: &&str| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        };
+        let value = |line: &str| line.rsplit(' ').next()?.parse::<f64>().ok();
+        metrics.lines().filter(of_metric).filter_map(value).sum()
+    }
+
     fn pipeline(&self) -> Option<serde_json::Value> {
         let client = reqwest::blocking::Client::builder()
             .timeout(Duration::from_millis(500))

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use serde_json::{Value, json};
 
 use crate::{
-    forged::{forge, one_more, read},
+    forged::{forge, forge_range, one_more, read},
     ledger,
     process::{Process, alluvium, number, results, said, sql, wait_for},
     site::{Server, Site, TOPIC, broker, broker_with},
@@ -339,6 +339,72 @@ fn rows_that_were_changed_by_hand_are_found() {
         "{text}"
     );
     fs::remove_file(entry).unwrap();
+    assert_eq!(verify(&site, &[]).status.code(), Some(0));
+}
+
+#[test]
+fn a_gap_and_an_overlap_are_told_with_their_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, brokers) = broker(folder.path());
+    let site = small_table(folder.path(), &brokers);
+    let table = site.table();
+    let recorded = ledger::offsets(&table).into_iter();
+    let (partition, end) = recorded.max_by_key(|(_, end)| *end).unwrap();
+    assert!(end > 3, "{partition} {end}");
+    let file = site.path("one.yaml");
+    let audit = || {
+        let output = alluvium()
+            .args(["audit", "-c"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        (output.status.code(), said(&output))
+    };
+    assert_eq!(audit().0, Some(0));
+    let last = ledger::version(&table);
+
+    let gap = forge_range(&table, "events", &partition, [end + 5, end + 9]);
+    let (code, text) = audit();
+    assert_eq!(code, Some(1), "{text}");
+    let words = format!("offsets {end} to {} are missing", end + 4);
+    let by = format!("(commit forged-{})", last + 1);
+    for words in [words.as_str(), by.as_str(), "gap: partition"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    fs::remove_file(gap).unwrap();
+    assert_eq!(audit().0, Some(0));
+
+    let overlap = forge_range(&table, "events", &partition, [end - 3, end + 2]);
+    let (code, text) = audit();
+    assert_eq!(code, Some(1), "{text}");
+    let words = format!("offsets {} to {} count twice", end - 3, end - 1);
+    for words in [words.as_str(), by.as_str(), "overlap: partition"] {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    fs::remove_file(overlap).unwrap();
+}
+
+#[test]
+fn a_file_that_is_damaged_or_gone_is_named_with_the_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, brokers) = broker(folder.path());
+    let site = small_table(folder.path(), &brokers);
+    let name = ledger::files(&site.table()).pop_first().unwrap();
+    let path = site.table().join(&name);
+    let whole = fs::read(&path).unwrap();
+    let refused = |way_out: &str| {
+        let output = verify(&site, &[]);
+        let text = said(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        for words in [name.as_str(), way_out, "A stored file cannot be read"] {
+            assert!(text.contains(words), "{words}: {text}");
+        }
+    };
+    fs::write(&path, &whole[..whole.len() / 2]).unwrap();
+    refused("put the file back from a copy");
+    fs::remove_file(&path).unwrap();
+    refused("if it is still not there, put it back");
+    fs::write(&path, &whole).unwrap();
     assert_eq!(verify(&site, &[]).status.code(), Some(0));
 }
 

@@ -664,6 +664,7 @@ impl Drain for SimulatedDrain {
                 position: held.position,
                 log_end: None,
                 stable_end: None,
+                heard: None,
                 low: None,
                 halted: held.halted.clone(),
             })

@@ -3,10 +3,12 @@
 //! Owns which files are looked at, and what is printed. Does not own the rules (`plan`), nor the run of a
 //! test (`engine`).
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc};
 
 use alluvium_engine::run_once;
-use alluvium_plan::{Code, Color, Diagnostic, Diagnostics, InlineTest, Plan, Severity};
+use alluvium_plan::{
+    Code, Color, Diagnostic, Diagnostics, InlineTest, Plan, Severity, SourceFile, is_schema,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -63,20 +65,30 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         Some(path) if args.paths.is_empty() => vec![files::pipelines_beside(path)],
         _ => args.paths.clone(),
     };
-    let mut paths: Vec<PathBuf> = Vec::new();
+    let mut sources: Vec<SourceFile> = Vec::new();
+    let mut read = 0;
     for folder in &folders {
         match files::pipeline_files(folder) {
             Ok(more) if more.is_empty() => found.extend(Diagnostics::from(Diagnostic::of_file(
                 folder.display().to_string(),
                 Code::File,
-                "there is no pipeline file in this folder",
-                "pipeline files end in .yaml",
+                "there is no pipeline and no schema file in this folder",
+                "their names end in .yaml",
             ))),
-            Ok(more) => paths.extend(more),
+            Ok(more) => {
+                let all = files::read_all(&more, &mut found);
+                read += all.len();
+                // Schemas stand for themselves, in a folder of their own or named. Among pipelines they are what a server refuses.
+                match all.iter().all(is_schema) {
+                    true => all
+                        .iter()
+                        .for_each(|schema| found.extend(files::schema_mistakes(schema))),
+                    false => sources.extend(all),
+                }
+            }
             Err(mistakes) => found.extend(mistakes),
         }
     }
-    let sources = files::read_all(&paths, &mut found);
     let plans = match files::plans(&sources) {
         Ok(plans) => plans,
         Err(mistakes) => {
@@ -88,7 +100,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
         found.extend(server.unconnected(&plans, &sources));
     }
     if found.has_errors() {
-        return wrong(&found, sources.len(), args.format);
+        return wrong(&found, read, args.format);
     }
     let outcomes: Vec<Outcome> = plans
         .into_iter()
@@ -97,7 +109,7 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
             tests.into_iter().map(move |test| run_test(&plan, &test))
         })
         .collect();
-    print(&found, &outcomes, sources.len(), args.format)?;
+    print(&found, &outcomes, read, args.format)?;
     let failed = outcomes.iter().any(|outcome| !outcome.faults.is_empty());
     Ok(ExitCode::from(if failed { WORK_FAILED } else { 0 }))
 }
@@ -196,7 +208,7 @@ fn summary(found: &Diagnostics, outcomes: &[Outcome], files: usize) -> String {
         format!("{number} {}", if number == 1 { one } else { many })
     };
     if errors > 0 {
-        let read = count(files, "pipeline file", "pipeline files");
+        let read = count(files, "file", "files");
         return format!(
             "{read}, {}; no test was run",
             count(errors, "mistake", "mistakes")
@@ -208,7 +220,7 @@ fn summary(found: &Diagnostics, outcomes: &[Outcome], files: usize) -> String {
         .count();
     format!(
         "{} right, {} run, {failed} failed",
-        count(files, "pipeline file", "pipeline files"),
+        count(files, "file", "files"),
         count(outcomes.len(), "test", "tests"),
     )
 }

@@ -85,11 +85,6 @@ struct Demo {
 
 /// Runs until `q`, a signal, or the last event is committed.
 pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<ExitCode, Failure> {
-    let folder = Folder::prepare(&args.dir, args.reset)?;
-    telemetry::start_logs_in(log_format, folder.log()?, LevelFilter::INFO);
-    let stop = Stop::on_signals("ending with a last commit; once more ends at once")?;
-    let metrics = telemetry::Metrics::start()
-        .map_err(|error| Failure::work("metrics cannot be recorded").because(&*error))?;
     let listen = |kind, wanted: Option<SocketAddr>, usual| match wanted {
         Some(address) => Door::listen(kind, address, PortTaken::Refuse),
         None => Door::listen(kind, usual, PortTaken::TakeNext),
@@ -97,6 +92,12 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
     let http = listen(Kind::Http, args.http, HTTP)?;
     let postgres = listen(Kind::Postgres, args.postgres, POSTGRES)?;
     let flight = listen(Kind::Flight, args.flight, FLIGHT)?;
+    // A folder is a demo's as soon as it is touched, so ports that are taken are found before.
+    let folder = Folder::prepare(&args.dir, args.reset)?;
+    telemetry::start_logs_in(log_format, folder.log()?, LevelFilter::INFO);
+    let stop = Stop::on_signals("ending with a last commit; once more ends at once")?;
+    let metrics = telemetry::Metrics::start()
+        .map_err(|error| Failure::work("metrics cannot be recorded").because(&*error))?;
     let broker = EmbeddedBroker::start(None, &[(TOPIC.to_owned(), PARTITIONS)])
         .map_err(|error| Failure::work("the embedded broker did not start").because(&error))?;
     let doors = folder::Doors {

@@ -17,7 +17,11 @@ use crate::{
 
 /// Asks the server; reads storage when nobody answers.
 pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
-    let door = Door::new(&args.url)?;
+    let url = match &args.url {
+        Some(url) => url.clone(),
+        None => files::door(&args.server)?,
+    };
+    let door = Door::new(&url)?;
     let nobody = match door.get("/v1/status") {
         Ok(reply) => return running(&reply, args.format),
         Err(Silence::Refused(failure)) => return Err(failure),
@@ -27,7 +31,7 @@ pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
     if files::find(&args.server).is_err() {
         return Err(nobody);
     }
-    stored(args)
+    stored(args, &url)
 }
 
 fn running(reply: &Value, format: Format) -> Result<(), Failure> {
@@ -170,7 +174,7 @@ fn moment(time: Option<Timestamp>) -> Value {
 }
 
 /// What the tables record, without a server.
-fn stored(args: &StatusArgs) -> Result<(), Failure> {
+fn stored(args: &StatusArgs, url: &str) -> Result<(), Failure> {
     let found = files::load(&args.server)?;
     let runtime = Runtime::new()?;
     let storage: Box<dyn Storage> = Box::new(runtime.block_on(found.store())?);
@@ -193,8 +197,8 @@ fn stored(args: &StatusArgs) -> Result<(), Failure> {
         }
         Ok::<(), Failure>(())
     })?;
-    let asked = Url::parse(&args.url)
-        .map_or_else(|_| String::new(), |url| format!(" at {}", printable(&url)));
+    let asked =
+        Url::parse(url).map_or_else(|_| String::new(), |url| format!(" at {}", printable(&url)));
     say(format_args!(
         "no server answers{asked}; this is what the tables in {root} record"
     ));

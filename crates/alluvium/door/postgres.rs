@@ -5,6 +5,7 @@
 
 use std::{io, net::IpAddr, sync::Arc, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use futures::{FutureExt, SinkExt, StreamExt};
 use pgwire::{
     api::client::{ClientInfo, Config, auth::DefaultStartupHandler},
@@ -319,7 +320,8 @@ fn values(row: DataRow, columns: &[FieldDescription]) -> Option<Vec<Value>> {
     Some(values)
 }
 
-/// A value as the other doors give it: numbers and truth as they are, moments in RFC 3339, bytes in hexadecimal.
+/// A value as the other doors give it: numbers and truth as they are, moments in RFC 3339, bytes in base64. Lists and structs are
+/// Postgres's text, which does not tell their types.
 fn value(text: &str, type_id: u32) -> Value {
     const BOOL: u32 = 16;
     const BYTEA: u32 = 17;
@@ -329,7 +331,7 @@ fn value(text: &str, type_id: u32) -> Value {
     const TIMESTAMPTZ: u32 = 1184;
     match type_id {
         BOOL => (text == "t").into(),
-        BYTEA => text.strip_prefix("\\x").unwrap_or(text).into(),
+        BYTEA => bytes(text).map_or_else(|| text.into(), |bytes| BASE64.encode(bytes).into()),
         kind if INTEGERS.contains(&kind) => match text.parse::<i64>() {
             Ok(number) => number.into(),
             Err(_) => text.into(),
@@ -352,6 +354,16 @@ fn value(text: &str, type_id: u32) -> Value {
         }
         _ => text.into(),
     }
+}
+
+/// The bytes of `\x01ff`.
+fn bytes(text: &str) -> Option<Vec<u8>> {
+    let digits = text.strip_prefix("\\x")?.as_bytes();
+    let (pairs, rest) = digits.as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    rest.is_empty()
+        .then(|| pairs.iter().map(byte).collect())
+        .flatten()
 }
 
 /// What `%40` and its like stand for.
@@ -378,7 +390,8 @@ mod tests {
             ("0.5", 701, json!(0.5)),
             ("NaN", 701, json!("NaN")),
             ("12.50", 1700, json!("12.50")),
-            ("\\x01ff", 17, json!("01ff")),
+            ("\\x01ff", 17, json!("Af8=")),
+            ("\\x", 17, json!("")),
             (
                 "2026-03-01 12:00:05.5",
                 1114,

@@ -2,9 +2,9 @@
 //!
 //! Owns what belongs to a definition. Does not own the canonical text of an expression.
 
-use std::{fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
-use crate::plan::{Accept, EventColumn, UnknownFields};
+use crate::plan::{Accept, EventColumn, Plan, UnknownFields};
 
 /// Everything about a table that decides which row an event is folded into, and how.
 pub(crate) struct TableDefinition<'d> {
@@ -86,6 +86,31 @@ pub(crate) fn version(event: &EventDefinition<'_>, tables: &[(&str, &str)]) -> S
         let _ = write!(text, "table {name}\n{definition}");
     }
     format!("{:016x}", fnv1a(text.as_bytes()))
+}
+
+impl Plan {
+    /// What servers of one pipeline have to have in common beside [`Plan::version`], by the keys of its file: with two groups
+    /// every event is read twice and one of them is overtaken; the shortest `keep` decides for all; and so on. What a server may have for
+    /// itself (`commit_every`, `drain`, `properties`) and what counts once (`start`, `continued_by`) is not part of it.
+    pub fn settings(&self) -> BTreeMap<String, String> {
+        let source = &self.source;
+        let group = source.group.clone();
+        let stop_if = self.stop_if.as_ref();
+        let stop_if = stop_if.map(|stop| format!("{} over {}", stop.ratio, shown(stop.over)));
+        [
+            ("connection", source.connection.clone()),
+            ("topics", source.topics.join(", ")),
+            (
+                "group",
+                group.unwrap_or_else(|| format!("alluvium.{}", self.name)),
+            ),
+            ("idle_after", shown(self.event_time.idle_after)),
+            ("stop_if", stop_if.unwrap_or_else(|| "never".into())),
+            ("keep", shown(self.keep_dead_letters)),
+        ]
+        .map(|(key, value)| (key.to_owned(), value))
+        .into()
+    }
 }
 
 /// FNV-1a with 64 bits. Source: Fowler, Noll, Vo, "The FNV Non-Cryptographic Hash Algorithm".

@@ -115,6 +115,26 @@ pub fn load_pipelines(
     Ok(loaded)
 }
 
+/// Reads an event schema by itself, as pipelines do that name it. Returns every mistake in it.
+pub fn check_schema(source: &SourceFile, environment: &Environment) -> Diagnostics {
+    let mut found = Diagnostics::default();
+    let file = Arc::new(source.clone());
+    let mut reader = Reader {
+        file: &file,
+        found: &mut found,
+        advise: advice::for_key,
+    };
+    event_schema::read(&mut reader, environment);
+    stars::hide(&[], stars::IN_PIPELINE_FILES, &file, &mut found);
+    found.finish()
+}
+
+/// Whether a file has what an event schema has and a pipeline has not.
+pub fn is_schema(source: &SourceFile) -> bool {
+    let has = |key: &str| source.text.lines().any(|line| line.starts_with(key));
+    has("columns:") && !has("source:") && !has("tables:")
+}
+
 struct Loaded {
     plan: Plan,
     tests: Vec<InlineTest>,

@@ -8,7 +8,7 @@ mod users;
 use std::{
     collections::BTreeMap,
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZeroUsize,
     ops::Range,
     path::{Path, PathBuf},
@@ -59,6 +59,20 @@ pub struct Server {
     pub workers: Option<NonZeroUsize>,
     /// The server's name in consumer groups; `None`: host, server file and a free slot (P29).
     pub instance: Option<String>,
+}
+
+impl Server {
+    /// The URL of its HTTP door for whoever is on its own machine.
+    pub fn door(&self) -> String {
+        let mut address = self.listen.http;
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{address}")
+    }
 }
 
 /// Where tables are stored.
@@ -353,7 +367,17 @@ impl Loading<'_> {
         };
         if let Some(endpoint) = &storage.endpoint {
             let is_http = endpoint.text.starts_with("http://");
-            if !is_http && !endpoint.text.starts_with("https://") {
+            let after_scheme = endpoint.text.split_once("://").map(|(_, rest)| rest);
+            let authority = after_scheme.and_then(|rest| rest.split(['/', '?', '#']).next());
+            if authority.is_some_and(|authority| authority.contains('@')) {
+                self.literals.push(endpoint.span.clone());
+                self.error(
+                    Code::Value,
+                    &endpoint.span,
+                    "an endpoint has no user and no password in it",
+                    "write them as `access_key` and `secret_key`",
+                );
+            } else if !is_http && !endpoint.text.starts_with("https://") {
                 let message = format!("`{}` is not a URL", endpoint.shown);
                 self.error(
                     Code::Value,

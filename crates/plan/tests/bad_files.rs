@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use alluvium_plan::{Color, Diagnostics, Environment, SourceFile, load_pipelines, load_server};
+use alluvium_plan::{
+    Color, Diagnostics, Environment, SourceFile, check_schema, is_schema, load_pipelines,
+    load_server,
+};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -101,4 +104,19 @@ fn every_mistake_is_told_word_for_word() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_schema_is_checked_by_itself() {
+    let schema = |text: &str| SourceFile::new("schemas/event.yaml", text);
+    let right = schema("version: 1\ncolumns:\n  ts: timestamp\n  key: string?\n");
+    assert!(is_schema(&right));
+    assert!(!check_schema(&right, &Environment::default()).has_errors());
+    let wrong = schema("version: 1\ncolumns:\n  ts: timestamp\n  key: strng\n  n: {typ: int}\n");
+    let found = check_schema(&wrong, &Environment::default()).to_string();
+    for place in ["schemas/event.yaml:4:8", "schemas/event.yaml:5:"] {
+        assert!(found.contains(place), "{found}");
+    }
+    let pipeline = SourceFile::new("p.yaml", "version: 1\nsource: {}\ncolumns: {}\n");
+    assert!(!is_schema(&pipeline));
 }

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,7 +18,7 @@ use alluvium_store::{
 };
 use alluvium_types::{
     AssignmentGeneration, Balance, Epoch, ErrorClass, Generation, Lateness, MemoryBudget, Reject,
-    Timestamp, TopicPartition,
+    Timestamp, TopicPartition, Window,
 };
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
@@ -25,7 +26,7 @@ use crate::{
     RuntimeError,
     assignment::Acknowledged,
     clock,
-    definitions::Definitions,
+    definitions::{self, Definitions},
     freshness::Freshness,
     gather::{Complete, Gather},
     host::Host,
@@ -322,9 +323,11 @@ impl Committer {
                 // The receiver is gone when the callback's deadline has passed; it asks again.
                 let _too_late = reply.send(standings);
             }
-            Err(error) => {
-                tracing::warn!(pipeline = %self.plan.name, "the recorded offsets cannot be read yet: {error}");
-            }
+            Err(error) => self.report(
+                Trouble::Start,
+                &error,
+                "the recorded offsets cannot be read yet",
+            ),
         }
     }
 
@@ -702,17 +705,25 @@ impl Committer {
 
     /// When the last window of a table ends, if that is not final yet.
     fn open_until(&self, flight: &Flight, position: usize) -> Option<Timestamp> {
+        let end = self.last_end(flight, position)?;
         let committed = self.tables[position].writer.committed();
-        let newest_stored = committed
-            .files
-            .iter()
-            .filter_map(|file| file.window_start.map(|(_, newest)| newest))
-            .max();
-        let newest = newest_stored.max(flight.watermarks.newest())?;
+        let is_final = committed.watermark.is_some_and(|mark| mark >= end);
+        (!is_final).then_some(end)
+    }
+
+    /// When the last window of a table ends; `None`: it has none.
+    fn last_end(&self, flight: &Flight, position: usize) -> Option<Timestamp> {
         let size = clock::micros(self.plan.tables[position].window);
-        let newest_end = newest.saturating_add_micros(size);
-        let is_final = committed.watermark.is_some_and(|mark| mark >= newest_end);
-        (!is_final).then_some(newest_end)
+        let files = &self.tables[position].writer.committed().files;
+        let stored = files.iter().filter_map(|file| Some(file.window_start?.1));
+        let stored = stored.max().map(|start| start.saturating_add_micros(size));
+        // Where a file does not say which windows it holds, what is recorded stands for them.
+        let newest = match files.iter().all(|file| file.window_start.is_some()) {
+            true => flight.watermarks.newest_read(),
+            false => flight.watermarks.newest_known(),
+        };
+        let read = newest.and_then(|newest| Window::tumbling(newest, size));
+        stored.max(read.map(|window| window.end))
     }
 
     fn watermarks(
@@ -722,9 +733,11 @@ impl Committer {
     ) -> BTreeMap<TopicPartition, Timestamp> {
         let checkpoint = self.tables[position].writer.checkpoint();
         let partitions: Vec<TopicPartition> = checkpoint.offsets.keys().cloned().collect();
+        let last_end = self.last_end(flight, position);
         flight.watermarks.due(
             &partitions,
             &checkpoint.watermarks,
+            last_end,
             Instant::now(),
             clock::now(),
         )
@@ -759,6 +772,7 @@ impl Committer {
             leader_epochs,
             balance,
             pipeline_version: self.plan.version.clone(),
+            settings: self.definitions.settings().clone(),
             epoch: last,
         })
     }
@@ -806,17 +820,19 @@ impl Committer {
 
     /// Tells whether others commit by other files.
     fn watch_definitions(&mut self) {
-        let (ours, now) = (self.plan.version.clone(), Instant::now());
+        let now = Instant::now();
         for (table, plan) in self.tables.iter_mut().zip(&self.plan.tables) {
-            let met = table.writer.take_definitions();
-            for version in met.into_iter().filter(|version| **version != *ours) {
-                self.definitions.met(&plan.name, version, now);
+            for definition in table.writer.take_definitions() {
+                self.definitions.met(&plan.name, &definition, now);
             }
         }
-        let trouble = self.definitions.trouble(&ours, now);
+        let trouble = self.definitions.trouble(now);
         let pipeline = self.plan.name.to_string();
-        metrics::gauge!("alluvium_pipeline_version_conflict", "pipeline" => pipeline)
-            .set(if trouble.is_some() { 1.0 } else { 0.0 });
+        metrics::gauge!(definitions::CONFLICT, "pipeline" => pipeline).set(if trouble.is_some() {
+            1.0
+        } else {
+            0.0
+        });
         self.status.update(&self.plan.name, |status| {
             status.set_trouble(Trouble::Definition, trouble);
         });
@@ -880,7 +896,7 @@ impl Committer {
         });
     }
 
-    fn report(&self, trouble: Trouble, error: &StoreError, consequence: &str) {
+    fn report(&self, trouble: Trouble, error: &impl fmt::Display, consequence: &str) {
         tracing::warn!(pipeline = %self.plan.name, "{error}; {consequence}");
         self.status.update(&self.plan.name, |status| {
             status.set_trouble(trouble, Some(format!("{error}; {consequence}")));

@@ -180,7 +180,14 @@ fn measure(
 ) {
     for partition in partitions {
         let key = key(partition);
-        partition.committed = recorded.get(&key).copied().max(partition.committed);
+        let recorded = recorded.get(&key).copied();
+        if let Some((recorded, halted_at)) = recorded.zip(partition.position)
+            && recorded > halted_at
+        {
+            // Somebody moved it on, or reads on.
+            partition.halted = None;
+        }
+        partition.committed = recorded.max(partition.committed);
         if let Some(&end) = ends.get(&key) {
             // Nobody looks at transactions any more.
             (partition.log_end, partition.stable_end) = (Some(end), None);
@@ -204,6 +211,7 @@ mod tests {
             committed,
             log_end: Some(40),
             lag: Some(1),
+            halted: Some("cut off".into()),
             ..PartitionStatus::default()
         };
         let key = |number| TopicPartition::new("clicks", number);
@@ -215,8 +223,10 @@ mod tests {
         let ends = BTreeMap::from([(key(0), 100), (key(1), 50)]);
         measure(&mut partitions, &ends, &BTreeMap::from([(key(0), 30)]));
         assert_eq!(
-            partitions.map(|partition| partition.lag),
+            partitions.each_ref().map(|partition| partition.lag),
             [Some(70), Some(30), Some(25)]
         );
+        let is_halted = partitions.map(|partition| partition.halted.is_some());
+        assert_eq!(is_halted, [false, true, true], "the first was moved on");
     }
 }

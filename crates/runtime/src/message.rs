@@ -223,3 +223,25 @@ impl Ending {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn silence_lasts_from_one_beat_to_the_next() {
+        let ending = Ending::default();
+        let pause = Duration::from_millis(30);
+        thread::sleep(pause);
+        assert_eq!(ending.silence(), None, "it has not begun");
+        ending.beat();
+        thread::sleep(pause);
+        assert!(ending.silence().unwrap() >= pause - Duration::from_millis(1));
+        let before = ending.millis();
+        ending.beat();
+        let silence = ending.silence().unwrap();
+        assert!(silence <= Duration::from_millis(ending.millis() - before));
+    }
+}

@@ -23,7 +23,7 @@ use crate::{
     RuntimeError,
     assignment::{Acknowledged, Rebalance},
     committer::{Committer, Table},
-    definitions::Definitions,
+    definitions::{self, Definitions},
     host::Host,
     intake::{INBOX_BATCHES, Intake},
     message::{Ending, Progress, ToCommitter, WAKE},
@@ -217,7 +217,7 @@ impl Life {
                 io,
                 tables: tables.into_iter().map(Table::new).collect(),
                 dead_letters,
-                definitions: Definitions::default(),
+                definitions: Definitions::new(plan),
             };
             self.spawn("committer", move || committer.run())?
         };
@@ -547,6 +547,7 @@ impl Life {
             metrics::gauge!("alluvium_pipeline_state", "pipeline" => pipeline.to_string(), "state" => one.name())
                 .set(is_it);
         }
+        metrics::gauge!(definitions::CONFLICT, "pipeline" => pipeline.to_string()).set(0.0);
     }
 
     fn store(&self, source: alluvium_store::StoreError) -> RuntimeError {

@@ -14,6 +14,8 @@ use crate::clock::micros;
 #[derive(Debug)]
 struct Owned {
     times: PartitionTimes,
+    /// The newest event time that its recorded watermark stands for.
+    begun: Option<Timestamp>,
     last_event: Instant,
 }
 
@@ -54,6 +56,7 @@ impl Watermarks {
                 let newest = watermark.map(|mark| mark.saturating_add_micros(delay));
                 let owned = Owned {
                     times: PartitionTimes::new(newest),
+                    begun: newest,
                     last_event: now,
                 };
                 (partition, owned)
@@ -89,20 +92,31 @@ impl Watermarks {
         }
     }
 
-    /// The newest event time of all assigned partitions.
-    pub(crate) fn newest(&self) -> Option<Timestamp> {
-        self.owned
-            .values()
-            .filter_map(|owned| owned.times.newest())
-            .max()
+    /// The newest time of the events that came since the partitions were assigned.
+    pub(crate) fn newest_read(&self) -> Option<Timestamp> {
+        let newest = |owned: &Owned| {
+            let newest = owned.times.newest();
+            newest.filter(|_| newest > owned.begun)
+        };
+        self.owned.values().filter_map(newest).max()
+    }
+
+    /// The newest time that events had or recorded watermarks stand for.
+    pub(crate) fn newest_known(&self) -> Option<Timestamp> {
+        let newest = |owned: &Owned| owned.times.newest();
+        self.owned.values().filter_map(newest).max()
     }
 
     /// What to record for the assigned partitions of a table whose snapshot records `recorded` and
-    /// knows `partitions` (P25). Nothing is ever lowered.
+    /// knows `partitions`, and whose last window ends at `last_end` (P25). Nothing is ever lowered.
+    ///
+    /// `clock` closes windows while nobody sends anything, and goes no further than the last of them: a clock that runs
+    /// ahead must not make events late of windows that nobody has begun. What one table records holds for all.
     pub(crate) fn due(
         &mut self,
         partitions: &[TopicPartition],
         recorded: &BTreeMap<TopicPartition, Timestamp>,
+        last_end: Option<Timestamp>,
         now: Instant,
         clock: Timestamp,
     ) -> BTreeMap<TopicPartition, Timestamp> {
@@ -126,9 +140,8 @@ impl Watermarks {
             .map(mark)
             .collect();
         let lifted = if active.is_empty() {
-            Some(clock.saturating_add_micros(
-                -micros(self.rule.max_delay).saturating_add(micros(idle_after)),
-            ))
+            let behind = micros(self.rule.max_delay).saturating_add(micros(idle_after));
+            last_end.map(|end| end.min(clock.saturating_add_micros(-behind)))
         } else if active.iter().all(Option::is_some) {
             active.into_iter().flatten().min()
         } else {
@@ -204,9 +217,8 @@ mod tests {
         times.settle(&mut [batch], delay, 1)[0].events()
     }
 
-    #[test]
-    fn an_idle_partitions_events_are_late_for_whoever_reads_them() {
-        let rule = EventTime {
+    fn rule() -> EventTime {
+        EventTime {
             column: 0,
             max_delay: Duration::from_secs(10),
             idle_after: Duration::from_secs(60),
@@ -214,7 +226,63 @@ mod tests {
                 past: None,
                 future: Duration::from_secs(3600),
             },
+        }
+    }
+
+    #[test]
+    fn a_clock_closes_the_windows_that_there_are_and_no_others() {
+        let partition = TopicPartition::new("clicks", 0);
+        let partitions = [partition.clone()];
+        let start = Instant::now();
+        let mut watermarks = Watermarks::new(rule());
+        watermarks.assign(BTreeMap::from([(partition.clone(), Some(at(100)))]), start);
+        let recorded = BTreeMap::from([(partition.clone(), at(100))]);
+        let mut due = |last_end, seconds, clock| {
+            let now = start + Duration::from_secs(seconds);
+            watermarks.due(&partitions, &recorded, last_end, now, at(clock))[&partition]
         };
+        let last_end = Some(at(600));
+        // Not idle yet; idle, by a right clock, before and behind the last window's end; by one that is days ahead, and one that is behind.
+        assert_eq!(due(last_end, 59, 400), at(100));
+        assert_eq!(due(last_end, 60, 400), at(330));
+        assert_eq!(due(last_end, 60, 900), at(600));
+        assert_eq!(due(last_end, 60, 300_000), at(600));
+        assert_eq!(due(last_end, 60, 0), at(100));
+        // Where there is no window there is nothing to close.
+        assert_eq!(due(None, 60, 900), at(100));
+        // What a recorded watermark stands for is no event that a window could be open for.
+        let newest = |of: &Watermarks| (of.newest_read(), of.newest_known());
+        assert_eq!(newest(&watermarks), (None, Some(at(110))));
+        assert_eq!(late(&mut watermarks, &partition, 111), 0);
+        assert_eq!(newest(&watermarks), (Some(at(111)), Some(at(111))));
+    }
+
+    #[test]
+    fn another_servers_partition_holds_back_for_as_long_as_its_record_moves() {
+        let [own, foreign, silent] = [0, 1, 2].map(|number| TopicPartition::new("clicks", number));
+        let start = Instant::now();
+        let mut watermarks = Watermarks::new(rule());
+        watermarks.assign(BTreeMap::from([(own.clone(), Some(at(100)))]), start);
+        let mut due = |partitions: &[TopicPartition], mark, seconds| {
+            let recorded = BTreeMap::from([(own.clone(), at(100)), (foreign.clone(), at(mark))]);
+            let now = start + Duration::from_secs(seconds);
+            let due = watermarks.due(partitions, &recorded, Some(at(600)), now, at(900));
+            due[&own]
+        };
+        let both = [own.clone(), foreign.clone()];
+        assert_eq!(due(&both, 200, 0), at(100), "nothing is idle");
+        assert_eq!(due(&both, 300, 59), at(100));
+        assert_eq!(due(&both, 300, 60), at(300), "the other moved a second ago");
+        assert_eq!(due(&both, 300, 118), at(300));
+        assert_eq!(due(&both, 300, 119), at(600), "both are idle");
+        // One of which nothing is recorded, and that is seen for the first time, may have any event.
+        let all = [own.clone(), foreign.clone(), silent];
+        assert_eq!(due(&all, 300, 120), at(100));
+    }
+
+    #[test]
+    fn an_idle_partitions_events_are_late_for_whoever_reads_them() {
+        let rule = rule();
         let [idle, active] = [0, 1].map(|number| TopicPartition::new("clicks", number));
         let known = BTreeMap::from([(idle.clone(), Some(at(100))), (active.clone(), None)]);
         let start = Instant::now();
@@ -226,11 +294,11 @@ mod tests {
         let recorded = BTreeMap::from([(idle.clone(), at(100))]);
         let now = Instant::now() + Duration::from_secs(59);
         assert_eq!(
-            ran_on.due(&partitions, &recorded, now, at(0))[&idle],
+            ran_on.due(&partitions, &recorded, None, now, at(0))[&idle],
             at(100)
         );
         ran_on.owned.get_mut(&idle).unwrap().last_event = now - Duration::from_secs(60);
-        let due = ran_on.due(&partitions, &recorded, now, at(0));
+        let due = ran_on.due(&partitions, &recorded, None, now, at(0));
         assert_eq!((due[&idle], due[&active]), (at(500), at(500)));
 
         // Not before it is recorded: until then nobody else knows.

@@ -142,3 +142,85 @@ enum Unpacking {
     Engine(alluvium_engine::EngineError),
     Unreadable(Unreadable),
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{ops::ControlFlow, path::Path};
+
+    use alluvium_plan::{Environment, SourceFile, load_pipeline};
+    use alluvium_types::{Damaged, Epoch, OffsetRange, Packed, Piece, Timestamp, TopicPartition};
+    use crossbeam_channel::unbounded;
+
+    use super::*;
+    use crate::host::Machine;
+
+    #[derive(Debug)]
+    struct Torn;
+
+    impl Packed for Torn {
+        fn unpack(
+            &self,
+            range: OffsetRange,
+            _: &mut dyn FnMut(Piece) -> ControlFlow<()>,
+        ) -> Result<(), Damaged> {
+            Err(Damaged {
+                offset: range.start(),
+                end: range.end(),
+                text: "torn".into(),
+            })
+        }
+    }
+
+    fn plan() -> Arc<Plan> {
+        let pipeline = "version: 1\nsource: {kafka: {connection: main, topics: [events], start: earliest}}\ndecode: {json: {schema: event.yaml}}\n\
+                        event_time: {column: ts, max_delay: 5s}\ntables:\n  t:\n    window: {tumbling: 1m}\n    measures: {events: count(*)}\n";
+        let mut schema = |_: &Path| Ok(b"version: 1\ncolumns: {ts: timestamp}\n".to_vec());
+        let source = SourceFile::new("pipelines/p.yaml", pipeline);
+        let loaded = load_pipeline(&source, &mut schema, &Environment::default());
+        loaded.unwrap().0.into()
+    }
+
+    /// Intake may hear of it only after the barrier: without the batch the epoch would be whole, and its events gone.
+    #[test]
+    fn an_epoch_with_a_batch_that_cannot_be_unpacked_is_not_handed_over() {
+        let plan = plan();
+        for is_torn in [false, true] {
+            let generation = AssignmentGeneration::default();
+            let current = generation.current();
+            let progress = Arc::new(Progress::default());
+            let (to_worker, inbox) = unbounded();
+            let (committer, parts) = unbounded();
+            if is_torn {
+                let batch = FetchedBatch::packed(
+                    TopicPartition::new("events", 0),
+                    OffsetRange::new(3, 7).unwrap(),
+                    current,
+                    Timestamp::from_micros(0),
+                    (4, 100),
+                    Arc::new(Torn),
+                );
+                let tables = TableSet::all(1);
+                to_worker.send(ToWorker::Batch { batch, tables }).unwrap();
+            }
+            let barrier = ToWorker::Barrier {
+                epoch: Epoch(1),
+                generation: current,
+            };
+            to_worker.send(barrier).unwrap();
+            drop(to_worker);
+            let worker = Worker {
+                plan: plan.clone(),
+                budget: MemoryBudget::new(1 << 30),
+                generation,
+                ending: Arc::default(),
+                progress: progress.clone(),
+                inbox,
+                committer,
+                host: Arc::new(Machine),
+            };
+            worker.run();
+            assert_eq!(parts.try_iter().count(), usize::from(!is_torn));
+            assert_eq!(progress.take().unreadable.len(), usize::from(is_torn));
+        }
+    }
+}

@@ -34,6 +34,8 @@ use tokio::{
 };
 use tower_http::compression::CompressionLayer;
 
+pub use format::json_values;
+
 use crate::{auth::Users, tls::Tls};
 use reply::{Refusal, json_reply};
 

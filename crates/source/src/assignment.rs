@@ -18,6 +18,7 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult},
+    statistics::Broker,
     types::RDKafkaRespErr,
 };
 
@@ -447,10 +448,24 @@ impl ClientContext for Context {
                 .and_then(|topic| topic.partitions.get(&partition.name.partition));
             if let Some(seen) = seen {
                 let known = |offset: i64| (offset >= 0).then_some(offset);
+                // The group's coordinator is there twice, the second time by its office and over another connection.
+                let is_up = |broker: &Broker| {
+                    broker.nodeid == seen.broker
+                        && broker.state == "UP"
+                        && broker.source != "logical"
+                };
+                // While messages wait to be taken, or the leader is gone, the numbers are those of a while ago.
+                let is_new = seen.fetchq_cnt == 0 && statistics.brokers.values().any(is_up);
+                let heard = if is_new {
+                    Some(Instant::now())
+                } else {
+                    partition.ends.heard
+                };
                 partition.learn_ends(LogEnds {
                     low: known(seen.lo_offset),
                     stable: known(seen.ls_offset),
                     high: known(seen.hi_offset),
+                    heard,
                 });
             }
         }

@@ -598,6 +598,12 @@ impl Fetcher {
             // Of a former assignment: everything is asked for again, from the recorded offsets (P27).
             return Ok(());
         }
+        // A partition of the session that the answer leaves out is as it was.
+        for partition in &mut state.partitions {
+            if leader.session.holds(&partition.name) {
+                partition.ends.heard = Some(now);
+            }
+        }
         for topic in answer.responses {
             let name = if asked.version > FETCH_BY_NAME {
                 asked.names.get(&topic.topic_id).cloned()
@@ -638,7 +644,12 @@ impl Fetcher {
             low: known(data.log_start_offset),
             stable: known(data.last_stable_offset),
             high: known(data.high_watermark),
+            heard: Some(now),
         };
+        if data.error_code != 0 {
+            // Whoever answers so does not know where the log ends.
+            partition.ends.heard = None;
+        }
         let name = partition.name.clone();
         let Some(feed) = partition.feed() else {
             return;

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::Arc,
+    time::Instant,
 };
 
 use alluvium_types::{
@@ -35,6 +36,9 @@ pub struct PartitionView {
     /// Where the part of the log ends that can be read: before the first open transaction. A
     /// `log_end` that grows away from it means a transaction hangs, not that reading is slow.
     pub stable_end: Option<i64>,
+    /// When the leader last told where the log ends, or that nothing had changed. Old: it cannot be reached, or nothing is asked
+    /// while what came has not been taken.
+    pub heard: Option<Instant>,
     /// Where the log begins.
     pub low: Option<i64>,
     /// Why nothing is taken from it any more.
@@ -47,6 +51,7 @@ pub(crate) struct LogEnds {
     pub(crate) low: Option<i64>,
     pub(crate) stable: Option<i64>,
     pub(crate) high: Option<i64>,
+    pub(crate) heard: Option<Instant>,
 }
 
 /// What a take is made of besides the partition itself.
@@ -288,6 +293,7 @@ impl Partition {
                     low: Some(low),
                     stable: None,
                     high: Some(high),
+                    heard: None,
                 };
                 let recorded = self.position;
                 if recorded < low {
@@ -313,6 +319,7 @@ impl Partition {
             position: self.position,
             log_end: self.ends.high.map(|end| end.max(self.position)),
             stable_end: self.ends.stable.map(|end| end.max(self.position)),
+            heard: self.ends.heard,
             low: self.ends.low,
             halted: self.halted.clone(),
         }

@@ -23,19 +23,13 @@ pub struct ReplayLine {
 
 impl From<&str> for ReplayLine {
     fn from(line: &str) -> Self {
-        line.as_bytes().into()
+        line.to_owned().into()
     }
 }
 
 impl From<String> for ReplayLine {
     fn from(line: String) -> Self {
         line.into_bytes().into()
-    }
-}
-
-impl From<&[u8]> for ReplayLine {
-    fn from(line: &[u8]) -> Self {
-        line.to_vec().into()
     }
 }
 

@@ -240,4 +240,39 @@ mod tests {
         assert_eq!(state.unexplained(later), Some(one));
         assert_eq!(state.notices.len(), 2);
     }
+
+    #[test]
+    fn an_offset_that_the_log_has_is_not_said_to_be_outside_of_it() {
+        for (low, high) in [(0, 9), (0, 0)] {
+            let name = TopicPartition::new("clicks", 0);
+            let mut state = State::default();
+            let mut partition = Partition::unrecorded(name.clone());
+            partition.halt_out_of_range(0, "out of range".to_owned());
+            state.partitions.push(partition);
+            state.explain(&name, Some((low, high)), Instant::now());
+            let halted = state.partitions[0].view().halted;
+            assert!(
+                matches!(halted, Some(Halt::OutOfRange { .. })),
+                "{halted:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_broker_that_does_not_answer_is_asked_less_and_less_often() {
+        let name = TopicPartition::new("clicks", 0);
+        let mut state = State::default();
+        let mut partition = Partition::unrecorded(name.clone());
+        partition.halt_out_of_range(7, "out of range".to_owned());
+        state.partitions.push(partition);
+        let now = Instant::now();
+        let waits: Vec<u64> = (0..9)
+            .map(|_| {
+                state.explain(&name, None, now);
+                (state.ends.ask_at.unwrap() - now).as_secs()
+            })
+            .collect();
+        assert_eq!(waits[..3], [waits[0], 2 * waits[0], 4 * waits[0]]);
+        assert_eq!(waits[8], ASK_ENDS_AT_LAST.as_secs());
+    }
 }

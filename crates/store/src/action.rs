@@ -208,13 +208,20 @@ impl Entry {
         self.our_info()?.get("commit_id")?.as_str()
     }
 
-    /// The version of the pipeline's files by which events were committed here, if any were.
-    pub(crate) fn committed_by(&self) -> Option<&str> {
+    /// By which files of the pipeline events were committed here, if any were.
+    pub(crate) fn committed_by(&self) -> Option<Definition> {
         let ours = self.our_info()?;
         if ours.get("kind")?.as_str()? != "commit" {
             return None;
         }
-        ours.get("pipeline_version")?.as_str()
+        let settings = ours.get("settings").and_then(Value::as_object);
+        let settings = settings.into_iter().flatten();
+        Some(Definition {
+            version: ours.get("pipeline_version")?.as_str()?.to_owned(),
+            settings: settings
+                .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
+                .collect(),
+        })
     }
 
     /// Whether schema, properties or protocol change here.
@@ -223,6 +230,15 @@ impl Entry {
             .iter()
             .any(|line| line.meta_data.is_some() || line.protocol.is_some())
     }
+}
+
+/// By which files of a pipeline a server commits.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Definition {
+    /// The version of what decides about events.
+    pub version: String,
+    /// What else its servers have to have in common, by key; empty: an older server does not say.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// The key of `commitInfo` below which everything is ours.

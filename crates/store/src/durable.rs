@@ -122,7 +122,7 @@ fn put(path: &FsPath, payload: &PutPayload, mode: &PutMode) -> io::Result<()> {
         }
         file.sync_all()?;
         match mode {
-            PutMode::Create => fs::hard_link(&staging, path),
+            PutMode::Create => fs::hard_link(&staging, path).map_err(unless_it_links),
             _ => fs::rename(&staging, path),
         }
     })();
@@ -132,6 +132,15 @@ fn put(path: &FsPath, payload: &PutPayload, mode: &PutMode) -> io::Result<()> {
     }
     named?;
     sync_folder(parent)
+}
+
+/// What a failed `link` says of the file system: FAT and many of FUSE refuse every one with EPERM (1), which for a file that
+/// we have just made means nothing else.
+fn unless_it_links(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(1) => io::Error::new(ErrorKind::Unsupported, error),
+        _ => error,
+    }
 }
 
 async fn blocking<T: Send + 'static>(
@@ -169,6 +178,9 @@ impl ObjectStore for DurableFolder {
             .map_err(|source| match source.kind() {
                 ErrorKind::AlreadyExists => Error::AlreadyExists {
                     path: object,
+                    source: Box::new(source),
+                },
+                ErrorKind::Unsupported => Error::NotSupported {
                     source: Box::new(source),
                 },
                 _ => Error::Generic {

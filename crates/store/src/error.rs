@@ -257,6 +257,15 @@ impl StoreError {
         matches!(self, Self::UnreadableFile { source, .. } if !failed_underway(source))
     }
 
+    /// Whether a file that the table names is not there.
+    pub fn is_gone(&self) -> bool {
+        let cause = match self {
+            Self::UnreadableFile { source, .. } => away(source),
+            _ => None,
+        };
+        matches!(cause, Some(object_store::Error::NotFound { .. }))
+    }
+
     /// Names what was tried when the object store failed.
     pub(crate) fn object(doing: impl Into<String>) -> impl FnOnce(object_store::Error) -> Self {
         let doing = doing.into();
@@ -266,5 +275,13 @@ impl StoreError {
 
 /// Whether the bytes did not come, rather than being wrong.
 fn failed_underway(error: &parquet::errors::ParquetError) -> bool {
-    matches!(error, parquet::errors::ParquetError::External(inner) if inner.is::<object_store::Error>())
+    away(error).is_some()
+}
+
+/// Why the bytes did not come.
+fn away(error: &parquet::errors::ParquetError) -> Option<&object_store::Error> {
+    match error {
+        parquet::errors::ParquetError::External(inner) => inner.downcast_ref(),
+        _ => None,
+    }
 }

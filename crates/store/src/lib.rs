@@ -36,6 +36,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use action::Definition;
 pub use audit::{AuditFault, AuditReport, Gap, PartitionAudit, audit};
 pub use checkpoint::{Checkpoint, Overtaken, Verdict};
 pub use compact::{

@@ -30,23 +30,36 @@ pub(crate) struct ObjectReader {
     size: u64,
 }
 
-fn external(error: object_store::Error) -> ParquetError {
-    ParquetError::External(Box::new(error))
+impl ObjectReader {
+    /// Why a range did not come. A file of another size than was written is damaged, though the store has words for it that sound as if it were away.
+    async fn cause(&self, error: object_store::Error) -> ParquetError {
+        match self.objects.head(&self.path).await {
+            Ok(found) if found.size != self.size => ParquetError::General(format!(
+                "it has {} bytes, and {} were written",
+                found.size, self.size
+            )),
+            _ => ParquetError::External(Box::new(error)),
+        }
+    }
 }
 
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         async move {
-            let read = self.objects.get_range(&self.path, range).await;
-            read.map_err(external)
+            match self.objects.get_range(&self.path, range).await {
+                Ok(bytes) => Ok(bytes),
+                Err(error) => Err(self.cause(error).await),
+            }
         }
         .boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
-            let read = self.objects.get_ranges(&self.path, &ranges).await;
-            read.map_err(external)
+            match self.objects.get_ranges(&self.path, &ranges).await {
+                Ok(bytes) => Ok(bytes),
+                Err(error) => Err(self.cause(error).await),
+            }
         }
         .boxed()
     }

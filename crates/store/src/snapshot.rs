@@ -21,7 +21,7 @@ use object_store::path::Path;
 
 use crate::{
     StoreError,
-    action::{Add, Entry, Line, Metadata, Protocol, Stats},
+    action::{Add, Definition, Entry, Line, Metadata, Protocol, Stats},
     clock::Moment,
     stats::{column_bounds, is_bounded, round_up_to_millis},
 };
@@ -55,7 +55,7 @@ pub(crate) struct Snapshot {
     /// Commits that this snapshot moved over, newest last.
     recent: VecDeque<(String, i64)>,
     /// By which versions of the pipeline's files events were committed since somebody asked.
-    definitions: BTreeSet<String>,
+    definitions: BTreeSet<Definition>,
     /// The last version that was committed from here, ...
     own: Option<i64>,
     /// ... and whether others had committed since the one before.
@@ -209,12 +209,12 @@ impl Snapshot {
             while self.definitions.len() >= REMEMBERED_DEFINITIONS {
                 self.definitions.pop_first();
             }
-            self.definitions.insert(definition.to_owned());
+            self.definitions.insert(definition);
         }
     }
 
-    /// By which versions of the pipeline's files events were committed since this was asked last.
-    pub(crate) fn take_definitions(&mut self) -> BTreeSet<String> {
+    /// By which files of the pipeline events were committed since this was asked last.
+    pub(crate) fn take_definitions(&mut self) -> BTreeSet<Definition> {
         std::mem::take(&mut self.definitions)
     }
 

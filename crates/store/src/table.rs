@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use crate::{
     Checkpoint, Overtaken, Staged, Store, StoreError, Verdict,
-    action::{Draft, Txn, our_info},
+    action::{Definition, Draft, Txn, our_info},
     checkpoint::Names,
     commit::{CommitName, Decision, Outcome, commit, create_table},
     definition::{self, Fit},
@@ -59,6 +59,8 @@ pub struct CommitFacts {
     pub balance: Balance,
     /// The version of the pipeline's definition.
     pub pipeline_version: Arc<str>,
+    /// What else the pipeline's servers have to have in common, by key; empty: that is not said.
+    pub settings: Arc<BTreeMap<String, String>>,
     /// The last epoch in it, as this process counts.
     pub epoch: Epoch,
 }
@@ -186,9 +188,9 @@ impl TableWriter {
         read
     }
 
-    /// The versions of the pipeline's files by which events were committed to the table since this was asked last, as far as its
-    /// log was read: ours, and those of other servers.
-    pub fn take_definitions(&mut self) -> BTreeSet<String> {
+    /// By which files of the pipeline events were committed to the table since this was asked last, as far as its log was read:
+    /// by ours, and by those of other servers.
+    pub fn take_definitions(&mut self) -> BTreeSet<Definition> {
         self.snapshot.take_definitions()
     }
 
@@ -561,6 +563,9 @@ fn draft(
     }
     let mut info = our_info("commit", &spec.pipeline);
     info.insert("pipeline_version".into(), json!(facts.pipeline_version));
+    if !facts.settings.is_empty() {
+        info.insert("settings".into(), json!(facts.settings));
+    }
     info.insert("epoch".into(), json!(facts.epoch));
     info.insert(
         "ranges".into(),

@@ -184,6 +184,7 @@ fn facts(list: &[(i32, i64, i64)]) -> CommitFacts {
             ..Balance::default()
         },
         pipeline_version: "0123456789abcdef".into(),
+        settings: Arc::default(),
         epoch: Epoch(1),
     }
 }

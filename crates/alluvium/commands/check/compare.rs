@@ -6,9 +6,10 @@
 use std::fmt;
 
 use alluvium_plan::{Finish, TableShape};
+use alluvium_query::QueryError;
 use chrono::DateTime;
 use comfy_table::{Attribute, Cell, Color};
-use datafusion::arrow::{array::RecordBatch, error::ArrowError};
+use datafusion::arrow::array::RecordBatch;
 use indexmap::{IndexMap, IndexSet};
 use serde_json::Value;
 
@@ -45,7 +46,7 @@ impl Comparison {
         shape: &TableShape,
         expected: &[IndexMap<String, Value>],
         actual: &RecordBatch,
-    ) -> Result<Self, ArrowError> {
+    ) -> Result<Self, QueryError> {
         let named: IndexSet<&String> = expected.iter().flat_map(IndexMap::keys).collect();
         let columns: Vec<String> = if named.is_empty() {
             // Nothing is expected at all: what came is shown whole.

@@ -306,6 +306,20 @@ fn timestamps_are_rfc_3339_or_numbers_in_their_unit() {
 }
 
 #[test]
+fn a_number_that_is_no_integer_is_told_from_what_is_no_number() {
+    for kind in [DataType::Int32, DataType::Int64] {
+        for (payload, words) in [
+            (r#"{"v":1.0}"#, "takes an integer without fraction"),
+            (r#"{"v":1e2}"#, "takes an integer without fraction"),
+            (r#"{"v":"1"}"#, "is of type"),
+        ] {
+            let told = refused(kind.clone(), None, payload);
+            assert!(told.contains(words), "{payload}: {told}");
+        }
+    }
+}
+
+#[test]
 fn what_is_no_single_object_is_refused_with_its_reason() {
     let cases: &[(&[u8], &str)] = &[
         (b"", "empty"),

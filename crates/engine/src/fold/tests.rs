@@ -452,7 +452,18 @@ fn room_for_columns_is_counted_before_they_are_made() {
         .flat_map(|table| &table.panes)
         .map(pane_size)
         .sum();
-    assert!((panes..used).contains(&budget.used()), "{used}, {panes}");
+    // Beside panes the event times, of which lateness is settled.
+    let times: usize = part
+        .observed
+        .iter()
+        .map(|batch| size_of_val(&batch.event_times[..]))
+        .sum();
+    assert_eq!(times, 10_000 * size_of::<i64>());
+    let held = budget.used();
+    assert!(
+        (panes + times..used).contains(&held),
+        "{used}, {panes}, {times}, {held}"
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::Color;
 
 fn environment() -> Environment {
     [("PW", "hunter2"), ("HOST", "kafka:9092")]
@@ -168,6 +169,10 @@ storage:
         Some("hunter2")
     );
     assert!(!format!("{server:?}").contains("hunter2"));
+    let within = text.replace("//localhost", "//minio:hunter2@localhost");
+    let error = load(&within).unwrap_err().render(Color::Plain);
+    assert!(error.contains("no password in it"), "{error}");
+    assert!(!error.contains("hunter2"), "{error}");
 }
 
 #[test]

@@ -281,6 +281,7 @@ pub(crate) async fn compacted() -> (Arc<InMemory>, QueryEngine) {
                 ..Balance::default()
             },
             pipeline_version: "0123456789abcdef".into(),
+            settings: Default::default(),
             epoch: Epoch(1),
         };
         writer.commit(&staged, &facts).await.unwrap();

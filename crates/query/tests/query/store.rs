@@ -52,6 +52,7 @@ async fn what_the_store_commits_is_what_sql_reads() {
                 ..Balance::default()
             },
             pipeline_version: "v1".into(),
+            settings: Default::default(),
             epoch: Epoch(epoch as u64 + 1),
         };
         writer.commit(&staged, &facts).await.unwrap();

@@ -95,8 +95,24 @@ impl Refusal {
                 "verify with the pipeline file that the table was made by".into()
             }
             Self::Store(StoreError::Missing { .. }) => "run its pipeline first".into(),
+            Self::Store(error) if error.is_gone() => {
+                "try again, for it may have been merged with others and removed meanwhile; if it is still not there, put it back from a \
+                 copy (docs/runbooks.md, \"A stored file cannot be read\")"
+                    .into()
+            }
             Self::Store(error) if error.class() == ErrorClass::Transient => {
                 "try again when the storage answers".into()
+            }
+            Self::Store(StoreError::LostEntry { .. }) => {
+                "`alluvium audit` tells what else the log lacks".into()
+            }
+            Self::Store(
+                StoreError::UnreadableEntry { .. }
+                | StoreError::UnreadableFile { .. },
+            ) => {
+                "put the file back from a copy: its bytes are not those that were written (docs/runbooks.md, \"A stored file cannot \
+                 be read\")"
+                    .into()
             }
             Self::Store(_) | Self::Rows(_) => {
                 "somebody else has changed the table: `alluvium audit` tells in which version".into()

@@ -23,6 +23,7 @@ use parquet::{arrow::ArrowWriter, errors::ParquetError};
 use serde_json::json;
 
 use value::Column;
+pub use value::json_values;
 
 /// Key of the schema metadata that says what an answer includes.
 const AS_OF: &str = "alluvium.as_of";

@@ -223,7 +223,7 @@ impl Feed {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::record_batch::HEADER, *};
 
     fn id(number: u64) -> Uuid {
         Uuid::from_u64_pair(number, number)
@@ -239,6 +239,73 @@ mod tests {
             ..Recorded::at(7)
         };
         Feed::starting_at(recorded, 1 << 20)
+    }
+
+    /// A batch of `count` offsets from `base` on, as the protocol has it, with no bytes of records.
+    fn batch(base: i64, count: i32) -> Vec<u8> {
+        let length = i32::try_from(HEADER - 12).unwrap();
+        let mut bytes = [
+            &base.to_be_bytes()[..],
+            &length.to_be_bytes(),
+            &[0; 4],
+            &[2],
+        ]
+        .concat();
+        let none = -1_i64;
+        let summed = [
+            &[0; 2][..],
+            &(count - 1).to_be_bytes(),
+            &[0; 16],
+            &none.to_be_bytes(),
+            &[0; 6],
+            &count.to_be_bytes(),
+        ]
+        .concat();
+        bytes.extend(crc_fast::crc32_iscsi(&summed).to_be_bytes());
+        bytes.extend(summed);
+        assert_eq!(bytes.len(), HEADER);
+        bytes
+    }
+
+    #[test]
+    fn what_is_taken_ends_before_the_stop() {
+        for (stop, end) in [
+            (None, Some(13)),
+            (Some(13), Some(13)),
+            (Some(10), Some(10)),
+            (Some(7), None),
+        ] {
+            let mut feed = feed(None);
+            let records = [batch(7, 3), batch(10, 3)].concat();
+            let mut data = PartitionData::default().with_records(Some(records.into()));
+            assert!(feed.receive(&mut data));
+            let taken = feed.take(7, 1 << 20, stop);
+            assert_eq!(taken.map(|taken| taken.range.end()), end, "{stop:?}");
+        }
+    }
+
+    #[test]
+    fn damage_is_told_when_everything_before_it_is_taken() {
+        let mut feed = feed(None);
+        let mut records = [batch(7, 3), batch(10, 3)].concat();
+        *records.last_mut().unwrap() ^= 1;
+        let mut data = PartitionData::default().with_records(Some(records.into()));
+        assert!(feed.receive(&mut data));
+        assert_eq!(feed.damage(), None);
+        assert_eq!(feed.take(7, 1 << 20, None).unwrap().range.end(), 10);
+        let (offset, reason) = feed.damage().unwrap();
+        assert_eq!((*offset, reason.contains("checksum")), (10, true));
+        assert!(!feed.asks(Instant::now()), "nothing behind it is asked for");
+    }
+
+    #[test]
+    fn after_an_answer_that_did_not_help_it_rests() {
+        let mut feed = feed(None);
+        let now = Instant::now();
+        assert!(feed.asks(now));
+        feed.rest(now);
+        assert!(!feed.asks(now));
+        assert!(feed.asks(now + REST));
     }
 
     #[test]

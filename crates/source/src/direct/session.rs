@@ -80,6 +80,11 @@ impl Session {
         }
     }
 
+    /// Whether the last request asked for `partition`, in so many words or by not changing what was asked before.
+    pub(super) fn holds(&self, partition: &TopicPartition) -> bool {
+        self.known.contains_key(partition)
+    }
+
     /// The broker answered, naming the session it keeps; 0: none.
     pub(super) fn answered(&mut self, id: i32) {
         if id == 0 {

@@ -8,6 +8,11 @@ use alluvium_source::{
 };
 use alluvium_types::{ErrorClass, OffsetRange, Timestamp, TopicPartition};
 
+use rdkafka::{
+    ClientConfig,
+    consumer::{BaseConsumer, Consumer as _},
+};
+
 use super::bench::{
     PATIENCE, TOPIC, Table, join, numbered, overfill, partition, produce, start, subscription,
     take_records, values,
@@ -81,6 +86,18 @@ fn the_embedded_broker_keeps_the_port_it_is_given() {
         EmbeddedBroker::start(Some(port), &topics),
         Err(SourceError::Port { .. })
     ));
+    // Clients go where it says that it is, not where they found it.
+    let asking: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", embedded.brokers())
+        .create()
+        .unwrap();
+    let metadata = asking.fetch_metadata(Some(TOPIC), PATIENCE).unwrap();
+    let ports: Vec<i32> = metadata
+        .brokers()
+        .iter()
+        .map(|broker| broker.port())
+        .collect();
+    assert_eq!(ports, [i32::from(port)]);
     let broker = Broker::new(embedded.brokers());
     produce(&broker, 0, numbered(0..1_000));
     let mut drain = join(&broker, 1, &Table::with([(0, 0)]));

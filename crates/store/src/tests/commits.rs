@@ -1,7 +1,7 @@
 //! Every range once, whoever commits and whatever the store does (P7–P16, P25).
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -16,7 +16,7 @@ use super::{
     *,
 };
 use crate::{
-    Ending, StoreError, Verdict,
+    Definition, Ending, StoreError, Verdict,
     action::{Draft, Entry, Place, our_info},
     audit,
 };
@@ -293,19 +293,26 @@ async fn a_writer_learns_by_which_files_others_commit() {
         .stage(once(panes_of(&spec(), &list)), None)
         .await
         .unwrap();
+    let settings = BTreeMap::from([("group".to_owned(), "another".to_owned())]);
     let newer = CommitFacts {
         pipeline_version: "newer".into(),
+        settings: Arc::new(settings.clone()),
         ..facts(&list)
     };
     other.commit(&staged, &newer).await.unwrap();
-    assert_eq!(other.take_definitions(), BTreeSet::from(["newer".into()]));
-    let ours = facts(&list).pipeline_version.to_string();
+    let newer = Definition {
+        version: "newer".into(),
+        settings,
+    };
+    assert_eq!(other.take_definitions(), BTreeSet::from([newer.clone()]));
+    // As a server commits that says no settings.
+    let ours = Definition {
+        version: facts(&list).pipeline_version.to_string(),
+        ..Definition::default()
+    };
     assert_eq!(one.take_definitions(), BTreeSet::from([ours.clone()]));
     commit_ranges(&mut one, &[(0, 1, 2)]).await;
-    assert_eq!(
-        one.take_definitions(),
-        BTreeSet::from([ours, "newer".into()])
-    );
+    assert_eq!(one.take_definitions(), BTreeSet::from([ours, newer]));
     assert_eq!(one.take_definitions(), BTreeSet::new());
 }
 

@@ -959,6 +959,31 @@ async fn a_damaged_old_entry_stops_neither_sweeps_nor_checkpoints() {
     assert_eq!(after.totals, table.truth.totals);
 }
 
+/// A log checkpoint that could not be read is removed when it cannot be read again, and not when storage does not answer: the log
+/// may have been cleaned up by it since.
+#[tokio::test]
+async fn a_checkpoint_that_is_out_of_reach_is_not_removed() {
+    let table = table().await;
+    let objects = super::faulty::FaultyStore::new(3, super::faulty::Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), unhurried());
+    put_all(&store, &table.now).await;
+    let name = checkpoint(table.checkpoint);
+    let path = Path::from(name.as_str());
+    let whole = table.now[&name].clone();
+    let half = whole.slice(..whole.len() / 2);
+    store.object_store().put(&path, half.into()).await.unwrap();
+    let log = store.table_log(TABLE);
+    let mut snapshot = log.load().await.unwrap().unwrap();
+    assert_eq!(snapshot.passed_over.len(), 1);
+    store.object_store().put(&path, whole.into()).await.unwrap();
+    *objects.withheld.lock().unwrap() = Some((path, 0));
+    let refused = crate::log_checkpoint::write_checkpoint(&store, &log, &mut snapshot).await;
+    let error = refused.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Transient);
+    *objects.withheld.lock().unwrap() = None;
+    assert!(objects_of(&store).await.contains_key(&name));
+}
+
 /// A hint may name a version that does not exist: of a log that was restored from a copy, say.
 #[tokio::test]
 async fn a_hint_that_is_ahead_of_the_log_is_healed() {

@@ -418,3 +418,64 @@ async fn an_s3_root_is_understood() {
     let error = Store::open(&wrong).await.unwrap_err();
     assert_eq!(error.class(), alluvium_types::ErrorClass::Config);
 }
+
+/// What a log checkpoint says is held against the snapshot that it was written from, in every part of it.
+#[tokio::test]
+async fn snapshots_are_the_same_in_all_or_not_at_all() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    commit_ranges(&mut writer, &[(0, 0, 5)]).await;
+    commit_ranges(&mut writer, &[(0, 5, 9)]).await;
+    let log = store.table_log("clicks_per_minute");
+    let snapshot = log.load().await.unwrap().unwrap();
+    assert!(snapshot.is_same_as(&log.load().await.unwrap().unwrap()));
+    let differs = |change: &dyn Fn(&mut crate::snapshot::Snapshot)| {
+        let mut other = snapshot.clone();
+        change(&mut other);
+        !snapshot.is_same_as(&other) && !other.is_same_as(&snapshot)
+    };
+    assert!(differs(&|other| other.version -= 1));
+    assert!(differs(&|other| *other
+        .txns
+        .values_mut()
+        .next()
+        .unwrap() += 1));
+    assert!(differs(&|other| drop(other.txns.pop_first())));
+    assert!(differs(&|other| other.metadata.id.push('0')));
+    assert!(differs(&|other| drop(
+        Arc::make_mut(&mut other.files).pop()
+    )));
+    assert!(differs(
+        &|other| Arc::make_mut(&mut other.files)[0].size += 1
+    ));
+}
+
+#[tokio::test]
+async fn a_table_is_shared_when_others_commit_in_between() {
+    let store = in_memory();
+    opened(&store, &[(0, 0)]).await;
+    let log = store.table_log("clicks_per_minute");
+    let mut snapshot = log.load().await.unwrap().unwrap();
+    for (version, is_shared) in [(5, false), (6, false), (8, true), (9, false)] {
+        snapshot.commits_up_to(version);
+        assert_eq!(snapshot.is_shared(), is_shared, "{version}");
+    }
+}
+
+#[test]
+fn intervals_are_those_of_delta() {
+    for (text, seconds) in [
+        ("interval 24 hours", Some(86_400)),
+        ("INTERVAL 1 week", Some(7 * 86_400)),
+        ("interval 90 Seconds", Some(90)),
+        ("interval 5 minutes", Some(300)),
+        ("interval 2 days", Some(172_800)),
+        ("24 hours", None),
+        ("interval 1 month", None),
+        ("interval two days", None),
+        ("interval 2 days 3 hours", None),
+    ] {
+        let read = crate::snapshot::parse_interval(text);
+        assert_eq!(read.map(|read| read.as_secs()), seconds, "{text}");
+    }
+}

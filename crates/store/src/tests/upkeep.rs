@@ -10,7 +10,7 @@ use super::{
     *,
 };
 use crate::{
-    CommitKind, CommitRecord, Maintenance, StoreError,
+    CommitKind, CommitRecord, Maintenance, StoreError, Vacuum,
     action::{Draft, Place, our_info},
     audit,
     log::{Put, TableLog},
@@ -397,6 +397,15 @@ async fn an_audit_finds_what_is_wrong() {
             && text.contains(" and 1 more"),
         "{text}"
     );
+    // And nobody who covered other offsets.
+    let text = faults(&|history| {
+        history[4].ranges.insert(tp(0), range(2, 8));
+    });
+    assert!(
+        text.contains("offsets 2 to 7 count twice, the first time by version 2 (commit ")
+            && !text.contains(" more"),
+        "{text}"
+    );
     let text = faults(&|history| {
         history.remove(3);
     });
@@ -431,4 +440,25 @@ async fn a_record_survives_the_ledger() {
     for record in history().await {
         assert_eq!(CommitRecord::from_json(&record.to_json()).unwrap(), record);
     }
+}
+
+#[tokio::test]
+async fn a_look_finds_what_no_version_names_and_nothing_else() {
+    let objects = FaultyStore::new(3, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    commit_ranges(&mut writer, &[(0, 0, 5)]).await;
+    objects.age.store(4 * A_WEEK, Ordering::Relaxed);
+    let look = async || {
+        let found = store.vacuum("clicks_per_minute", Vacuum::Look).await;
+        let found = found.unwrap().into_iter();
+        found.map(|orphan| orphan.path).collect::<Vec<_>>()
+    };
+    assert!(look().await.is_empty());
+    let orphan = "tables/clicks_per_minute/orphan.zstd.parquet";
+    objects
+        .put(&Path::from(orphan), "nobody's".into())
+        .await
+        .unwrap();
+    assert_eq!(look().await, [orphan]);
 }
