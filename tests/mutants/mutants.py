@@ -73,11 +73,30 @@ def drawn(settings) -> dict[int, dict]:
     packages = [word for crate in settings.crates for word in ("-p", f"alluvium-{crate}")]
     listed = subprocess.run(["cargo", "mutants", "--list", "--json", "--no-shuffle", *packages], cwd=ROOT, check=True, capture_output=True)
     everything = json.loads(listed.stdout)
+    for key, mutant in zip(keys([mutant["name"] for mutant in everything]), everything):
+        mutant["key"] = key
+    if settings.again:
+        left = {key for key, one in outcomes_in(settings.outcomes).items() if one["outcome"] in LEFT}
+        found = {number: mutant for number, mutant in enumerate(everything) if mutant["key"] in left}
+        print(f"{len(left)} were left, of which {len(found)} are still there", flush=True)
+        return found
     # Each by itself, so that a change elsewhere does not change the sample.
-    drawn_at = [hashlib.sha256(f"{settings.seed} {mutant['name']}".encode()).digest() for mutant in everything]
+    drawn_at = [hashlib.sha256(f"{settings.seed} {mutant['key']}".encode()).digest() for mutant in everything]
     order = sorted(range(len(everything)), key=drawn_at.__getitem__)
     print(f"{len(everything)} mutants, of which {min(settings.sample, len(order))} are drawn", flush=True)
     return {number: everything[number] for number in order[: settings.sample]}
+
+
+def keys(names: list[str]) -> list[str]:
+    """Their names without lines, which every change of a file moves; the second of one name in its place has a number."""
+    seen: collections.Counter[str] = collections.Counter()
+    found = []
+    for name in names:
+        place, _, what = name.partition(": ")
+        key = f"{place.split(':')[0]}: {what}"
+        seen[key] += 1
+        found.append(key if seen[key] == 1 else f"{key} #{seen[key]}")
+    return found
 
 
 class Tree:
@@ -346,8 +365,8 @@ def read(path: pathlib.Path) -> list[dict]:
 
 
 def outcomes_in(path: pathlib.Path) -> dict[str, dict]:
-    """The last word on each mutant, by its name."""
-    return {one["name"]: one for one in read(path)}
+    """The last word on each mutant, by its key."""
+    return {one["key"]: one for one in read(path)}
 
 
 def table(outcomes: list[dict]) -> None:
@@ -378,7 +397,7 @@ def main() -> int:
 
     def one(number: int) -> None:
         mutant = mutants[number]
-        before = known.get(mutant["name"], {}).get("outcome")
+        before = known.get(mutant["key"], {}).get("outcome")
         is_asked = before in LEFT if settings.again else before is None
         if not is_asked or (settings.minutes is not None and time.monotonic() - begun > settings.minutes * 60):
             return
@@ -387,7 +406,7 @@ def main() -> int:
             verdict = {"outcome": outcome, "why": why}
         else:
             verdict = judge.outcome(number, mutant)
-        line = {"number": number, "name": mutant["name"], "file": mutant["file"], "genre": mutant["genre"]} | verdict
+        line = {"number": number, "key": mutant["key"], "name": mutant["name"], "file": mutant["file"], "genre": mutant["genre"]} | verdict
         with writing, settings.outcomes.open("a") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -515,8 +515,7 @@ impl Fetcher {
         if wanted.is_empty() {
             return Ok(());
         }
-        let by_id = ids.values().all(|id| !id.is_nil());
-        let most = if by_id { FETCH.1 } else { FETCH_BY_NAME };
+        let most = newest_fetch(ids.values());
         let version = leader.link.version(ApiKey::Fetch, FETCH.0, most)?;
         let by_id = version > FETCH_BY_NAME;
         let change = leader.session.ask(wanted, by_id);
@@ -716,6 +715,15 @@ impl Fetcher {
             partition: name,
             halt,
         });
+    }
+}
+
+/// The newest form of a fetch in which topics of these ids can be asked for. By their ids wherever all are known: a name may stand for
+/// another topic by now (P18).
+fn newest_fetch<'i>(mut ids: impl Iterator<Item = &'i Uuid>) -> i16 {
+    match ids.all(|id| !id.is_nil()) {
+        true => FETCH.1,
+        false => FETCH_BY_NAME,
     }
 }
 

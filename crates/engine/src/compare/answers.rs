@@ -175,3 +175,21 @@ impl<'p> Answers<'p> {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_average_differs_by_its_sums_rounding_and_one_of_its_own() {
+        let order = |finish| Order {
+            finish,
+            counts: Int64Array::from(vec![1000]),
+            magnitudes: Float64Array::from(vec![5e6]),
+        };
+        let of_sum = Rounding::bound(1000, 5e6);
+        assert_eq!(order(Finish::Value).bound(0, 5e6, 5e6), of_sum);
+        let of_mean = order(Finish::Average).bound(0, 5e3, -6e3);
+        assert_eq!(of_mean, of_sum / 1000.0 + f64::EPSILON * 6e3);
+    }
+}

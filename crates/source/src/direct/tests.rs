@@ -45,3 +45,11 @@ fn a_leader_is_followed_and_an_older_answer_is_not() {
         assert_eq!(placement.leader, followed, "told {told} in epoch {epoch}");
     }
 }
+
+#[test]
+fn topics_are_asked_for_by_their_ids_when_all_are_known() {
+    let id = Uuid::from_u64_pair(1, 2);
+    assert_eq!(newest_fetch([id, id].iter()), FETCH.1);
+    assert_eq!(newest_fetch([id, Uuid::nil()].iter()), FETCH_BY_NAME);
+    assert!(FETCH_BY_NAME < FETCH.1);
+}

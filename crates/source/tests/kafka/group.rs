@@ -46,7 +46,12 @@ fn records_come_whole_and_chained_from_the_recorded_offset() {
         assert_eq!(batch.received, Timestamp::from_micros(7));
         assert!(batch.records().all(|record| record.timestamp().is_some()));
     }
+    // What was before an assignment is taken back before it; at the end nobody is asked.
+    let revocations = || table.revocations.load(Ordering::Relaxed);
+    let before = revocations();
+    assert!(before > 0);
     drain.close(PATIENCE).unwrap();
+    assert_eq!(revocations(), before);
 }
 
 #[test]

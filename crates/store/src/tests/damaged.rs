@@ -619,6 +619,31 @@ async fn damaged_entries_are_refused_or_not_needed() {
         .await;
     }
 }
+
+/// Behind the log checkpoint another table's commit ends a history; before it, it may be what came late into a place that clean-up
+/// had freed, and is passed over.
+#[tokio::test]
+async fn another_tables_commit_is_no_part_of_a_history() {
+    let (table, stranger) = (table().await, stranger().await);
+    for version in [NEWEST - 1, NEWEST] {
+        let mut objects = table.now.clone();
+        let theirs = stranger.now[&entry(version)].clone();
+        objects.insert(entry(version), theirs);
+        let refused = store_of(&objects).await.history(TABLE).await;
+        let refused = refused.unwrap_err().to_string();
+        let words = format!("version {version} of");
+        assert!(refused.contains(&words), "{refused}");
+    }
+    let mut objects = table.now.clone();
+    let old = entry(table.checkpoint - 3);
+    let theirs = stranger.now[&old].clone();
+    assert_ne!(table.now[&old], theirs);
+    objects.insert(old, theirs);
+    let history = store_of(&objects).await.history(TABLE).await.unwrap();
+    assert_is_history(&table, &history, "a late put").await;
+    assert_eq!(history.len() as i64, NEWEST);
+}
+
 #[tokio::test]
 async fn a_hole_in_the_log_is_told() {
     let table = table().await;

@@ -53,9 +53,14 @@ fn xerial(bytes: &[u8]) -> Vec<u8> {
 
 /// A frame of LZ4 with blocks of 64 KiB, linked or not, the last one uncompressed.
 fn lz4_frame_of(bytes: &[u8], linked: bool) -> Vec<u8> {
+    lz4_frame(bytes, linked, 4)
+}
+
+/// The same with blocks of `1 << (8 + 2 * size)` bytes.
+fn lz4_frame(bytes: &[u8], linked: bool, size: u8) -> Vec<u8> {
     let mut out = LZ4_MAGIC.to_le_bytes().to_vec();
-    out.extend([if linked { 0x40 } else { 0x60 }, 0x40, 0]);
-    let blocks: Vec<&[u8]> = bytes.chunks(64 << 10).collect();
+    out.extend([if linked { 0x40 } else { 0x60 }, size << 4, 0]);
+    let blocks: Vec<&[u8]> = bytes.chunks(1 << (8 + 2 * size)).collect();
     let mut start = 0;
     for (number, block) in blocks.iter().enumerate() {
         if number + 1 == blocks.len() {
@@ -76,6 +81,23 @@ fn lz4_frame_of(bytes: &[u8], linked: bool) -> Vec<u8> {
     }
     out.extend([0; 4]);
     out
+}
+
+#[test]
+fn blocks_of_lz4_have_every_size_that_there_is() {
+    let bytes: Vec<u8> = (0..5_u32 << 20).map(|at| (at / 7 % 251) as u8).collect();
+    for size in 4..=7 {
+        let frame = lz4_frame(&bytes, false, size);
+        assert!(
+            unpacked(Codec::Lz4, &frame).as_ref() == Ok(&bytes),
+            "{size}"
+        );
+    }
+    for size in 0..4 {
+        let mut frame = lz4_frame(b"records", false, 4);
+        frame[5] = size << 4;
+        assert!(unpacked(Codec::Lz4, &frame).is_err(), "{size}");
+    }
 }
 
 fn every_form(bytes: &[u8]) -> Vec<(&'static str, Codec, Vec<u8>)> {
