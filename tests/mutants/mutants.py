@@ -397,8 +397,8 @@ def main() -> int:
 
     def one(number: int) -> None:
         mutant = mutants[number]
-        before = known.get(mutant["key"], {}).get("outcome")
-        is_asked = before in LEFT if settings.again else before is None
+        # What is asked about again was chosen by its outcome.
+        is_asked = settings.again or mutant["key"] not in known
         if not is_asked or (settings.minutes is not None and time.monotonic() - begun > settings.minutes * 60):
             return
         if number in tree.left_out:

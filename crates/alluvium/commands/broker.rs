@@ -17,8 +17,7 @@ const LOOK: Duration = Duration::from_millis(50);
 /// Runs the broker until a signal.
 pub(crate) fn run(args: &BrokerArgs) -> Result<(), Failure> {
     let stop = Stop::on_signals("")?;
-    let port = args.port.filter(|&port| port > 0);
-    let broker = EmbeddedBroker::start(port, &args.topics).map_err(refused)?;
+    let broker = EmbeddedBroker::start(args.port, &args.topics).map_err(refused)?;
     to_stdout(|out| writeln!(out, "{}", broker.brokers()))?;
     say(format_args!(
         "This is not a Kafka: it forgets everything when it ends, keeps at most {} a partition and then drops \

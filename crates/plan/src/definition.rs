@@ -89,21 +89,23 @@ pub(crate) fn version(event: &EventDefinition<'_>, tables: &[(&str, &str)]) -> S
 }
 
 impl Plan {
+    /// The consumer group: the one that is written, or `alluvium.<pipeline>`.
+    pub fn group(&self) -> String {
+        let written = self.source.group.clone();
+        written.unwrap_or_else(|| format!("alluvium.{}", self.name))
+    }
+
     /// What servers of one pipeline have to have in common beside [`Plan::version`], by the keys of its file: with two groups
     /// every event is read twice and one of them is overtaken; the shortest `keep` decides for all; and so on. What a server may have for
     /// itself (`commit_every`, `drain`, `properties`) and what counts once (`start`, `continued_by`) is not part of it.
     pub fn settings(&self) -> BTreeMap<String, String> {
         let source = &self.source;
-        let group = source.group.clone();
         let stop_if = self.stop_if.as_ref();
         let stop_if = stop_if.map(|stop| format!("{} over {}", stop.ratio, shown(stop.over)));
         [
             ("connection", source.connection.clone()),
             ("topics", source.topics.join(", ")),
-            (
-                "group",
-                group.unwrap_or_else(|| format!("alluvium.{}", self.name)),
-            ),
+            ("group", self.group()),
             ("idle_after", shown(self.event_time.idle_after)),
             ("stop_if", stop_if.unwrap_or_else(|| "never".into())),
             ("keep", shown(self.keep_dead_letters)),

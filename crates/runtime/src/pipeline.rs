@@ -249,11 +249,7 @@ impl Life {
                     Drain::Portable => DrainKind::Portable,
                 },
                 topics: plan.source.topics.clone(),
-                group: plan
-                    .source
-                    .group
-                    .clone()
-                    .unwrap_or_else(|| format!("alluvium.{}", plan.name)),
+                group: plan.group(),
                 instance: self.shared.instance.clone(),
                 properties: plan.source.properties.clone(),
                 memory: self.shared.budget.clone(),

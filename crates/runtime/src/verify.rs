@@ -204,11 +204,10 @@ impl Verify {
     /// As the pipeline reads; nobody joins its group.
     fn subscription(&self, partitions: usize) -> Subscription {
         let source = &self.plan.source;
-        let own = || format!("alluvium.{}", self.plan.name);
         Subscription {
             drain: DrainKind::Portable,
             topics: source.topics.clone(),
-            group: source.group.clone().unwrap_or_else(own),
+            group: self.plan.group(),
             instance: None,
             properties: source.properties.clone(),
             memory: self.budget.clone(),
