@@ -26,6 +26,7 @@ HOUR = {
     "s3 before": 50,
     "s3 after": 50,
     "s3 late": 50,
+    "s3 late but taken": 15,
     "s3 slow": 50,
     "s3 refused": 50,
     "slow store": 5,

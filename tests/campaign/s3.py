@@ -3,7 +3,7 @@
     python -m campaign.s3 PORT BUCKET         serves until it is killed; everything is in memory
 
 Owns how requests fail: before the effect, after it (the reply is lost), late (the effect comes after the client has
-given up), slowly, or with 503. Owns that changes of one key happen one at a time: moto looks for a key and writes it in
+given up), slowly, with 503, or with 403. Owns that changes of one key happen one at a time: moto looks for a key and writes it in
 two steps. Owns how fast it is: as fast as it goes, or at a pace. Does not own when that happens: `POST /_campaign/faults` sets shares of
 requests by kind, `POST /_campaign/pace` seconds a request and bytes a second of all of them, `GET /_campaign/counts` says what took
 effect. Requests that carry the header `x-campaign: auditor` meet no fault and keep no pace.
@@ -23,7 +23,7 @@ import time
 
 LATE = (1.0, 12.0)  # seconds after which a late effect comes
 SLOW = (0.5, 6.0)
-KINDS = ("before", "after", "late", "slow", "refused", "unsaid")
+KINDS = ("before", "after", "late", "slow", "refused", "denied", "unsaid")
 
 
 class Pace:
@@ -138,8 +138,15 @@ class Faults:
 
     def refused(self, environ, start_response):
         self.count("refused", environ)
-        body = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
-        start_response("503 Slow Down", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+        return self.error(start_response, "503 Slow Down", "SlowDown", "Please reduce your request rate.")
+
+    def denied(self, environ, start_response):
+        self.count("denied", environ)
+        return self.error(start_response, "403 Forbidden", "ExpiredToken", "The provided token has expired.")
+
+    def error(self, start_response, status: str, code: str, message: str):
+        body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()
+        start_response(status, [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
         return [body]
 
     def slow(self, environ, start_response):

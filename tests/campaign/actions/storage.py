@@ -7,10 +7,12 @@ it to a request, merging by hand when the command ended with 0 while commits wen
 import json
 import os
 import pathlib
+import random
 import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 
 from ..delta import Bucket
 from ..kafka import hold
@@ -18,6 +20,7 @@ from ..processes import Process
 from ..proxy import Proxy
 
 BUCKET = "lake"
+KINDS = ("before", "after", "late", "slow", "refused")
 MEANS_FULL = "No space left"
 
 
@@ -68,10 +71,10 @@ def s3_faults(campaign, rng):
     """A share of requests fails in one way, or in several, for some seconds."""
     if campaign.s3 is None:
         return
-    kinds = rng.sample(("before", "after", "late", "slow", "refused"), rng.choice((1, 1, 2)))
+    kinds = list(dict.fromkeys(next(campaign.s3.kinds) for _ in range(rng.choice((1, 1, 2)))))
     shares = {kind: rng.choice((0.1, 0.3, 0.6)) / len(kinds) for kind in kinds}
-    # Replies to commits are lost most of the time.
-    shares["unsaid"] = (1 - sum(shares.values())) * rng.choice((0, 0.5, 0.9))
+    # Replies to commits are lost, too, mostly.
+    shares["unsaid"] = (1 - sum(shares.values())) * rng.choice((0.2, 0.5, 0.9))
     campaign.journal.trying("s3 faults", shares=shares)
     campaign.s3.set(shares)
     campaign.rest(rng.uniform(2, 8))
@@ -144,14 +147,23 @@ def s3_server(folder: pathlib.Path, port: int, seed: int, seats: list[int]):
             " access_key: test, secret_key: {file: secret}, allow_http: true}"
         )
 
-    return Server(process, port, list(proxies.values())), Bucket(port, BUCKET, "site"), store
+    return Server(process, port, list(proxies.values()), dealt(KINDS, seed)), Bucket(port, BUCKET, "site"), store
+
+
+def dealt(kinds: tuple[str, ...], seed: int) -> Iterator[str]:
+    """All kinds in an order that is drawn, and again all in another: none stays away for long, also in a short campaign."""
+    rng = random.Random(f"kinds {seed}")
+    while True:
+        yield from rng.sample(kinds, len(kinds))
 
 
 class Server:
     """The S3 server as a process, seen from the campaign."""
 
-    def __init__(self, process, port: int, proxies: list):
+    def __init__(self, process, port: int, proxies: list, kinds: Iterator[str]):
         self.process, self.port, self.proxies = process, port, proxies
+        # What fails next.
+        self.kinds = kinds
 
     def call(self, path: str, shares: dict | None = None) -> dict:
         data = None if shares is None else json.dumps(shares).encode()
