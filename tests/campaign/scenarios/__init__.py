@@ -28,6 +28,7 @@ SCENARIOS = [
     ("schema breaks", halts.schema_breaks, "direct", {"stop_if": "20% over 1m"}),
     ("definitions differ", warnings.definitions_differ, "direct", {}),
     ("clock is off", warnings.clock_is_off, "direct", {}),
+    ("credentials expire", warnings.credentials_expire, "direct", {"s3": True}),
     ("transaction hangs", warnings.transaction_hangs, "direct", {}),
 ]
 

@@ -1,6 +1,6 @@
 """What must be told while a pipeline goes on.
 
-Owns these: a transaction that nobody ends, servers that differ in their files, a clock that is off. In each the status and a metric
+Owns these: a transaction that nobody ends, servers that differ in their files, a clock that is off, credentials that expire. In each the status and a metric
 must say so, and every event must be counted as ever.
 """
 
@@ -50,6 +50,20 @@ def definitions_differ(site: Site) -> list[str]:
         found += site.told(server, "give every server the same pipeline and schema files", 1)
         found += site.measured(server, "alluvium_pipeline_version_conflict", 1)
     return found + site.audited()
+
+
+def credentials_expire(site: Site) -> list[str]:
+    """The store refuses every request while events come; with rights again, the server goes on by itself."""
+    site.begin(1_500)
+    site.s3.set({"denied": 1.0})
+    try:
+        site.produce(1_500)
+        found = site.told(site.server, "ExpiredToken")
+    finally:
+        site.s3.set({})
+    if not site.s3.counts().get("denied PUT"):
+        found.append(f"{site.name}: nothing was put meanwhile, so nothing was refused")
+    return found + site.goes_on() + site.audited()
 
 
 def clock_is_off(site: Site) -> list[str]:
