@@ -26,7 +26,7 @@ where
     M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
 {
     let begun = Instant::now();
-    let checker = search(model, HasDiscoveries::AnyFailures);
+    let checker = search(model, HasDiscoveries::AnyFailures, None);
     for property in checker.model().properties() {
         let found = checker.discovery(property.name);
         if property.expectation.discovery_is_failure() {
@@ -50,24 +50,35 @@ where
     explored
 }
 
-/// Looks for a schedule that breaks `property`, shortest first, and returns its steps.
+/// Looks for a schedule that breaks `property`, among all of one step, then of two, and so on, and returns its steps.
 ///
 /// # Panics
 /// When no schedule does.
 pub(crate) fn breaks<M>(name: &str, model: M, property: &'static str) -> Vec<M::Action>
 where
-    M: Model + Send + Sync + 'static,
+    M: Model + Clone + Send + Sync + 'static,
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
     M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
 {
     let begun = Instant::now();
-    let checker = search(model, HasDiscoveries::AnyOf([property].into()));
-    let Some(path) = checker.discovery(property) else {
-        panic!(
-            "{name}: no schedule breaks it in {} states: {property}",
-            checker.unique_state_count()
+    let mut seen = 0;
+    // What the checker names is the last that it found before it stopped, so it may not look further than the shortest.
+    let path = (1..).find_map(|depth| {
+        let checker = search(
+            model.clone(),
+            HasDiscoveries::AnyOf([property].into()),
+            Some(depth + 1),
         );
-    };
+        let states = checker.unique_state_count();
+        let path = checker.discovery(property);
+        assert!(
+            path.is_some() || states > seen,
+            "{name}: no schedule breaks it in {states} states: {property}"
+        );
+        seen = states;
+        path
+    });
+    let path = path.expect("some depth has it, or the states are at an end");
     let steps = path.into_actions();
     report(&format!(
         "{name}: broken after {} steps ({property}), {:.1?}: {steps:?}",
@@ -78,13 +89,17 @@ where
 }
 
 /// Breadth first on one thread, so that what is found first is shortest and every run says the same.
-fn search<M>(model: M, until: HasDiscoveries) -> impl Checker<M>
+fn search<M>(model: M, until: HasDiscoveries, depth: Option<usize>) -> impl Checker<M>
 where
     M: Model + Send + Sync + 'static,
     M::State: Clone + Debug + Hash + PartialEq + Send + Sync + 'static,
     M::Action: Clone + Debug + PartialEq + Send + Sync + 'static,
 {
-    model.checker().finish_when(until).spawn_bfs().join()
+    let mut checker = model.checker().finish_when(until);
+    if let Some(depth) = depth {
+        checker = checker.target_max_depth(depth);
+    }
+    checker.spawn_bfs().join()
 }
 
 fn report(line: &str) {

@@ -1,4 +1,5 @@
-//! Writers of one table: judging, putting, lost and late replies, rebalances, starts (P7–P11, P15–P17, P27).
+//! Writers of one table: judging, putting, lost and late replies, rebalances, starts (P7–P11, P15–P17, P27); and people who move a
+//! partition by hand meanwhile (P7).
 //!
 //! Owns one table's log and any number of writers that each believe in their own assignment. Does not own time (log
 //! clean-up is in [`crate::cleanup`]), removed files ([`crate::compaction`]) or a second table ([`crate::letters`]).
@@ -10,6 +11,8 @@
 //! * What a writer does without the store is one step: judging and sending, reading the log to its end and judging.
 //!   Between two of its looks at the store nobody else can see what it does.
 //! * An epoch in flight stands for all that are merged into one commit.
+//! * A move by hand is one step, looking and putting: its put is the very next version after the one that was looked at, so one that
+//!   lands late, or of which nothing is heard, is a move that was made later.
 //! * Versions before the oldest snapshot in hand are folded together; nobody can ask for them.
 
 use stateright::{Model, Property};
@@ -20,7 +23,7 @@ mod tests;
 mod writer;
 
 pub(crate) use log::{Log, Put};
-pub(crate) use rules::{Built, Fence, Judge, Offsets, Refusal, Rules, Silence, Start};
+pub(crate) use rules::{Back, Built, Fence, Judge, Offsets, Refusal, Rules, Silence, Start};
 pub(crate) use writer::{Phase, Purpose, Writer};
 
 /// Partitions of the topic at most.
@@ -41,6 +44,8 @@ pub(crate) struct Bounds {
     pub(crate) late: usize,
     /// What the table records in the beginning.
     pub(crate) recorded: Option<u8>,
+    /// Moves by hand.
+    pub(crate) moves: u8,
 }
 
 /// The model.
@@ -61,6 +66,10 @@ pub(crate) struct State {
     pub(crate) writers: Vec<Writer>,
     /// Puts that nobody waits for any more.
     pub(crate) late: Vec<Put>,
+    /// How often somebody may still move a partition by hand.
+    pub(crate) moves: u8,
+    /// Somebody has seen that the table has no events, at some moment. Kept only where the rules go by it.
+    pub(crate) heard_empty: bool,
 }
 
 /// What can happen.
@@ -85,6 +94,10 @@ pub(crate) enum Step {
     ReadOn { writer: u8 },
     /// A put that was given up lands after all.
     Land { late: u8 },
+    /// Somebody sees that the table has no events.
+    Hear,
+    /// Somebody moves a partition to an offset.
+    Move { partition: u8, to: u8 },
 }
 
 /// What becomes of a put.
@@ -122,6 +135,29 @@ impl Commits {
         }
         ends
     }
+
+    /// What a person may do: forward over what is not read then, and back while there are no events.
+    fn moves(&self, state: &State, steps: &mut Vec<Step>) {
+        let State { log, .. } = state;
+        if state.moves == 0 {
+            return;
+        }
+        let goes_back = match self.rules.back {
+            Back::WhileEmpty => !log.has_events,
+            Back::OnceEmpty => state.heard_empty,
+        };
+        if self.rules.back == Back::OnceEmpty && !log.has_events && !state.heard_empty {
+            steps.push(Step::Hear);
+        }
+        for partition in 0..self.bounds.partitions {
+            let Some(at) = log.recorded(log.newest(), partition) else {
+                continue;
+            };
+            let targets = (0..=self.bounds.records).filter(|&to| to > at || (to < at && goes_back));
+            let partition = partition as u8;
+            steps.extend(targets.map(|to| Step::Move { partition, to }));
+        }
+    }
 }
 
 impl Model for Commits {
@@ -133,6 +169,8 @@ impl Model for Commits {
             log: Log::new(&self.bounds),
             writers: vec![Writer::default(); self.bounds.writers],
             late: Vec::new(),
+            moves: self.bounds.moves,
+            heard_empty: false,
         }]
     }
 
@@ -184,11 +222,18 @@ impl Model for Commits {
         for late in 0..state.late.len() {
             steps.push(Step::Land { late: late as u8 });
         }
+        self.moves(state, steps);
     }
 
     fn next_state(&self, state: &State, step: Step) -> Option<State> {
         let mut next = state.clone();
-        let State { log, writers, late } = &mut next;
+        let State {
+            log,
+            writers,
+            late,
+            moves,
+            heard_empty,
+        } = &mut next;
         match step {
             Step::Assign {
                 writer,
@@ -243,6 +288,11 @@ impl Model for Commits {
                 let put = late.remove(usize::from(which));
                 log.land(&put);
             }
+            Step::Hear => *heard_empty = true,
+            Step::Move { partition, to } => {
+                log.move_to(usize::from(partition), to, *heard_empty);
+                *moves -= 1;
+            }
         }
         if next.late.len() > self.bounds.late {
             return None;
@@ -277,6 +327,14 @@ impl Model for Commits {
             Property::sometimes("a writer is overtaken", |_, state: &State| {
                 state.writers.iter().any(|it| it.phase == Phase::Overtaken)
             }),
+            Property::sometimes(
+                "events are passed over by hand while a put is under way",
+                |model: &Self, state: &State| {
+                    let is_waiting = |it: &Writer| it.phase == Phase::Waiting;
+                    model.bounds.moves == 0
+                        || state.log.has_passed_over() && state.writers.iter().any(is_waiting)
+                },
+            ),
             Property::sometimes("a late put could land", |_, state: &State| {
                 !state.late.is_empty()
             }),

@@ -4,6 +4,9 @@
 
 use super::{Bounds, PARTITIONS, Purpose, RECORDS};
 
+/// By whom a partition is moved by hand: no writer.
+const SOMEBODY: u8 = u8::MAX;
+
 /// A log entry on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Put {
@@ -29,6 +32,12 @@ pub(crate) struct Log {
     /// How often each record is counted in the newest version.
     counts: [[u8; RECORDS]; PARTITIONS],
     starts: [Option<u8>; PARTITIONS],
+    /// Events were committed.
+    pub(crate) has_events: bool,
+    /// The records that somebody moved over, a bit each.
+    passed_over: [u8; PARTITIONS],
+    /// The partitions that somebody moved, a bit each.
+    moved: u8,
     /// An offset was recorded below one that was.
     pub(crate) went_back: bool,
     /// A range did not start where the one before had ended.
@@ -56,6 +65,9 @@ impl Log {
             tail: Vec::new(),
             counts: [[0; RECORDS]; PARTITIONS],
             starts: [bounds.recorded; PARTITIONS],
+            has_events: false,
+            passed_over: [0; PARTITIONS],
+            moved: 0,
             went_back: false,
             is_torn: false,
         }
@@ -110,6 +122,7 @@ impl Log {
             if put.purpose.has_rows() {
                 for record in from..to {
                     self.counts[partition][usize::from(record)] += 1;
+                    self.has_events = true;
                 }
             }
             if has(put.records, partition) {
@@ -129,13 +142,50 @@ impl Log {
         });
     }
 
+    /// Somebody moves a partition that is recorded, as the newest version. What it passes over is a gap; where there are no events, or somebody
+    /// believes so, the partition begins anew instead.
+    pub(super) fn move_to(&mut self, partition: usize, to: u8, is_believed_empty: bool) {
+        let newest = self.newest();
+        let mut recorded: [Option<u8>; PARTITIONS] =
+            std::array::from_fn(|p| self.recorded(newest, p));
+        let at = recorded[partition].replace(to);
+        let at = at.expect("only what is recorded can be moved");
+        if !self.has_events || (is_believed_empty && to < at) {
+            self.starts[partition] = Some(to);
+        } else {
+            self.passed_over[partition] |= (at..to).fold(0, |set, record| set | 1 << record);
+        }
+        self.moved |= 1 << partition;
+        let offsets = recorded.map(Option::unwrap_or_default);
+        self.tail.push(Entry {
+            by: SOMEBODY,
+            purpose: Purpose::Move,
+            from: offsets,
+            to: offsets,
+            recorded,
+            touched: 1 << partition,
+        });
+    }
+
+    /// Whether somebody moved this partition.
+    pub(super) fn is_moved(&self, partition: usize) -> bool {
+        has(self.moved, partition)
+    }
+
+    /// Whether somebody moved over records.
+    pub(super) fn has_passed_over(&self) -> bool {
+        self.passed_over != [0; PARTITIONS]
+    }
+
     pub(super) fn counts_are_exact(&self) -> bool {
         let newest = self.newest();
         (0..PARTITIONS).all(|partition| {
             let start = self.starts[partition].unwrap_or(0);
             let end = self.recorded(newest, partition).unwrap_or(start);
             (0..RECORDS as u8).all(|record| {
-                self.count(partition, record) == u8::from((start..end).contains(&record))
+                let is_in = (start..end).contains(&record)
+                    && !has(self.passed_over[partition], usize::from(record));
+                self.count(partition, record) == u8::from(is_in)
             })
         })
     }

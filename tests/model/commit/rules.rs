@@ -20,6 +20,8 @@ pub(crate) struct Rules {
     pub(crate) start: Start,
     /// Rows and offsets in one version.
     pub(crate) offsets: Offsets,
+    /// P7, of moves by hand.
+    pub(crate) back: Back,
 }
 
 /// How an epoch is judged.
@@ -84,6 +86,16 @@ pub(crate) enum Start {
     RecordedFirst,
     /// Fetching; the first commit of rows is judged against nothing.
     FetchedFirst,
+}
+
+/// When a partition may be moved back by hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Back {
+    /// While the table has no events, in the version that the move is put after.
+    #[default]
+    WhileEmpty,
+    /// Where somebody has seen, at any moment before, that it has none.
+    OnceEmpty,
 }
 
 /// Where offsets are recorded.

@@ -11,8 +11,15 @@ fn commits(rules: Rules, writers: usize, partitions: usize, records: u8) -> Comm
         records,
         late: LATE,
         recorded: Some(0),
+        moves: 0,
     };
     Commits { bounds, rules }
+}
+
+fn moved(rules: Rules, writers: usize, partitions: usize, records: u8) -> Commits {
+    let mut model = commits(rules, writers, partitions, records);
+    model.bounds.moves = 2;
+    model
 }
 
 fn unstarted(rules: Rules, writers: usize, partitions: usize, records: u8) -> Commits {
@@ -29,6 +36,7 @@ const STRONG: Rules = Rules {
     refusal: Refusal::JudgeAgain,
     start: Start::RecordedFirst,
     offsets: Offsets::WithTheRows,
+    back: Back::WhileEmpty,
 };
 
 const DELTA: Rules = Rules {
@@ -67,6 +75,37 @@ fn a_conflict_check_does_as_well() {
 fn starts_are_recorded_first() {
     holds("start 2 writers 1x3", unstarted(STRONG, 2, 1, 3));
     holds("start 2 writers 2x1", unstarted(STRONG, 2, 2, 1));
+}
+
+#[test]
+fn people_move_partitions_meanwhile() {
+    holds("moved 2 writers 1x3", moved(STRONG, 2, 1, 3));
+    holds("moved 2 writers 2x1", moved(STRONG, 2, 2, 1));
+    let mut begins_in_the_middle = moved(STRONG, 2, 1, 2);
+    begins_in_the_middle.bounds.recorded = Some(1);
+    holds("moved 2 writers 1x2 from 1", begins_in_the_middle);
+}
+
+#[test]
+fn moved_back_because_it_was_empty_once_it_counts_twice() {
+    let rules = Rules {
+        back: Back::OnceEmpty,
+        ..STRONG
+    };
+    breaks("empty by hearsay", moved(rules, 2, 1, 2), COUNTED_ONCE);
+}
+
+#[test]
+fn judged_by_no_offset_it_counts_what_was_passed_over() {
+    let rules = Rules {
+        judge: Judge::Never,
+        ..STRONG
+    };
+    breaks(
+        "moved, no equality check",
+        moved(rules, 1, 1, 2),
+        COUNTED_ONCE,
+    );
 }
 
 fn weak(name: &str, rules: Rules, property: &'static str) {

@@ -41,6 +41,8 @@ pub(crate) enum Purpose {
     OffsetsOnly,
     /// Rows whose offsets are recorded already.
     RowsOnly,
+    /// Where somebody has moved a partition: no writer's.
+    Move,
 }
 
 impl Purpose {
@@ -201,6 +203,7 @@ impl Writer {
                 self.records = 0;
                 self.send(self.snapshot);
             }
+            Purpose::Move => unreachable!("no writer moves a partition"),
         }
     }
 
@@ -237,14 +240,17 @@ impl Writer {
             Purpose::Start => self.adopt(log, 0),
             Purpose::RowsOnly => self.send(self.snapshot),
             Purpose::Epoch | Purpose::OffsetsOnly => self.judge_and_put(log, rules),
+            Purpose::Move => unreachable!("no writer moves a partition"),
         }
     }
 
-    /// What it no longer has in memory is in the table.
+    /// What it no longer has in memory is in the table, but for partitions that somebody moved: what was passed over counts as done, and
+    /// who moves it back while there are no events makes everybody read it who goes on there.
     pub(super) fn forgot_nothing(&self, log: &Log) -> bool {
         let is_idle = matches!(self.phase, Phase::Idle | Phase::Resolved);
         !is_idle
             || (0..PARTITIONS)
+                .filter(|&p| !log.is_moved(p))
                 .all(|p| (self.since[p]..self.at[p]).all(|record| log.count(p, record) == 1))
     }
 
