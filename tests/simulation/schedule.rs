@@ -805,6 +805,7 @@ impl Director {
         let mut guard = self.world.state();
         let state = &mut *guard;
         let mut tables = Vec::new();
+        let longest = self.tables.iter().map(|table| table.window).max();
         for table in self.tables {
             let read = Table::read(
                 &state.kafka,
@@ -814,6 +815,7 @@ impl Director {
                 &mut faults,
             );
             faults.extend(read.judge(&state.kafka, &self.objects, table, &mut state.counts));
+            faults.extend(read.judge_watermarks(&state.kafka, table, longest.unwrap_or_default()));
             let wanted = &self.wanted[tables.len()];
             if let Some((partition, offset)) = read.sought.iter().find(|at| !wanted.contains(at)) {
                 faults.push(format!(

@@ -391,6 +391,35 @@ impl Table {
             .map(|difference| format!("{} is wrong: {difference}", table.name))
     }
 
+    /// Finds fault with watermarks that are ahead of every event. While nobody sends, a clock that knows nothing of events closes the
+    /// windows that they have begun, `longest` seconds at the most, and no others (P25).
+    pub(crate) fn judge_watermarks(
+        &self,
+        kafka: &Kafka,
+        table: &TableTruth,
+        longest: i64,
+    ) -> Option<String> {
+        let partitions = kafka.partitions();
+        let logs = partitions
+            .iter()
+            .filter_map(|partition| kafka.log(partition));
+        let newest = logs
+            .flat_map(|log| &log.records)
+            .filter(|record| record.fate != Fate::Broken)
+            .map(|record| record.timestamp.micros())
+            .max();
+        let size = longest * 1_000_000;
+        let end = newest.map(|newest| (newest.div_euclid(size) + 1) * size);
+        let (partition, mark) = self
+            .watermarks
+            .iter()
+            .find(|(_, mark)| Some(**mark) > end)?;
+        Some(format!(
+            "{}: the watermark of {partition} is {mark}, and the last window ends at {end:?}",
+            table.name
+        ))
+    }
+
     /// Whether an offset is part of the table.
     fn covers(&self, partition: &TopicPartition, offset: i64) -> bool {
         let at = |offsets: &BTreeMap<TopicPartition, i64>| offsets.get(partition).copied();

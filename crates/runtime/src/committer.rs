@@ -304,11 +304,7 @@ impl Committer {
             Ok(standings) => {
                 let smallest = standings.starts();
                 if let Err(error) = self.io.block_on(self.dead_letters.known(&smallest)) {
-                    self.report(
-                        Trouble::Start,
-                        &error,
-                        "the dead letters cannot be read yet",
-                    );
+                    self.report_start(generation, &error, "the dead letters cannot be read yet");
                     return;
                 }
                 let recorded = partitions
@@ -323,11 +319,10 @@ impl Committer {
                 // The receiver is gone when the callback's deadline has passed; it asks again.
                 let _too_late = reply.send(standings);
             }
-            Err(error) => self.report(
-                Trouble::Start,
-                &error,
-                "the recorded offsets cannot be read yet",
-            ),
+            Err(error) => {
+                let consequence = "the recorded offsets cannot be read yet";
+                self.report_start(generation, &error, consequence);
+            }
         }
     }
 
@@ -540,6 +535,8 @@ impl Committer {
             match self.try_commit(flight) {
                 Ok(Round::Done) => break,
                 Ok(Round::Void) => {
+                    // One that is overtaken again and again hears of it from those who overtake it.
+                    self.watch_definitions();
                     self.follow_generation(flight);
                     return Ok(());
                 }
@@ -713,17 +710,30 @@ impl Committer {
 
     /// When the last window of a table ends; `None`: it has none.
     fn last_end(&self, flight: &Flight, position: usize) -> Option<Timestamp> {
+        let (windows, read) = self.windows(flight, position);
+        let stored = windows.into_iter().map(|(_, last)| last.end);
+        stored.chain(read.map(|window| window.end)).max()
+    }
+
+    /// The first and the last window of each file of a table, and that of the newest event which may be in none of them yet.
+    fn windows(&self, flight: &Flight, position: usize) -> (Vec<(Window, Window)>, Option<Window>) {
         let size = clock::micros(self.plan.tables[position].window);
-        let files = &self.tables[position].writer.committed().files;
-        let stored = files.iter().filter_map(|file| Some(file.window_start?.1));
-        let stored = stored.max().map(|start| start.saturating_add_micros(size));
+        let committed = self.tables[position].writer.committed();
+        let files = &committed.files;
         // Where a file does not say which windows it holds, what is recorded stands for them.
         let newest = match files.iter().all(|file| file.window_start.is_some()) {
             true => flight.watermarks.newest_read(),
             false => flight.watermarks.newest_known(),
         };
+        // The bounds that files tell are of whole milliseconds, rounded outwards.
+        let window = |bound| Window::tumbling(bound, size);
+        let stored = files.iter().filter_map(|file| {
+            let (first, last) = file.window_start?;
+            Some((window(first)?, window(last)?))
+        });
+        let stored = stored.collect();
         let read = newest.and_then(|newest| Window::tumbling(newest, size));
-        stored.max(read.map(|window| window.end))
+        (stored, read)
     }
 
     fn watermarks(
@@ -733,14 +743,13 @@ impl Committer {
     ) -> BTreeMap<TopicPartition, Timestamp> {
         let checkpoint = self.tables[position].writer.checkpoint();
         let partitions: Vec<TopicPartition> = checkpoint.offsets.keys().cloned().collect();
-        let last_end = self.last_end(flight, position);
-        flight.watermarks.due(
-            &partitions,
-            &checkpoint.watermarks,
-            last_end,
-            Instant::now(),
-            clock::now(),
-        )
+        let (windows, read) = self.windows(flight, position);
+        let closed = flight
+            .watermarks
+            .closed_by(clock::now(), windows.into_iter(), read);
+        flight
+            .watermarks
+            .due(&partitions, &checkpoint.watermarks, closed, Instant::now())
     }
 
     fn facts(&self, flight: &mut Flight, position: usize) -> Result<CommitFacts, RuntimeError> {
@@ -900,6 +909,18 @@ impl Committer {
         tracing::warn!(pipeline = %self.plan.name, "{error}; {consequence}");
         self.status.update(&self.plan.name, |status| {
             status.set_trouble(trouble, Some(format!("{error}; {consequence}")));
+        });
+    }
+
+    /// Reports that an assignment cannot be started; one that has been replaced meanwhile needs no start, and nobody would take the
+    /// word back.
+    fn report_start(&self, generation: Generation, error: &impl fmt::Display, consequence: &str) {
+        tracing::warn!(pipeline = %self.plan.name, "{error}; {consequence}");
+        self.status.update(&self.plan.name, |status| {
+            if self.generation.is_current(generation) {
+                let text = format!("{error}; {consequence}");
+                status.set_trouble(Trouble::Start, Some(text));
+            }
         });
     }
 }

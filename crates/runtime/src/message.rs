@@ -219,6 +219,12 @@ impl Ending {
         Some(Duration::from_millis(self.millis().saturating_sub(beat)))
     }
 
+    /// Whether intake has begun to poll and has not done so for `patience`, though nothing has ended it.
+    pub(crate) fn is_wedged(&self, patience: Duration) -> bool {
+        let is_silent = self.silence().is_some_and(|silence| silence >= patience);
+        is_silent && !self.is_draining() && !self.has_failed()
+    }
+
     fn millis(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
@@ -243,5 +249,29 @@ mod tests {
         ending.beat();
         let silence = ending.silence().unwrap();
         assert!(silence <= Duration::from_millis(ending.millis() - before));
+    }
+
+    #[test]
+    fn silence_is_wrong_only_where_nothing_has_ended_it() {
+        let patience = Duration::from_millis(20);
+        let silent = |ending: &Ending| {
+            ending.beat();
+            assert!(!ending.is_wedged(Duration::from_secs(60)));
+            thread::sleep(patience + Duration::from_millis(1));
+            ending.is_wedged(patience)
+        };
+        let [running, drained, failed] = [(); 3].map(|()| Ending::default());
+        thread::sleep(patience);
+        assert!(!running.is_wedged(patience), "it has not begun");
+        assert!(silent(&running));
+        running.beat();
+        assert!(!running.is_wedged(Duration::from_secs(60)));
+        drained.drain();
+        assert!(!silent(&drained));
+        failed.fail(RuntimeError::Fenced {
+            pipeline: "clicks".into(),
+            reason: "another".to_owned(),
+        });
+        assert!(!silent(&failed));
     }
 }

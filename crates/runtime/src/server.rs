@@ -154,11 +154,7 @@ impl Running {
             .collect();
         move || {
             for (pipeline, ending) in &endings {
-                let ended = ending.is_draining() || ending.has_failed();
-                let is_wedged = ending
-                    .silence()
-                    .is_some_and(|silence| silence >= WEDGED_AFTER);
-                if is_wedged && !ended {
+                if ending.is_wedged(WEDGED_AFTER) {
                     return Err(format!(
                         "the intake thread of pipeline {pipeline} has not polled for {WEDGED_AFTER:?}"
                     ));

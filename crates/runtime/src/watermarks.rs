@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, time::Instant};
 
 use alluvium_engine::PartitionTimes;
 use alluvium_plan::EventTime;
-use alluvium_types::{Timestamp, TopicPartition};
+use alluvium_types::{Timestamp, TopicPartition, Window};
 
 use crate::clock::micros;
 
@@ -107,18 +107,38 @@ impl Watermarks {
         self.owned.values().filter_map(newest).max()
     }
 
+    /// How far `clock` closes windows while nobody sends anything: no further than the end of the last one that has begun by then.
+    /// A clock that runs ahead must not make events late of windows that nobody has begun, nor must one event of a far
+    /// future let it. `stored` has the first and the last window of each file, `read` the newest that may be in no file yet.
+    pub(crate) fn closed_by(
+        &self,
+        clock: Timestamp,
+        stored: impl Iterator<Item = (Window, Window)>,
+        read: Option<Window>,
+    ) -> Option<Timestamp> {
+        let behind = micros(self.rule.max_delay).saturating_add(micros(self.rule.idle_after));
+        let until = clock.saturating_add_micros(-behind);
+        let begun = stored.filter_map(|(first, last)| {
+            if last.start <= until {
+                return Some(last.end);
+            }
+            // Which of its windows is the last by then, only its rows tell.
+            (first.start <= until).then_some(until)
+        });
+        let read = read.filter(|window| window.start <= until);
+        let end = begun.chain(read.map(|window| window.end)).max()?;
+        Some(end.min(until))
+    }
+
     /// What to record for the assigned partitions of a table whose snapshot records `recorded` and
-    /// knows `partitions`, and whose last window ends at `last_end` (P25). Nothing is ever lowered.
-    ///
-    /// `clock` closes windows while nobody sends anything, and goes no further than the last of them: a clock that runs
-    /// ahead must not make events late of windows that nobody has begun. What one table records holds for all.
+    /// knows `partitions`, and of which the clock closes windows up to `closed` (P25). Nothing is ever lowered, and what one
+    /// table records holds for all.
     pub(crate) fn due(
         &mut self,
         partitions: &[TopicPartition],
         recorded: &BTreeMap<TopicPartition, Timestamp>,
-        last_end: Option<Timestamp>,
+        closed: Option<Timestamp>,
         now: Instant,
-        clock: Timestamp,
     ) -> BTreeMap<TopicPartition, Timestamp> {
         self.look_at_foreign(partitions, recorded, now);
         let idle_after = self.rule.idle_after;
@@ -140,8 +160,7 @@ impl Watermarks {
             .map(mark)
             .collect();
         let lifted = if active.is_empty() {
-            let behind = micros(self.rule.max_delay).saturating_add(micros(idle_after));
-            last_end.map(|end| end.min(clock.saturating_add_micros(-behind)))
+            closed
         } else if active.iter().all(Option::is_some) {
             active.into_iter().flatten().min()
         } else {
@@ -237,19 +256,45 @@ mod tests {
         let mut watermarks = Watermarks::new(rule());
         watermarks.assign(BTreeMap::from([(partition.clone(), Some(at(100)))]), start);
         let recorded = BTreeMap::from([(partition.clone(), at(100))]);
-        let mut due = |last_end, seconds, clock| {
+        let mut due = |closed, seconds| {
             let now = start + Duration::from_secs(seconds);
-            watermarks.due(&partitions, &recorded, last_end, now, at(clock))[&partition]
+            watermarks.due(&partitions, &recorded, closed, now)[&partition]
         };
-        let last_end = Some(at(600));
-        // Not idle yet; idle, by a right clock, before and behind the last window's end; by one that is days ahead, and one that is behind.
-        assert_eq!(due(last_end, 59, 400), at(100));
-        assert_eq!(due(last_end, 60, 400), at(330));
-        assert_eq!(due(last_end, 60, 900), at(600));
-        assert_eq!(due(last_end, 60, 300_000), at(600));
-        assert_eq!(due(last_end, 60, 0), at(100));
+        assert_eq!(due(Some(at(330)), 59), at(100), "not idle yet");
+        assert_eq!(due(Some(at(330)), 60), at(330));
+        assert_eq!(due(Some(at(30)), 60), at(100), "nothing is lowered");
+        assert_eq!(due(None, 60), at(100));
+
+        let window = |start| Window {
+            start: at(start),
+            end: at(start + 60),
+        };
+        let file = |first, last| (window(first), window(last));
+        let closed = |files: &[(Window, Window)], clock| {
+            watermarks.closed_by(at(clock), files.iter().copied(), None)
+        };
+        let files = [file(120, 540), file(300, 480)];
+        // By a right clock, before and behind the last window's end; by one that is days ahead, and one that is behind.
+        assert_eq!(closed(&files, 610), Some(at(540)));
+        assert_eq!(closed(&files, 650), Some(at(580)));
+        assert_eq!(closed(&files, 900), Some(at(600)));
+        assert_eq!(closed(&files, 300_000), Some(at(600)));
+        assert_eq!(closed(&files, 189), None);
+        assert_eq!(
+            closed(&files[..1], 400),
+            Some(at(330)),
+            "one of its windows"
+        );
         // Where there is no window there is nothing to close.
-        assert_eq!(due(None, 60, 900), at(100));
+        assert_eq!(closed(&[], 900), None);
+        // An event of a far future opens a window of that time, and none before it.
+        let future = [files[0], file(9_000_000, 9_000_000)];
+        assert_eq!(closed(&future, 300_000), Some(at(600)));
+        for (start, until) in [(600, 660), (1200, 600)] {
+            let until = (Some(at(until)), Some(window(start)));
+            let files = files.into_iter();
+            assert_eq!(watermarks.closed_by(at(1_269), files, until.1), until.0);
+        }
         // What a recorded watermark stands for is no event that a window could be open for.
         let newest = |of: &Watermarks| (of.newest_read(), of.newest_known());
         assert_eq!(newest(&watermarks), (None, Some(at(110))));
@@ -266,7 +311,7 @@ mod tests {
         let mut due = |partitions: &[TopicPartition], mark, seconds| {
             let recorded = BTreeMap::from([(own.clone(), at(100)), (foreign.clone(), at(mark))]);
             let now = start + Duration::from_secs(seconds);
-            let due = watermarks.due(partitions, &recorded, Some(at(600)), now, at(900));
+            let due = watermarks.due(partitions, &recorded, Some(at(600)), now);
             due[&own]
         };
         let both = [own.clone(), foreign.clone()];
@@ -294,11 +339,11 @@ mod tests {
         let recorded = BTreeMap::from([(idle.clone(), at(100))]);
         let now = Instant::now() + Duration::from_secs(59);
         assert_eq!(
-            ran_on.due(&partitions, &recorded, None, now, at(0))[&idle],
+            ran_on.due(&partitions, &recorded, None, now)[&idle],
             at(100)
         );
         ran_on.owned.get_mut(&idle).unwrap().last_event = now - Duration::from_secs(60);
-        let due = ran_on.due(&partitions, &recorded, None, now, at(0));
+        let due = ran_on.due(&partitions, &recorded, None, now);
         assert_eq!((due[&idle], due[&active]), (at(500), at(500)));
 
         // Not before it is recorded: until then nobody else knows.

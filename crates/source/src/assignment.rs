@@ -448,9 +448,11 @@ impl ClientContext for Context {
                 .and_then(|topic| topic.partitions.get(&partition.name.partition));
             if let Some(seen) = seen {
                 let known = |offset: i64| (offset >= 0).then_some(offset);
-                // The group's coordinator is there twice, the second time by its office and over another connection.
+                // The group's coordinator is there twice, the second time by its office and over another connection. A partition without
+                // a leader is led by -1, which is also what brokers are called of which only the address is known.
                 let is_up = |broker: &Broker| {
                     broker.nodeid == seen.broker
+                        && seen.broker >= 0
                         && broker.state == "UP"
                         && broker.source != "logical"
                 };

@@ -6,5 +6,6 @@
 mod refusals;
 mod replay;
 mod site;
+mod starts;
 mod topics;
 mod upkeep;

@@ -40,9 +40,19 @@ pub(crate) fn plan(more: &str) -> Arc<Plan> {
 
 /// The same with other tables, and other columns beside `ts` and `key`.
 pub(crate) fn plan_of(tables: &str, columns: &str) -> Arc<Plan> {
+    load(HEAD, tables, columns)
+}
+
+/// The pipeline, with another `start`.
+pub(crate) fn plan_from(start: &str) -> Arc<Plan> {
+    let head = HEAD.replace("start: earliest", &format!("start: {start}"));
+    load(&head, PER_KEY, "more: string")
+}
+
+fn load(head: &str, tables: &str, columns: &str) -> Arc<Plan> {
     let columns = format!("version: 1\ncolumns: {{ts: timestamp, key: string, {columns}}}\n");
     let mut schema = |_: &Path| Ok(columns.clone().into_bytes());
-    let source = SourceFile::new("events.yaml", format!("{HEAD}{tables}"));
+    let source = SourceFile::new("events.yaml", format!("{head}{tables}"));
     let (plan, _) = load_pipeline(&source, &mut schema, &Environment::default()).unwrap();
     Arc::new(plan)
 }
