@@ -328,6 +328,34 @@ fn servers_of_other_settings_say_which_differ() {
 }
 
 #[test]
+fn a_server_of_another_group_says_so_though_others_always_commit_first() {
+    let patience = Duration::from_secs(60);
+    let folder = tempfile::tempdir().unwrap();
+    let (_broker, brokers) = broker(folder.path());
+    let site = Site::new(&brokers, "300ms");
+    let load = Load::start(&brokers, site.table(), 500, 12);
+    let servers = [("one", None), ("two", Some("another"))].map(|(name, group)| {
+        if let Some(group) = group {
+            let file = site.path("pipelines/events.yaml");
+            let text = fs::read_to_string(&file).unwrap();
+            let other = format!("start: earliest\n    group: {group}");
+            fs::write(&file, text.replace("start: earliest", &other)).unwrap();
+        }
+        let server = site.run(name);
+        wait_for("its partitions", patience, || {
+            server.reached().filter(|reached| reached.read > 0)
+        });
+        server
+    });
+    // Every partition has events for every commit, so of two commits of the same events one comes first, and often the same one's.
+    wait_for("one of them to say it", patience, || {
+        let mut reasons = servers.iter().filter_map(|server| server.reason());
+        reasons.find(|why| why.contains("`group` is"))
+    });
+    load.finish();
+}
+
+#[test]
 fn a_topic_that_was_made_anew_while_nobody_read_is_not_read_for_the_old_one() {
     let one = format!("{TOPIC}:1");
     for drain in ["direct", "portable"] {

@@ -105,7 +105,10 @@ fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
         .unwrap();
     producer.init_transactions(PATIENCE).unwrap();
     let mut committed = Vec::new();
-    // Transactions of ten records, every third one aborted; the last ones, too.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let begun = i64::try_from(now.as_millis()).unwrap() - 3_600_000;
+    let minute = |number: i64| begun + number * 60_000;
+    // Transactions of ten records, a minute each, every third one aborted; the last ones, too.
     for transaction in 0..12 {
         producer.begin_transaction().unwrap();
         let abort = transaction % 3 == 2 || transaction == 10;
@@ -113,7 +116,8 @@ fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
             let value = format!("{transaction}/{record}");
             let record = BaseRecord::<str, str>::to(&topic)
                 .partition(0)
-                .payload(&value);
+                .payload(&value)
+                .timestamp(minute(transaction));
             producer.send(record).unwrap();
             if !abort {
                 committed.push(value);
@@ -134,13 +138,15 @@ fn a_log_that_ends_in_markers_is_read_to_its_end(kind: DrainKind) {
         (0, 12 * 11),
         "each transaction leaves a marker"
     );
-    let at_zero = offsets_at(
-        &broker,
-        std::slice::from_ref(&name),
-        Timestamp::default(),
-        PATIENCE,
-    );
-    assert_eq!(at_zero.unwrap()[&name], 0);
+    let at = |time| {
+        let found = offsets_at(&broker, std::slice::from_ref(&name), time, PATIENCE);
+        found.unwrap()[&name]
+    };
+    assert_eq!(at(Timestamp::default()), 0);
+    let fourth = Timestamp::from_micros(minute(3) * 1_000);
+    assert_eq!(at(fourth), 33);
+    assert_eq!(at(fourth.saturating_add_micros(1)), 44, "no earlier record");
+    assert_eq!(at(Timestamp::from_micros(minute(12) * 1_000)), high);
 
     let mut drain = join(&broker, &topic, kind, Recorded::at(0)).unwrap();
     let deadline = Instant::now() + PATIENCE;
