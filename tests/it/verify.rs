@@ -215,6 +215,12 @@ fn tables_are_what_kafka_makes_of_them_again() {
         assert_eq!(number(&tables[table]["rows"]["equal"]), rows, "{table}");
         assert_eq!(number(&tables[table]["events"]), sent, "{table}");
     }
+    let nothing = said(&verify(&site, &["--from", "2027-03-08T12:10:00Z"]));
+    assert_eq!(
+        nothing.matches("equal: no row is there").count(),
+        2,
+        "{nothing}"
+    );
 }
 
 fn grouped(rows: i64) -> String {

@@ -222,6 +222,10 @@ fn report(table: &TablePlan, verified: &Verified) -> String {
         let _ = writeln!(text, "\x1b[1;33mnote\x1b[0m: {doubt}");
     }
     let _ = match word(rows) {
+        "equal" if rows.rows() == 0 => writeln!(
+            text,
+            "\x1b[32mequal\x1b[0m: no row is there, and none comes from Kafka\n"
+        ),
         "equal" => writeln!(
             text,
             "\x1b[32mequal\x1b[0m: every row, in every measure{}\n",
