@@ -2,7 +2,7 @@
 # tests/fuzz/run.sh TARGET [SECONDS] [LIBFUZZER OPTION ...]
 #
 # Lets libFuzzer look for inputs that break a promise of TARGET: decode, sketches, pipelines, schemas, log, statements or wire. What it finds worth keeping
-# goes to target/fuzz/TARGET, what breaks a promise to target/fuzz/TARGET-broken. Only our own crates are built for it,
+# goes to target/fuzz/TARGET, which begins with what earlier runs found (grown/), and what breaks a promise to target/fuzz/TARGET-broken. Only our own crates are built for it,
 # with the marks of coverage that it follows; everything else is what the tests have built already.
 set -euo pipefail
 
@@ -12,7 +12,9 @@ seconds=${2:-60}
 shift $(($# < 2 ? $# : 2))
 kept=$root/target/fuzz/$target
 broken=$root/target/fuzz/$target-broken
+grown=$root/tests/fuzz/grown/$target.tar.gz
 mkdir -p "$kept" "$broken"
+if [ -e "$grown" ] && [ -z "$(ls -A "$kept")" ]; then tar -xzf "$grown" -C "$kept"; fi
 
 cd "$root"
 build=${CARGO_TARGET_DIR:-$root/target}
