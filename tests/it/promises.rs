@@ -248,6 +248,14 @@ fn a_flood_of_broken_events_stops_its_pipeline_while_its_tables_answer() {
     });
     let reason = stopped["reason"].to_string();
     assert!(reason.contains("stop_if"), "{reason}");
+    // Whether or not its letters were committed before, there is one to look at.
+    let place = format!(" of {TOPIC}/");
+    assert!(
+        reason.contains(", the last at offset ")
+            && reason.contains(&place)
+            && reason.contains("(stage decode"),
+        "{reason}"
+    );
 
     // The process stays, says that it lives and how much waits, and answers.
     let waiting = |pipeline: &Value| -> i64 {

@@ -69,6 +69,16 @@ fn what_retention_has_removed_is_passed_over_and_told() {
     let (code, said) = seek(file, "0", "601");
     assert_eq!(code, Some(2), "{said}");
     assert!(said.contains("ends at 600"), "{said}");
+    // A time that no record has reached passes over nothing, whatever is behind it.
+    let (code, said) = seek(file, "all", "2062-11-27T23:00:00Z");
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("is in the future"), "{said}");
+    let (code, said) = seek(file, "all", "2026-03-01T00:00:00Z");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("finds no record") && said.contains("by time"),
+        "{said}"
+    );
     let (code, said) = seek(file, "0", "earliest");
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("nothing was moved"), "{said}");

@@ -506,7 +506,9 @@ impl Director {
                     continue;
                 }
                 let spec = table_spec(&plan, table);
-                let sought = io.block_on(async { store.table(&spec).await?.seek(&goals).await });
+                let no_ids = BTreeMap::new();
+                let sought =
+                    io.block_on(async { store.table(&spec).await?.seek(&goals, &no_ids).await });
                 world.tell(|| format!("by hand: {} to {goals:?}: {sought:?}", table.name));
             }
         });

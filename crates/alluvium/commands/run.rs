@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use alluvium_plan::{Diagnostics, Plan};
+use alluvium_plan::{Diagnostics, Plan, Trouble};
 use alluvium_query::{Limits, QueryEngine, runtime_for_clients};
 use alluvium_runtime::{
     Instance, PipelineConfig, Running, RuntimeError, Server, ServerConfig, Stopped,
@@ -89,11 +89,18 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
         door.close(&io);
     }
     let Some(stopped) = stopped else {
-        return Err(Failure::work(format!(
+        let failure = Failure::work(format!(
             "the last commits took longer than {} seconds; what was not committed is read again at the next start",
             args.drain_seconds
-        ))
-        .help("give them more time with `--drain-seconds`"));
+        ));
+        let troubles = status.all().into_iter();
+        let refused = troubles
+            .filter_map(|pipeline| pipeline.troubles.get(&Trouble::Commit).cloned())
+            .next();
+        return Err(match refused {
+            Some(why) => failure.help(format!("mend what refuses them: {why}")),
+            None => failure.help("give them more time with `--drain-seconds`"),
+        });
     };
     tracing::info!("drained in {} ms", started.elapsed().as_millis());
     if let Some(kind) = fallen {

@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use alluvium_plan::Plan;
 use alluvium_runtime::table_spec;
-use alluvium_source::{Broker, SourceError, log_bounds, offsets_at, partition_counts};
+use alluvium_source::{Broker, SourceError, log_bounds, offsets_at, partition_counts, topic_ids};
 use alluvium_store::{Goal, Moved, Sought, Store, StoreError};
-use alluvium_types::TopicPartition;
+use alluvium_types::{TopicId, TopicPartition};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
@@ -28,7 +28,9 @@ pub(crate) fn run(args: &SeekArgs) -> Result<(), Failure> {
     let tables = tables(plan, &args.tables)?;
     let broker = &broker_of(&found, plan);
     let partitions = partitions(broker, plan, &args.partitions)?;
-    let log = Log::ask(broker, &partitions, args.to).map_err(|error| unanswered(plan, &error))?;
+    refuse_future(args.to)?;
+    let log =
+        Log::ask(broker, plan, &partitions, args.to).map_err(|error| unanswered(plan, &error))?;
     log.refuse_beyond(args.to)?;
     let runtime = Runtime::new()?;
     let store = runtime.block_on(found.store_to_write())?;
@@ -63,6 +65,13 @@ pub(crate) fn run(args: &SeekArgs) -> Result<(), Failure> {
                 let failure = Failure::work(format!("nothing of {table} was moved"));
                 failures.push(failure.because(&error));
             }
+            Err(error @ StoreError::OtherTopic { .. }) => {
+                let failure = Failure::work(format!("nothing of {table} was moved"));
+                failures.push(failure.because(&error).help(
+                    "if the same events are at the same offsets again, give their topic's new id as `continued_by` beside `topics`, restart the \
+                     servers, then move; if not, they belong into tables of their own",
+                ));
+            }
             Err(error) => {
                 let failure = Failure::work(format!("it is not known whether {table} was moved"));
                 failures.push(failure.because(&error).help(
@@ -93,21 +102,29 @@ async fn move_on(
     log: &Log,
 ) -> Result<Sought, StoreError> {
     let spec = table_spec(plan, &plan.tables[position]);
-    store.table(&spec).await?.seek(&log.goals).await
+    store
+        .table(&spec)
+        .await?
+        .seek(&log.goals, &log.topics)
+        .await
 }
 
 /// What Kafka says of the partitions.
 struct Log {
     bounds: BTreeMap<TopicPartition, (i64, i64)>,
+    topics: BTreeMap<Arc<str>, TopicId>,
     goals: BTreeMap<TopicPartition, Goal>,
 }
 
 impl Log {
     fn ask(
         broker: &Broker,
+        plan: &Plan,
         partitions: &[TopicPartition],
         to: Target,
     ) -> Result<Self, SourceError> {
+        // Before the offsets: a topic that is created again in between has another id than these have, or than the table.
+        let topics = topic_ids(broker, &plan.source.topics, PATIENCE)?;
         let bounds = log_bounds(broker, partitions, PATIENCE)?;
         let of_bounds = |choose: fn(&(i64, i64)) -> i64| {
             let goal = |ends| Goal::NotBefore(choose(ends));
@@ -128,11 +145,34 @@ impl Log {
                 .map(|partition| (partition.clone(), Goal::To(offset)))
                 .collect(),
         };
-        Ok(Self { bounds, goals })
+        Ok(Self {
+            bounds,
+            topics,
+            goals,
+        })
     }
 
-    /// An offset that the log does not have would halt its partition.
+    /// An offset that the log does not have would halt its partition. And where no partition has so young a record, nobody meant that all
+    /// of them be passed over, least of all where the broker looks up no times at all.
     fn refuse_beyond(&self, to: Target) -> Result<(), Failure> {
+        if let Target::Time(time) = to {
+            let mut goals = self.goals.iter();
+            let is_end = |(partition, goal): (&TopicPartition, &Goal)| {
+                let (Goal::To(offset) | Goal::NotBefore(offset)) = *goal;
+                self.bounds
+                    .get(partition)
+                    .is_some_and(|(_, end)| offset >= *end)
+            };
+            return match goals.all(is_end) {
+                true => Err(Failure::work(format!(
+                    "Kafka finds no record of {time} or later in these partitions, so nothing was moved"
+                ))
+                .help(
+                    "to pass over everything, `--to latest`; the embedded broker finds no offsets by time, so there name an offset",
+                )),
+                false => Ok(()),
+            };
+        }
         let Target::Offset(offset) = to else {
             return Ok(());
         };
@@ -144,6 +184,19 @@ impl Log {
             ))
             .help("name an offset in between, `--to earliest` or `--to latest`"))
         })
+    }
+}
+
+/// A time that is not there yet would pass over everything.
+fn refuse_future(to: Target) -> Result<(), Failure> {
+    match to {
+        Target::Time(time) if time.micros() > chrono::Utc::now().timestamp_micros() => {
+            Err(Failure::input(format!(
+                "{time} is in the future, and no record is that young"
+            ))
+            .help("name a time that has been, an offset, `--to earliest` or `--to latest`"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -27,8 +27,8 @@ pub(crate) fn run(args: &StatusArgs) -> Result<(), Failure> {
         Err(Silence::Refused(failure)) => return Err(failure),
         Err(Silence::Nobody(failure)) => failure,
     };
-    // Without a server file there is nothing to read instead: the silence is the news.
-    if files::find(&args.server).is_err() {
+    // Of a server that is named, and without a server file, the silence is the news.
+    if args.url.is_some() || files::find(&args.server).is_err() {
         return Err(nobody);
     }
     stored(args, &url)

@@ -474,6 +474,7 @@ impl Committer {
                 pipeline: self.plan.name.clone(),
                 rejected,
                 events,
+                last: flight.rejects.last().map(place_of).unwrap_or_default(),
             });
         }
         Ok(())
@@ -923,4 +924,16 @@ impl Committer {
             }
         });
     }
+}
+
+/// Where an event is to be found that was refused, and how far it came. What is in it is for those who may read letters.
+fn place_of(reject: &Reject) -> String {
+    let column = reject.column.as_ref();
+    let column = column.map_or_else(String::new, |column| format!(", column {column}"));
+    format!(
+        "offset {} of {} (stage {}{column})",
+        reject.offset,
+        reject.partition,
+        reject.stage.name()
+    )
 }

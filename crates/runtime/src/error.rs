@@ -96,7 +96,7 @@ pub enum RuntimeError {
     },
     /// `stop_if` holds.
     #[error(
-        "pipeline {pipeline} stopped: {rejected} of the last {events} events were rejected, more than `stop_if` allows; see dead_letters.{pipeline}, mend the schema or the producer, and start again"
+        "pipeline {pipeline} stopped: {rejected} of the last {events} events were rejected, more than `stop_if` allows, the last at {last}; those that were committed are in dead_letters.{pipeline}; mend the schema or the producer, and start again"
     )]
     TooManyRejects {
         /// The pipeline.
@@ -105,6 +105,8 @@ pub enum RuntimeError {
         rejected: u64,
         /// Events in the stretch.
         events: u64,
+        /// Where one of them is, and how far it came.
+        last: String,
     },
     /// Another member of the consumer group uses the same instance name.
     #[error(

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use alluvium_types::{ErrorClass, TopicPartition};
+use alluvium_types::{ErrorClass, TopicId, TopicPartition};
 
 /// An operation on a table did not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -146,6 +146,21 @@ pub enum StoreError {
         /// The partition.
         partition: TopicPartition,
     },
+    /// A position is to be moved in the log of another topic than the one that was read (P18).
+    #[error(
+        "topic {topic} was deleted and created again: {table} read the one with id {recorded}, this one has id {found}, and its \
+         offsets are of other events"
+    )]
+    OtherTopic {
+        /// The table.
+        table: Arc<str>,
+        /// The topic.
+        topic: Arc<str>,
+        /// Its id in the table.
+        recorded: TopicId,
+        /// Its id on the broker.
+        found: TopicId,
+    },
     /// A position is to be moved over events that were read.
     #[error(
         "{table} stands at {recorded} in partition {partition} and has events: moved back to {to}, some would count twice; it goes \
@@ -246,6 +261,7 @@ impl StoreError {
             | Self::Changed { .. }
             | Self::NoPosition { .. }
             | Self::Backwards { .. }
+            | Self::OtherTopic { .. }
             | Self::OtherPipeline { .. } => ErrorClass::Config,
             Self::Replaced { .. } => ErrorClass::Overtaken,
             Self::Panes { .. } | Self::Broken { .. } => ErrorClass::Bug,

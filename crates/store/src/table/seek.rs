@@ -6,9 +6,9 @@
 //! It needs nobody to stand still. An epoch in flight meets another offset than the one that it starts at, so it is judged anew
 //! (P7): if all of it was passed over it counts as done, and nothing of it gets into the table; otherwise it is overtaken.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
-use alluvium_types::{ErrorClass, TopicPartition};
+use alluvium_types::{ErrorClass, TopicId, TopicPartition};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -74,13 +74,15 @@ const LOOKS: u32 = 20;
 impl TableWriter {
     /// Moves partitions, all of them in one version. What was passed over is never read, and is a gap of which the
     /// [audit](crate::audit()) tells. A table that has nothing yet begins anew instead: its partitions may go back, and have no gap.
+    /// `topics` holds the ids of the topics whose offsets the goals are, as far as the broker gives any (P18).
     ///
     /// # Errors
-    /// [`StoreError::NoPosition`] and [`StoreError::Backwards`], of which nothing is moved; a transient error when the ending is not known:
-    /// calling again is safe.
+    /// [`StoreError::NoPosition`], [`StoreError::Backwards`] and [`StoreError::OtherTopic`], of which nothing is moved; a transient error when
+    /// the ending is not known: calling again is safe.
     pub async fn seek(
         &mut self,
         goals: &BTreeMap<TopicPartition, Goal>,
+        topics: &BTreeMap<Arc<str>, TopicId>,
     ) -> Result<Sought, StoreError> {
         for _ in 0..LOOKS {
             // That it has nothing holds for the version up to which its history was read, and for no later one: it may have been
@@ -96,7 +98,7 @@ impl TableWriter {
                     None
                 }
             };
-            if let Some(sought) = self.try_seek(goals, empty_at.flatten()).await? {
+            if let Some(sought) = self.try_seek(goals, topics, empty_at.flatten()).await? {
                 return Ok(sought);
             }
             self.refresh().await?;
@@ -110,6 +112,7 @@ impl TableWriter {
     async fn try_seek(
         &mut self,
         goals: &BTreeMap<TopicPartition, Goal>,
+        topics: &BTreeMap<Arc<str>, TopicId>,
         empty_at: Option<i64>,
     ) -> Result<Option<Sought>, StoreError> {
         let (names, spec, log) = (self.names.clone(), self.spec.clone(), self.log.clone());
@@ -126,6 +129,16 @@ impl TableWriter {
                 was_empty: is_empty,
             };
             for (partition, &goal) in goals {
+                let ids = (recorded.topics.get(&partition.topic)).zip(topics.get(&partition.topic));
+                if let Some((&recorded, &found)) = ids.filter(|(recorded, found)| recorded != found)
+                {
+                    return Err(StoreError::OtherTopic {
+                        table: log.table.clone(),
+                        topic: partition.topic.clone(),
+                        recorded,
+                        found,
+                    });
+                }
                 let Some(&from) = recorded.offsets.get(partition) else {
                     return Err(StoreError::NoPosition {
                         table: log.table.clone(),

@@ -1,5 +1,6 @@
 //! Positions that are moved by hand: what is passed over is never read and is told, everything else counts once.
 
+use alluvium_types::TopicId;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use super::{
@@ -21,7 +22,7 @@ async fn seek(
     writer: &mut TableWriter,
     targets: &[(i32, i64)],
 ) -> Result<BTreeMap<TopicPartition, Moved>, StoreError> {
-    let sought = writer.seek(&to(targets)).await?;
+    let sought = writer.seek(&to(targets), &BTreeMap::new()).await?;
     Ok(sought.moved)
 }
 
@@ -65,15 +66,53 @@ async fn what_is_passed_over_is_a_gap_that_the_audit_tells() {
 }
 
 #[tokio::test]
+async fn offsets_of_another_topic_move_nothing() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    let ids = |number| BTreeMap::from([(Arc::from("clicks"), TopicId::from_number(number))]);
+    let none = (BTreeMap::new(), BTreeMap::new());
+    let own = ids(7);
+    writer.record_start(&none.0, &none.1, &own).await.unwrap();
+    let goals = to(&[(0, 5)]);
+    // Of a table that has nothing, too: its partitions halt over the id all the same.
+    for has_events in [false, true] {
+        if has_events {
+            commit_ranges(&mut writer, &[(0, 0, 3)]).await;
+        }
+        let version = writer.version();
+        let error = writer.seek(&goals, &ids(8)).await.unwrap_err();
+        let text = error.to_string();
+        assert!(matches!(error, StoreError::OtherTopic { .. }), "{text}");
+        assert!(
+            text.contains("clicks was deleted and created again"),
+            "{text}"
+        );
+        assert_eq!(writer.version(), version);
+    }
+    assert_eq!(writer.seek(&goals, &own).await.unwrap().moved.len(), 1);
+}
+
+#[tokio::test]
 async fn only_a_table_that_has_nothing_goes_back() {
     let store = in_memory();
     let mut writer = opened(&store, &[(0, 100), (1, 100)]).await;
     for target in [60, 90, 70] {
-        let sought = writer.seek(&to(&[(0, target)])).await.unwrap();
+        let sought = writer
+            .seek(&to(&[(0, target)]), &BTreeMap::new())
+            .await
+            .unwrap();
         assert!(sought.was_empty && sought.moved.len() == 1, "{sought:?}");
     }
     let early = BTreeMap::from([(tp(0), Goal::NotBefore(50)), (tp(1), Goal::NotBefore(80))]);
-    assert_eq!(writer.seek(&early).await.unwrap().moved.len(), 2);
+    assert_eq!(
+        writer
+            .seek(&early, &BTreeMap::new())
+            .await
+            .unwrap()
+            .moved
+            .len(),
+        2
+    );
     commit_ranges(&mut writer, &[(0, 50, 80)]).await;
     // Of the other partition nothing was read; but the table's start is decided.
     for targets in [&[(0, 75)][..], &[(1, 70)], &[(0, 90), (1, 70)]] {
@@ -84,7 +123,7 @@ async fn only_a_table_that_has_nothing_goes_back() {
         );
     }
     let early = BTreeMap::from([(tp(0), Goal::NotBefore(50)), (tp(1), Goal::NotBefore(85))]);
-    let sought = writer.seek(&early).await.unwrap();
+    let sought = writer.seek(&early, &BTreeMap::new()).await.unwrap();
     assert!(!sought.was_empty);
     assert_eq!(
         sought.moved,
@@ -232,7 +271,9 @@ async fn seeks(store: Store, seed: u64) -> usize {
         let by = chance.random_range(-4..8);
         let target = writer.checkpoint().offsets[&tp(number)] + by;
         tokio::time::sleep(Duration::from_millis(chance.random_range(0..3))).await;
-        let ending = writer.seek(&to(&[(number, target)])).await;
+        let ending = writer
+            .seek(&to(&[(number, target)]), &BTreeMap::new())
+            .await;
         refused += usize::from(matches!(ending, Err(StoreError::Backwards { .. })));
     }
     refused
