@@ -1,8 +1,8 @@
-//! `alluvium audit`: proves from a table's history that no event is missing and none counts twice.
+//! `alluvium audit`: proves from a table's history that no event is missing and none counts twice, and looks whether its files are there.
 
 use std::process::ExitCode;
 
-use alluvium_store::{AuditReport, audit};
+use alluvium_store::{AuditFault, AuditReport, audit};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -14,8 +14,8 @@ use crate::{
     progress::Progress,
 };
 
-/// Audits the named table, or all. Exit code 1 when one is not proven, has gaps, or its history cannot be read; the others are told
-/// all the same.
+/// Audits the named table, or all. Exit code 1 when one is not proven, has gaps, lacks a file, or its history cannot be read; the others are
+/// told all the same.
 pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
     let found = files::load(&args.server)?;
     let runtime = Runtime::new()?;
@@ -27,7 +27,23 @@ pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
     for table in tables {
         let reading = format!("reading the history of {table}");
         match runtime.block_on(progress.during(reading, store.history(&table))) {
-            Ok(history) => reports.push((table, audit(&history))),
+            Ok(history) => {
+                let mut report = audit(&history);
+                let looking = format!("looking for the files of {table}");
+                let lost = runtime.block_on(progress.during(looking, store.lost_files(&table)));
+                let faults = match lost {
+                    Ok(lost) => lost.iter().map(ToString::to_string).collect(),
+                    Err(error) => vec![format!("which files it needs cannot be read: {error}")],
+                };
+                report
+                    .faults
+                    .extend(faults.into_iter().map(|what| AuditFault {
+                        version: None,
+                        commit_id: None,
+                        what,
+                    }));
+                reports.push((table, report));
+            }
             Err(error) => {
                 let failure = Failure::work(format!("the history of {table} cannot be read"));
                 failures.push(failure.because(&error));
@@ -114,7 +130,7 @@ fn text(table: &str, report: &AuditReport) -> String {
             false => " but for what was passed over by hand",
         };
         text.push_str(&format!(
-            "\x1b[32mproven\x1b[0m: ranges are contiguous without overlap{but}, and every balance holds\n\n",
+            "\x1b[32mproven\x1b[0m: ranges are contiguous without overlap{but}, every balance holds, and every file is there\n\n",
         ));
         return text;
     }
