@@ -93,7 +93,7 @@ const COUNTERS: [(&str, &str); 15] = [
     ("alluvium_queries_total", "Queries, by their outcome."),
 ];
 /// The gauges and what they say.
-const GAUGES: [(&str, &str); 11] = [
+const GAUGES: [(&str, &str); 12] = [
     ("alluvium_build_info", "One, with the version as a label."),
     (
         "alluvium_kafka_consumer_lag_records",
@@ -118,6 +118,10 @@ const GAUGES: [(&str, &str); 11] = [
     (
         "alluvium_log_damaged",
         "One for a table of whose log something could not be read within the last two hours.",
+    ),
+    (
+        "alluvium_compaction_failing",
+        "Whether files of the table could not be merged when that was last tried: 1 or 0.",
     ),
     (
         "alluvium_upkeep_failing",

@@ -81,10 +81,32 @@ fn a_damaged_file_ends_neither_a_server_nor_a_command() {
         .max_by_key(|path| fs::metadata(path).unwrap().len())
         .expect("a file");
     let good = fs::read(&largest).unwrap();
+    let audited = |code: i32, words: &[&str]| {
+        let mut asked = alluvium();
+        let output = asked
+            .args(["audit", "per_key", "-c"])
+            .arg(&server_file)
+            .output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(
+            words.iter().all(|word| said.contains(word)),
+            "{words:?}: {said}"
+        );
+    };
+    // The history of it all is as good as ever; what is lost is the file.
+    let recorded = format!(" has 100 bytes, and {} were committed", good.len());
+    let name = largest.file_name().unwrap().to_str().unwrap();
+    audited(0, &["proven", "every file is there"]);
+    fs::write(&largest, &good[..100]).unwrap();
+    audited(1, &["fault", name, &recorded]);
+    fs::remove_file(&largest).unwrap();
+    audited(1, &["fault", name, " is gone"]);
+    fs::write(&largest, &good).unwrap();
     // A changed bit may also read well, and be merged into another file: what follows begins from a copy.
     let (data, copy) = (site.path("data"), site.path("copy"));
     copied(&data, &copy);
-    let name = largest.file_name().unwrap().to_str().unwrap();
     let mut named = 0;
     for seed in 0..12 {
         fs::write(&largest, damage(&good, good.len() / (1 + seed), 31 * seed)).unwrap();
@@ -128,10 +150,20 @@ fn a_damaged_file_ends_neither_a_server_nor_a_command() {
     }
     let reached = wait_for("it to answer", patience, || server.reached());
     let before = reached.committed;
-    let all = produce(1_000);
+    produce(1_000);
     wait_for("it to commit more", patience, || {
         (server.reached()?.committed > before).then_some(())
     });
+    // Files go on coming, and the damaged one is not merged with them, which is told.
+    let mut all = 0;
+    let why = wait_for("it to say what is not merged", patience, || {
+        all = produce(20);
+        server
+            .reason()
+            .filter(|why| why.contains("cannot be merged"))
+    });
+    assert!(why.contains("per_key") && why.contains(name), "{why}");
+    assert_eq!(server.metric("alluvium_compaction_failing"), 1.0);
     assert!(
         server.process.ended().is_none(),
         "{}",

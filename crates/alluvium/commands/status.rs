@@ -133,6 +133,9 @@ fn screen(pipeline: &PipelineStatus) -> String {
     partition_rows(&mut partitions, None, pipeline);
     if !partitions.is_empty() {
         text.push_str(&format!("{}\n", partitions.table()));
+    } else if pipeline.state == PipelineState::Running {
+        // A member that is gone without a word keeps its partitions until its session ends.
+        text.push_str("no partition is assigned to it: other members of its group have them all, or one has not left yet\n");
     }
     let mut tables = Sheet::new([
         "table",
@@ -234,6 +237,13 @@ mod tests {
             ..PipelineStatus::default()
         };
         let text = screen(&pipeline);
+        assert!(!text.contains("no partition"), "{text}");
+        let idle = PipelineStatus {
+            state: PipelineState::Running,
+            partitions: Vec::new(),
+            ..pipeline.clone()
+        };
+        assert!(screen(&idle).contains("no partition is assigned to it"));
         for part in [
             "topic clicks does not exist",
             "1,234,567 events in",

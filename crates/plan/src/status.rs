@@ -71,6 +71,8 @@ pub enum Trouble {
     Clock,
     /// A table's log is damaged, or its upkeep fails.
     Upkeep,
+    /// Files of a table cannot be merged.
+    Merge,
 }
 
 /// One partition as this process knows it.

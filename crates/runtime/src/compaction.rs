@@ -12,7 +12,7 @@ use std::{
 };
 
 use alluvium_engine::{EngineError, SortedPart, merge_sorted};
-use alluvium_plan::Publisher;
+use alluvium_plan::{Plan, Publisher, StatusBoard, Trouble};
 use alluvium_store::{
     Choice, CompactedFile, CompactionEnding, Compactor, Effort, Inputs, Staged, Store, StoreError,
     choose,
@@ -33,6 +33,8 @@ const REST: u32 = 4;
 const CRAMPED: Duration = Duration::from_secs(20);
 /// How long a table is left alone after its storage failed.
 const AFTER_TROUBLE: Duration = Duration::from_secs(30);
+/// When files that could not be merged are tried again.
+const ALL_AGAIN_AFTER: Duration = Duration::from_secs(3600);
 /// The share of the ingest budget that a merge may take.
 const MEMORY_SHARE: usize = 8;
 /// The least and the most that this is.
@@ -329,15 +331,20 @@ impl Shares {
 pub(crate) fn start(
     store: Store,
     budget: MemoryBudget,
+    plans: &[Arc<Plan>],
     publisher: Arc<Publisher>,
+    status: Arc<StatusBoard>,
     host: &Arc<dyn Host>,
 ) -> io::Result<Background> {
+    let plans = plans.to_vec();
     let io = host.io("compaction-io")?;
     Background::start("compaction", host, move |stop| {
         let mut work = Work {
             store,
             budget,
+            plans,
             publisher,
+            status,
             stop,
             io,
             tables: BTreeMap::new(),
@@ -351,17 +358,42 @@ pub(crate) fn start(
 #[derive(Default)]
 struct Known {
     open: Option<TableCompaction>,
-    /// Files that cannot be merged.
+    /// Files that cannot be merged, and when that was last found out.
     passed_over: BTreeSet<String>,
+    found_out: Option<Instant>,
+    /// Why the last merge failed, until one succeeds with all files.
+    failing: Option<String>,
     /// The published version in which nothing was worth it.
     settled: Option<i64>,
     not_before: Option<Instant>,
 }
 
+impl Known {
+    /// Files that could not be merged may have been mended meanwhile.
+    fn try_all_again(&mut self) {
+        if self
+            .found_out
+            .is_some_and(|found_out| found_out.elapsed() >= ALL_AGAIN_AFTER)
+        {
+            self.passed_over.clear();
+            (self.found_out, self.settled) = (None, None);
+        }
+    }
+
+    /// A merge, or the look for one, came to its end with all files that there are.
+    fn is_well(&mut self) {
+        if self.passed_over.is_empty() {
+            self.failing = None;
+        }
+    }
+}
+
 struct Work {
     store: Store,
     budget: MemoryBudget,
+    plans: Vec<Arc<Plan>>,
     publisher: Arc<Publisher>,
+    status: Arc<StatusBoard>,
     stop: Stop,
     io: Runtime,
     tables: BTreeMap<Arc<str>, Known>,
@@ -371,6 +403,7 @@ struct Work {
 
 impl Work {
     fn run(&mut self) {
+        self.tell();
         while !self.stop.is_asked() {
             let next = match self.may_merge() {
                 true => self.most_worth(),
@@ -382,6 +415,7 @@ impl Work {
                     let begun = Instant::now();
                     self.merge(&table, version);
                     self.cramped_since = None;
+                    self.tell();
                     self.stop.rest(begun.elapsed() * REST);
                 }
             }
@@ -411,6 +445,7 @@ impl Work {
         let mut best = None;
         for (name, table) in &published.tables {
             let known = self.tables.entry(name.clone()).or_default();
+            known.try_all_again();
             let version = table.committed.version;
             let waits = known.not_before.is_some_and(|until| Instant::now() < until);
             if waits || known.settled == Some(version) {
@@ -431,6 +466,31 @@ impl Work {
             }
         }
         best.map(|(_, name, version)| (name, version))
+    }
+
+    /// What is wrong, in the status of each pipeline and as a metric of each table.
+    fn tell(&self) {
+        for plan in &self.plans {
+            let mut troubles = Vec::new();
+            for table in &plan.tables {
+                let known = self.tables.get(&table.name);
+                let failing = known.and_then(|known| known.failing.as_ref());
+                metrics::gauge!(
+                    "alluvium_compaction_failing", "pipeline" => plan.name.to_string(), "table" => table.name.to_string()
+                )
+                .set(if failing.is_some() { 1.0 } else { 0.0 });
+                troubles.extend(failing.map(|error| {
+                    format!(
+                        "files of {} cannot be merged, commits go on: {error}",
+                        table.name
+                    )
+                }));
+            }
+            let trouble = (!troubles.is_empty()).then(|| troubles.join("; "));
+            self.status.update(&plan.name, |status| {
+                status.set_trouble(Trouble::Merge, trouble);
+            });
+        }
     }
 
     fn merge(&mut self, table: &Arc<str>, version: i64) {
@@ -466,21 +526,26 @@ impl Work {
                     .increment(done.bytes_before);
                 metrics::histogram!("alluvium_compaction_duration_seconds", "table" => table.to_string())
                     .record(begun.elapsed().as_secs_f64());
+                known.is_well();
             }
             Ok(None) if chosen.is_some() => label("overtaken").increment(1),
-            Ok(None) => known.settled = Some(version),
+            Ok(None) => {
+                known.settled = Some(version);
+                known.is_well();
+            }
             Err(CompactionError::Stopped { .. }) => {}
             Err(error) if error.is_passing() => {
                 label("failed").increment(1);
                 tracing::warn!("{error}; tried again in {AFTER_TROUBLE:?}");
+                known.failing = Some(error.to_string());
                 known.open = None;
                 known.not_before = Some(Instant::now() + AFTER_TROUBLE);
             }
             Err(error) => {
                 label("failed").increment(1);
-                tracing::warn!(
-                    "{error}; these files stay as they are until the server is started again"
-                );
+                tracing::warn!("{error}; these files stay as they are for {ALL_AGAIN_AFTER:?}");
+                known.failing = Some(error.to_string());
+                known.found_out = Some(Instant::now());
                 known.open = None;
                 let at_fault = match &error {
                     CompactionError::Store {

@@ -114,8 +114,14 @@ impl Server {
             .map(|pipeline| Pipeline::start(pipeline, shared.clone()))
             .collect::<io::Result<_>>()?;
         let Shared { store, host, .. } = shared;
-        let compaction =
-            compaction::start(store.clone(), budget.clone(), publisher.clone(), &host)?;
+        let compaction = compaction::start(
+            store.clone(),
+            budget.clone(),
+            &plans,
+            publisher.clone(),
+            status.clone(),
+            &host,
+        )?;
         let upkeep = upkeep::start(store, &plans, publisher.clone(), status.clone(), &host)?;
         Ok(Running {
             pipelines,
