@@ -88,7 +88,7 @@ where
     steps
 }
 
-/// Breadth first on one thread, so that what is found first is shortest and every run says the same.
+/// Breadth first on one thread, so that every run says the same; to a depth, where one is given, that counts the first state too.
 fn search<M>(model: M, until: HasDiscoveries, depth: Option<usize>) -> impl Checker<M>
 where
     M: Model + Send + Sync + 'static,

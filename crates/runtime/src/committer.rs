@@ -733,8 +733,7 @@ impl Committer {
             Some((window(first)?, window(last)?))
         });
         let stored = stored.collect();
-        let read = newest.and_then(|newest| Window::tumbling(newest, size));
-        (stored, read)
+        (stored, newest.and_then(window))
     }
 
     fn watermarks(
@@ -745,9 +744,7 @@ impl Committer {
         let checkpoint = self.tables[position].writer.checkpoint();
         let partitions: Vec<TopicPartition> = checkpoint.offsets.keys().cloned().collect();
         let (windows, read) = self.windows(flight, position);
-        let closed = flight
-            .watermarks
-            .closed_by(clock::now(), windows.into_iter(), read);
+        let closed = flight.watermarks.closed_by(clock::now(), &windows, read);
         flight
             .watermarks
             .due(&partitions, &checkpoint.watermarks, closed, Instant::now())
@@ -907,20 +904,29 @@ impl Committer {
     }
 
     fn report(&self, trouble: Trouble, error: &impl fmt::Display, consequence: &str) {
-        tracing::warn!(pipeline = %self.plan.name, "{error}; {consequence}");
-        self.status.update(&self.plan.name, |status| {
-            status.set_trouble(trouble, Some(format!("{error}; {consequence}")));
-        });
+        self.report_if(trouble, error, consequence, || true);
     }
 
     /// Reports that an assignment cannot be started; one that has been replaced meanwhile needs no start, and nobody would take the
     /// word back.
     fn report_start(&self, generation: Generation, error: &impl fmt::Display, consequence: &str) {
-        tracing::warn!(pipeline = %self.plan.name, "{error}; {consequence}");
+        let is_wanted = || self.generation.is_current(generation);
+        self.report_if(Trouble::Start, error, consequence, is_wanted);
+    }
+
+    /// In the status only if that still holds while nobody else writes there.
+    fn report_if(
+        &self,
+        trouble: Trouble,
+        error: &impl fmt::Display,
+        consequence: &str,
+        still_holds: impl FnOnce() -> bool,
+    ) {
+        let text = format!("{error}; {consequence}");
+        tracing::warn!(pipeline = %self.plan.name, "{text}");
         self.status.update(&self.plan.name, |status| {
-            if self.generation.is_current(generation) {
-                let text = format!("{error}; {consequence}");
-                status.set_trouble(Trouble::Start, Some(text));
+            if still_holds() {
+                status.set_trouble(trouble, Some(text));
             }
         });
     }

@@ -113,12 +113,12 @@ impl Watermarks {
     pub(crate) fn closed_by(
         &self,
         clock: Timestamp,
-        stored: impl Iterator<Item = (Window, Window)>,
+        stored: &[(Window, Window)],
         read: Option<Window>,
     ) -> Option<Timestamp> {
         let behind = micros(self.rule.max_delay).saturating_add(micros(self.rule.idle_after));
         let until = clock.saturating_add_micros(-behind);
-        let begun = stored.filter_map(|(first, last)| {
+        let begun = stored.iter().filter_map(|(first, last)| {
             if last.start <= until {
                 return Some(last.end);
             }
@@ -270,9 +270,8 @@ mod tests {
             end: at(start + 60),
         };
         let file = |first, last| (window(first), window(last));
-        let closed = |files: &[(Window, Window)], clock| {
-            watermarks.closed_by(at(clock), files.iter().copied(), None)
-        };
+        let closed =
+            |files: &[(Window, Window)], clock| watermarks.closed_by(at(clock), files, None);
         let files = [file(120, 540), file(300, 480)];
         // By a right clock, before and behind the last window's end; by one that is days ahead, and one that is behind.
         assert_eq!(closed(&files, 610), Some(at(540)));
@@ -292,8 +291,7 @@ mod tests {
         assert_eq!(closed(&future, 300_000), Some(at(600)));
         for (start, until) in [(600, 660), (1200, 600)] {
             let until = (Some(at(until)), Some(window(start)));
-            let files = files.into_iter();
-            assert_eq!(watermarks.closed_by(at(1_269), files, until.1), until.0);
+            assert_eq!(watermarks.closed_by(at(1_269), &files, until.1), until.0);
         }
         // What a recorded watermark stands for is no event that a window could be open for.
         let newest = |of: &Watermarks| (of.newest_read(), of.newest_known());

@@ -10,6 +10,8 @@ use super::{
 use crate::{CommitKind, CommitRecord, Ending, Goal, Moved, StoreError, audit};
 
 const TABLE: &str = "clicks_per_minute";
+/// Of a broker that gives topics no ids.
+const NO_IDS: &BTreeMap<Arc<str>, TopicId> = &BTreeMap::new();
 
 fn to(targets: &[(i32, i64)]) -> BTreeMap<TopicPartition, Goal> {
     let targets = targets.iter();
@@ -22,7 +24,7 @@ async fn seek(
     writer: &mut TableWriter,
     targets: &[(i32, i64)],
 ) -> Result<BTreeMap<TopicPartition, Moved>, StoreError> {
-    let sought = writer.seek(&to(targets), &BTreeMap::new()).await?;
+    let sought = writer.seek(&to(targets), NO_IDS).await?;
     Ok(sought.moved)
 }
 
@@ -97,22 +99,11 @@ async fn only_a_table_that_has_nothing_goes_back() {
     let store = in_memory();
     let mut writer = opened(&store, &[(0, 100), (1, 100)]).await;
     for target in [60, 90, 70] {
-        let sought = writer
-            .seek(&to(&[(0, target)]), &BTreeMap::new())
-            .await
-            .unwrap();
+        let sought = writer.seek(&to(&[(0, target)]), NO_IDS).await.unwrap();
         assert!(sought.was_empty && sought.moved.len() == 1, "{sought:?}");
     }
     let early = BTreeMap::from([(tp(0), Goal::NotBefore(50)), (tp(1), Goal::NotBefore(80))]);
-    assert_eq!(
-        writer
-            .seek(&early, &BTreeMap::new())
-            .await
-            .unwrap()
-            .moved
-            .len(),
-        2
-    );
+    assert_eq!(writer.seek(&early, NO_IDS).await.unwrap().moved.len(), 2);
     commit_ranges(&mut writer, &[(0, 50, 80)]).await;
     // Of the other partition nothing was read; but the table's start is decided.
     for targets in [&[(0, 75)][..], &[(1, 70)], &[(0, 90), (1, 70)]] {
@@ -123,7 +114,7 @@ async fn only_a_table_that_has_nothing_goes_back() {
         );
     }
     let early = BTreeMap::from([(tp(0), Goal::NotBefore(50)), (tp(1), Goal::NotBefore(85))]);
-    let sought = writer.seek(&early, &BTreeMap::new()).await.unwrap();
+    let sought = writer.seek(&early, NO_IDS).await.unwrap();
     assert!(!sought.was_empty);
     assert_eq!(
         sought.moved,
@@ -271,9 +262,7 @@ async fn seeks(store: Store, seed: u64) -> usize {
         let by = chance.random_range(-4..8);
         let target = writer.checkpoint().offsets[&tp(number)] + by;
         tokio::time::sleep(Duration::from_millis(chance.random_range(0..3))).await;
-        let ending = writer
-            .seek(&to(&[(number, target)]), &BTreeMap::new())
-            .await;
+        let ending = writer.seek(&to(&[(number, target)]), NO_IDS).await;
         refused += usize::from(matches!(ending, Err(StoreError::Backwards { .. })));
     }
     refused
