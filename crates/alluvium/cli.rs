@@ -320,6 +320,9 @@ pub(crate) struct StatusArgs {
 pub(crate) struct AuditArgs {
     /// The table [default: every table].
     pub(crate) table: Option<String>,
+    /// Reads every file of the newest version whole, and compares its bytes with the checksum in the log.
+    #[arg(long)]
+    pub(crate) checksums: bool,
     /// Where the server file is.
     #[command(flatten)]
     pub(crate) server: ServerFile,

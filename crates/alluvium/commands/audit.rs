@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use alluvium_store::{AuditFault, AuditReport, audit};
+use alluvium_store::{AuditFault, AuditReport, FilesFound, Look, audit};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -24,17 +24,42 @@ pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
     let tables = files::tables(&found, &runtime, &store, &named)?;
     let (mut reports, mut failures) = (Vec::with_capacity(tables.len()), Vec::new());
     let mut progress = Progress::new();
+    let look = match args.checksums {
+        true => Look::Bytes,
+        false => Look::Length,
+    };
     for table in tables {
         let reading = format!("reading the history of {table}");
         match runtime.block_on(progress.during(reading, store.history(&table))) {
             Ok(history) => {
                 let mut report = audit(&history);
-                let looking = format!("looking for the files of {table}");
-                let lost = runtime.block_on(progress.during(looking, store.lost_files(&table)));
-                let faults = match lost {
-                    Ok(lost) => lost.iter().map(ToString::to_string).collect(),
-                    Err(error) => vec![format!("which files it needs cannot be read: {error}")],
+                let doing = match look {
+                    Look::Length => "looking for the files of",
+                    Look::Bytes => "reading the files of",
                 };
+                let finding = store.find_files(&table, look);
+                let found = progress.during(format!("{doing} {table}"), finding);
+                let mut faults: Vec<String> = match runtime.block_on(found) {
+                    Ok(found) => {
+                        say_unchecked(&table, &found, look);
+                        found.lost.iter().map(ToString::to_string).collect()
+                    }
+                    Err(error) => vec![format!("its files cannot be looked at: {error}")],
+                };
+                let refused = report.balance.rejected;
+                let counting = progress.during(
+                    format!("looking for the dead letters of {table}"),
+                    store.too_few_letters(&table, refused),
+                );
+                faults.extend(match runtime.block_on(counting) {
+                    Ok(None) => None,
+                    Ok(Some(there)) => Some(format!(
+                        "it refused {} events, and its pipeline has {} dead letters, of which none has expired: some were removed",
+                        grouped(refused),
+                        grouped(there)
+                    )),
+                    Err(error) => Some(format!("its dead letters cannot be looked for: {error}")),
+                });
                 report
                     .faults
                     .extend(faults.into_iter().map(|what| AuditFault {
@@ -86,6 +111,16 @@ pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
     let is_whole = |report: &AuditReport| report.is_proven() && report.gaps.is_empty();
     let all = reports.iter().all(|(_, report)| is_whole(report));
     Ok(ExitCode::from(if all { 0 } else { WORK_FAILED }))
+}
+
+/// Tells of files that nothing can be said of.
+fn say_unchecked(table: &str, found: &FilesFound, look: Look) {
+    if look == Look::Bytes && found.without_checksum > 0 {
+        say(format_args!(
+            "{table}: {} of its files have no checksum in the log and were looked for only",
+            grouped(found.without_checksum as u64)
+        ));
+    }
 }
 
 fn rows(sheet: &mut Sheet, table: Option<&str>, report: &AuditReport) {

@@ -1,7 +1,7 @@
 //! `alluvium status`: one screen about a running server, or what storage alone can tell.
 
 use alluvium_plan::{PipelineState, PipelineStatus};
-use alluvium_query::Storage;
+use alluvium_query::{QueryError, Storage};
 use alluvium_types::Timestamp;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -185,28 +185,38 @@ fn stored(args: &StatusArgs, url: &str) -> Result<(), Failure> {
     let unreadable =
         |error| Failure::work(format!("the tables in {root} cannot be read")).because(&error);
     let mut sheet = Sheet::new(["table", "version", "partition", "committed", "watermark"]);
-    runtime.block_on(async {
-        for name in storage.tables().await.map_err(unreadable)? {
-            let table = storage.read_table(&name).await.map_err(unreadable)?;
-            for recorded in storage.partitions(&name).await.map_err(unreadable)? {
-                sheet.push(vec![
-                    json!(name),
-                    json!(table.version),
-                    json!(recorded.partition.to_string()),
-                    json!(recorded.committed),
-                    moment(recorded.watermark),
-                ]);
+    let mut failures = Vec::new();
+    for name in runtime.block_on(storage.tables()).map_err(unreadable)? {
+        let read = runtime.block_on(async {
+            let table = storage.read_table(&name).await?;
+            Ok::<_, QueryError>((table.version, storage.partitions(&name).await?))
+        });
+        let (version, partitions) = match read {
+            Ok(read) => read,
+            // The others have something to say all the same.
+            Err(error) => {
+                let failure = Failure::work(format!("table {name} in {root} cannot be read"));
+                failures.push(failure.because(&error));
+                continue;
             }
+        };
+        for recorded in partitions {
+            sheet.push(vec![
+                json!(name),
+                json!(version),
+                json!(recorded.partition.to_string()),
+                json!(recorded.committed),
+                moment(recorded.watermark),
+            ]);
         }
-        Ok::<(), Failure>(())
-    })?;
+    }
     let asked =
         Url::parse(url).map_or_else(|_| String::new(), |url| format!(" at {}", printable(&url)));
     say(format_args!(
         "no server answers{asked}; this is what the tables in {root} record"
     ));
     to_stdout(|out| sheet.write(args.format, out))?;
-    Ok(())
+    Failure::any_of(failures)
 }
 
 #[cfg(test)]

@@ -34,6 +34,8 @@ pub struct CommittedFile {
     pub missing_states: Vec<Arc<str>>,
     /// Whether each window and group is certain to be in it once at most (P34).
     pub has_unique_keys: bool,
+    /// The CRC-64/NVME of its bytes, where the log says.
+    pub checksum: Option<u64>,
 }
 
 /// What the log says of one column in one file: no value lies outside, so a reader may pass the file over.

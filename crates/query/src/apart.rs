@@ -135,6 +135,7 @@ mod tests {
             partition_values: BTreeMap::new(),
             missing_states: Vec::new(),
             has_unique_keys,
+            checksum: None,
         }
     }
 

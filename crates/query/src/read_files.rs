@@ -153,6 +153,7 @@ mod tests {
             partition_values: Default::default(),
             missing_states: Vec::new(),
             has_unique_keys: false,
+            checksum: None,
         }
     }
 

@@ -268,10 +268,7 @@ impl TableCompaction {
             })
             .collect();
         let written = merge_sorted(&shape, parts, batch_rows, &self.budget)
-            .map_err(|source| CompactionError::Engine {
-                table: table.clone(),
-                source,
-            })
+            .map_err(|source| self.of_merge(source))
             .and_then(|merged| {
                 for batch in merged {
                     if should_stop() {

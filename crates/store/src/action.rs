@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize, de::Error as _};
 use serde_json::{Map, Value, json};
 
+use crate::checksum::{CHECKSUM, parse_tag, tag_of};
+
 /// One line: exactly one of these is there. What we do not know is passed over.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -104,6 +106,15 @@ impl Add {
 
     pub(crate) fn tag_unique_keys(&mut self) {
         self.tags.insert(UNIQUE_KEYS.into(), Some("true".into()));
+    }
+
+    /// The checksum of its bytes, where its writer has made one.
+    pub(crate) fn checksum(&self) -> Option<u64> {
+        parse_tag(self.tags.get(CHECKSUM)?.as_deref()?)
+    }
+
+    pub(crate) fn tag_checksum(&mut self, sum: u64) {
+        self.tags.insert(CHECKSUM.into(), Some(tag_of(sum)));
     }
 }
 

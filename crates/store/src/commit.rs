@@ -121,6 +121,7 @@ pub(crate) async fn commit<T: Send>(
     patience: Patience,
     mut decide: impl FnMut(&Snapshot) -> Result<Decision<T>, StoreError> + Send,
 ) -> Result<Outcome<T>, StoreError> {
+    look_back(log, snapshot).await?;
     let begun = Moment::now();
     let mut attempts = 0;
     let mut trouble: Option<StoreError> = None;
@@ -174,6 +175,23 @@ pub(crate) async fn commit<T: Send>(
             tokio::time::sleep(pause).await;
         }
     }
+}
+
+/// Looks now and then whether an earlier commit is still there: else the table was removed under its writer (S9), who would go on in a folder
+/// from which nobody can read what came before.
+async fn look_back(log: &TableLog, snapshot: &mut Snapshot) -> Result<(), StoreError> {
+    let Some(version) = snapshot.due_witness() else {
+        return Ok(());
+    };
+    match log.has_entry(version).await {
+        Ok(true) => {}
+        // A log checkpoint may stand in for it.
+        Ok(false) => log.reload(snapshot).await?,
+        // The commit itself will tell of storage that fails.
+        Err(_) => return Ok(()),
+    }
+    snapshot.dismiss_witness();
+    Ok(())
 }
 
 fn next_layout(snapshot: &Snapshot) -> Txn {

@@ -17,7 +17,7 @@ use alluvium_plan::{CommittedFile, PartitionBy, TableShape};
 use alluvium_types::{MemoryBudget, survived};
 use datafusion::arrow::{array::RecordBatch, datatypes::SchemaRef};
 use futures::StreamExt as _;
-use parquet::arrow::async_reader::ParquetRecordBatchStream;
+use parquet::{arrow::async_reader::ParquetRecordBatchStream, errors::ParquetError};
 use serde_json::json;
 
 pub use choose::{Choice, Effort, choose};
@@ -25,11 +25,12 @@ pub use choose::{Choice, Effort, choose};
 use crate::{
     Staged, Store, StoreError,
     action::{Draft, Effect, our_info},
+    checksum::Check,
     commit::{Decision, Outcome, commit},
     damage::{Surviving, or_astray},
     definition::{PIPELINE, refuse_foreign},
     log::TableLog,
-    parquet_reader::{ObjectReader, open_file},
+    parquet_reader::{ObjectReader, open_checked},
     snapshot::Snapshot,
     stage::{Stager, most_held, relabel},
     table::read_shape,
@@ -149,12 +150,12 @@ impl Compactor {
         let mut opened = Vec::with_capacity(choice.files().len());
         let (mut rows, mut bytes) = (0_u64, 0_u64);
         for file in choice.files() {
-            let builder = open_file(self.store.object_store(), &file.path, file.size).await?;
+            let (builder, check) = open_checked(self.store.object_store(), file).await?;
             for group in builder.metadata().row_groups() {
                 rows += u64::try_from(group.num_rows()).unwrap_or(0);
                 bytes += u64::try_from(group.total_byte_size()).unwrap_or(0);
             }
-            opened.push((file, builder));
+            opened.push((file, builder, check));
         }
         if let Some(said) = choice.rows().filter(|said| *said != rows) {
             return Err(StoreError::Broken {
@@ -168,8 +169,9 @@ impl Compactor {
         let batch_rows = (batch_bytes / row_bytes.max(1)).clamp(16, 8192);
         let files = opened
             .into_iter()
-            .map(|(file, builder)| {
-                PaneFile::new(&file.path, builder.with_batch_size(batch_rows), &schema)
+            .map(|(file, builder, check)| {
+                let builder = builder.with_batch_size(batch_rows);
+                PaneFile::new(&file.path, builder, &schema, check)
             })
             .collect::<Result<_, _>>()?;
         Ok(Inputs {
@@ -308,12 +310,14 @@ impl Inputs {
     }
 }
 
-/// One file of panes, read a batch at a time in the order it was written in: by window, then group.
+/// One file of panes, read a batch at a time in the order it was written in: by window, then group. At its end it is known whether
+/// its bytes are those that were written.
 pub struct PaneFile {
     path: String,
     schema: SchemaRef,
     positions: Vec<usize>,
     stream: Surviving<ParquetRecordBatchStream<ObjectReader>>,
+    check: Option<Check>,
 }
 
 impl fmt::Debug for PaneFile {
@@ -329,6 +333,7 @@ impl PaneFile {
         path: &str,
         builder: parquet::arrow::ParquetRecordBatchStreamBuilder<ObjectReader>,
         schema: &SchemaRef,
+        check: Option<Check>,
     ) -> Result<Self, StoreError> {
         let unreadable = |source| StoreError::UnreadableFile {
             path: path.to_owned(),
@@ -360,15 +365,19 @@ impl PaneFile {
             schema: schema.clone(),
             positions,
             stream: Surviving::new(stream),
+            check,
         })
     }
 
     /// The next rows, in the pane schema of [`Inputs::shape`]; `None` at the end.
     ///
     /// # Errors
-    /// That the file cannot be read; nothing follows then.
+    /// That the file cannot be read, or, at its end, that it has other bytes than were written; nothing follows then.
     pub async fn next(&mut self) -> Option<Result<RecordBatch, StoreError>> {
-        let batch = self.stream.next().await?;
+        let Some(batch) = self.stream.next().await else {
+            let compared = self.check.take()?.finish().await;
+            return compared.err().map(|source| Err(self.unreadable(source)));
+        };
         let conformed = batch.and_then(|batch| {
             let columns = self
                 .positions
@@ -378,10 +387,14 @@ impl PaneFile {
                 .collect::<Result<_, _>>()?;
             Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
         });
-        Some(conformed.map_err(|source| StoreError::UnreadableFile {
+        Some(conformed.map_err(|source| self.unreadable(source)))
+    }
+
+    fn unreadable(&self, source: ParquetError) -> StoreError {
+        StoreError::UnreadableFile {
             path: self.path.clone(),
             source,
-        }))
+        }
     }
 }
 

@@ -41,6 +41,16 @@ pub enum StoreError {
         /// Its place below the storage root.
         table: Arc<str>,
     },
+    /// The table was there before.
+    #[error(
+        "{table} is gone: it had version {version}, and its folder is empty or not there; was it removed, or is another disk or bucket          in its place? put it back, or start again to begin a new table"
+    )]
+    Vanished {
+        /// Its place below the storage root.
+        table: Arc<str>,
+        /// The version that was there.
+        version: i64,
+    },
     /// The table's log is not complete in what the store lists.
     #[error(
         "the log of {table} lacks version {version}: the listing may be partial, trying again may help"
@@ -253,6 +263,7 @@ impl StoreError {
             Self::Root { .. }
             | Self::NoConditionalPut { .. }
             | Self::Missing { .. }
+            | Self::Vanished { .. }
             | Self::LostEntry { .. }
             | Self::UnreadableEntry { .. }
             | Self::UnreadableFile { .. }

@@ -18,10 +18,11 @@ use datafusion::arrow::{
 
 use crate::{
     CommitKind, Store, StoreError,
+    compact::pipeline,
     dead_letters::{KEY, keys_of, schema},
     definition::refuse_foreign,
     maintain::history,
-    parquet_reader::read_columns,
+    parquet_reader::{read_checked, read_columns},
 };
 
 /// The column with the version of the definition under which a letter was written.
@@ -167,14 +168,45 @@ impl Letters {
                 .iter()
                 .map(|field| field.name().as_str())
                 .collect();
-            let batches =
-                read_columns(self.store.object_store(), &file.path, file.size, &names).await?;
+            let batches = read_checked(self.store.object_store(), file, &names).await?;
             for batch in batches {
                 let read = letters_of(&batch).ok_or_else(|| self.foreign(file))?;
                 letters.extend(read);
             }
         }
         Ok(letters)
+    }
+}
+
+impl Store {
+    /// How many dead letters the pipeline of a table has, where these are fewer than the events that the table refused, and none
+    /// have expired: letters come before the commit that counts them (P21), so some were removed.
+    ///
+    /// # Errors
+    /// As [`Self::read_table`] and [`Self::history`].
+    pub async fn too_few_letters(
+        &self,
+        table: &str,
+        refused: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        let log = self.table_log(table);
+        let Some(snapshot) = log.load().await? else {
+            return Ok(None);
+        };
+        let letters = self.dead_letters_log(pipeline(&snapshot));
+        let Some(snapshot) = letters.load().await? else {
+            return Ok((refused > 0).then_some(0));
+        };
+        // A file that does not say how many it has may have any number.
+        let rows: Option<u64> = snapshot.files.iter().map(|file| file.rows).sum();
+        let Some(there) = rows.filter(|there| *there < refused) else {
+            return Ok(None);
+        };
+        let history = history(self, &letters).await?;
+        let have_expired = history
+            .iter()
+            .any(|record| record.kind == CommitKind::Expiry);
+        Ok((!have_expired).then_some(there))
     }
 }
 

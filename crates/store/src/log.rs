@@ -463,11 +463,16 @@ impl TableLog {
         Ok(is_more && !self.has_entry(version).await?)
     }
 
-    async fn reload(&self, snapshot: &mut Snapshot) -> Result<(), StoreError> {
-        let missing = || StoreError::Missing {
+    /// Reads the log anew.
+    ///
+    /// # Errors
+    /// That it has become another one, or is not there any more.
+    pub(crate) async fn reload(&self, snapshot: &mut Snapshot) -> Result<(), StoreError> {
+        let vanished = || StoreError::Vanished {
             table: self.table.clone(),
+            version: snapshot.version,
         };
-        let mut newest = self.load().await?.ok_or_else(missing)?;
+        let mut newest = self.load().await?.ok_or_else(vanished)?;
         if newest.metadata.id != snapshot.metadata.id {
             return Err(StoreError::Replaced {
                 table: self.table.clone(),

@@ -4,6 +4,7 @@
 
 use std::{ops::Range, sync::Arc};
 
+use alluvium_plan::CommittedFile;
 use alluvium_types::survived;
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
@@ -20,6 +21,7 @@ use parquet::{
 
 use crate::{
     StoreError,
+    checksum::{Check, Reading},
     damage::{Surviving, or_astray, survived_by},
 };
 
@@ -28,9 +30,17 @@ pub(crate) struct ObjectReader {
     objects: Arc<dyn ObjectStore>,
     path: Path,
     size: u64,
+    /// Who wants to know which bytes came.
+    reading: Option<Reading>,
 }
 
 impl ObjectReader {
+    fn tell(&self, start: u64, bytes: &[u8]) {
+        if let Some(reading) = &self.reading {
+            reading.take(start, bytes);
+        }
+    }
+
     /// Why a range did not come. A file of another size than was written is damaged, though the store has words for it that sound as if it were away.
     async fn cause(&self, error: object_store::Error) -> ParquetError {
         match self.objects.head(&self.path).await {
@@ -46,8 +56,11 @@ impl ObjectReader {
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes>> {
         async move {
-            match self.objects.get_range(&self.path, range).await {
-                Ok(bytes) => Ok(bytes),
+            match self.objects.get_range(&self.path, range.clone()).await {
+                Ok(bytes) => {
+                    self.tell(range.start, &bytes);
+                    Ok(bytes)
+                }
                 Err(error) => Err(self.cause(error).await),
             }
         }
@@ -57,7 +70,12 @@ impl AsyncFileReader for ObjectReader {
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, Result<Vec<Bytes>>> {
         async move {
             match self.objects.get_ranges(&self.path, &ranges).await {
-                Ok(bytes) => Ok(bytes),
+                Ok(all) => {
+                    for (range, bytes) in ranges.iter().zip(&all) {
+                        self.tell(range.start, bytes);
+                    }
+                    Ok(all)
+                }
                 Err(error) => Err(self.cause(error).await),
             }
         }
@@ -83,10 +101,31 @@ pub(crate) async fn open_file(
     path: &str,
     size: u64,
 ) -> Result<ParquetRecordBatchStreamBuilder<ObjectReader>, StoreError> {
+    open(objects, path, size, None).await
+}
+
+/// Opens one file that will be read whole. The check is to be finished when it was: only then are its bytes those that were written.
+pub(crate) async fn open_checked(
+    objects: Arc<dyn ObjectStore>,
+    file: &CommittedFile,
+) -> Result<(ParquetRecordBatchStreamBuilder<ObjectReader>, Option<Check>), StoreError> {
+    let check = Check::of(&objects, file);
+    let reading = check.as_ref().map(Check::reading);
+    let opened = open(objects, &file.path, file.size, reading).await?;
+    Ok((opened, check))
+}
+
+async fn open(
+    objects: Arc<dyn ObjectStore>,
+    path: &str,
+    size: u64,
+    reading: Option<Reading>,
+) -> Result<ParquetRecordBatchStreamBuilder<ObjectReader>, StoreError> {
     let reader = ObjectReader {
         objects,
         path: Path::from(path),
         size,
+        reading,
     };
     survived_by(ParquetRecordBatchStreamBuilder::new(reader))
         .await
@@ -106,6 +145,25 @@ pub(crate) async fn read_columns(
     let file = open_file(objects, path, size).await?;
     let rows = rows_of(file, path, columns, 0..usize::MAX)?;
     rows.try_collect().await
+}
+
+/// The same of a file whose bytes are to be those that were written.
+pub(crate) async fn read_checked(
+    objects: Arc<dyn ObjectStore>,
+    file: &CommittedFile,
+    columns: &[&str],
+) -> Result<Vec<RecordBatch>, StoreError> {
+    let (open, check) = open_checked(objects, file).await?;
+    let rows = rows_of(open, &file.path, columns, 0..usize::MAX)?;
+    let rows = rows.try_collect().await?;
+    if let Some(check) = check {
+        let compared = check.finish().await;
+        compared.map_err(|source| StoreError::UnreadableFile {
+            path: file.path.clone(),
+            source,
+        })?;
+    }
+    Ok(rows)
 }
 
 /// Some rows of top-level columns of an open file, in the order of `columns`; fewer where the file ends before.

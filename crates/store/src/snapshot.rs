@@ -30,6 +30,8 @@ use crate::{
 const REMEMBERED_COMMITS: usize = 1024;
 /// How many versions of a pipeline's files are remembered.
 const REMEMBERED_DEFINITIONS: usize = 8;
+/// After so long it is looked whether what was committed is still there.
+const LOOK_BACK_AFTER: Duration = Duration::from_secs(30);
 /// Bounds of so many columns are kept of each file, the first ones of a table's keys.
 const MOST_BOUNDED: usize = 16;
 
@@ -60,6 +62,8 @@ pub(crate) struct Snapshot {
     own: Option<i64>,
     /// ... and whether others had committed since the one before.
     is_shared: bool,
+    /// One of the versions that were committed from here, and when.
+    witness: Option<(i64, Moment)>,
     /// When it was last known to be the newest version.
     pub(crate) read_at: Moment,
     folder: Path,
@@ -146,6 +150,7 @@ impl Snapshot {
             definitions: BTreeSet::new(),
             own: None,
             is_shared: false,
+            witness: None,
             read_at,
             folder: folder.clone(),
             states,
@@ -221,6 +226,7 @@ impl Snapshot {
     /// Takes over what an older snapshot of the same table remembers.
     pub(crate) fn inherit(&mut self, older: &mut Self) {
         (self.own, self.is_shared) = (older.own, older.is_shared);
+        self.witness = older.witness;
         // What was read with the whole log may be of long ago.
         self.definitions = std::mem::take(&mut older.definitions);
         let mut recent = std::mem::take(&mut older.recent);
@@ -245,6 +251,24 @@ impl Snapshot {
     pub(crate) fn commits_up_to(&mut self, version: i64) {
         self.is_shared = self.own.is_some_and(|own| version > own + 1);
         self.own = Some(version);
+        self.witness.get_or_insert((version, Moment::now()));
+    }
+
+    /// A version that was committed from here a while ago, and so lately that no clean-up can have come by: its entry has to be
+    /// there, unless the table's folder was taken away. Nobody else would notice, since the next version can be put into any folder.
+    pub(crate) fn due_witness(&mut self) -> Option<i64> {
+        let (version, since) = self.witness?;
+        let age = since.age();
+        if age >= self.log_retention() / 4 {
+            self.witness = None;
+            return None;
+        }
+        (age >= LOOK_BACK_AFTER).then_some(version)
+    }
+
+    /// The version was looked for; the next one that is committed from here is looked for next.
+    pub(crate) fn dismiss_witness(&mut self) {
+        self.witness = None;
     }
 
     /// Whether others commit to the table too, as far as the last two commits from here can tell.
@@ -362,6 +386,7 @@ impl Snapshot {
             partition_values: add.partition_values.clone().into_iter().collect(),
             missing_states,
             has_unique_keys: add.has_unique_keys(),
+            checksum: add.checksum(),
             path,
         }
     }

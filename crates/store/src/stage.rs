@@ -23,6 +23,7 @@ use parquet::{
 use crate::{
     StoreError, StoreRules,
     action::Add,
+    checksum::SummedUpload,
     clock::{Moment, wall_millis},
     commit::CommitName,
     log::TableLog,
@@ -197,7 +198,7 @@ pub(crate) enum Keys {
 struct OpenFile {
     path: String,
     partition_value: Option<String>,
-    writer: AsyncArrowWriter<BufWriter>,
+    writer: AsyncArrowWriter<SummedUpload>,
     stats: FileStats,
     /// The window of the last row, in microseconds.
     last_window: Option<i64>,
@@ -422,6 +423,7 @@ impl Stager {
             .with_max_concurrency(1);
         let properties =
             writer_properties(self.schema.fields(), &self.filtered, self.row_group_bytes);
+        let upload = SummedUpload::new(upload);
         let writer = AsyncArrowWriter::try_new(upload, self.schema.clone(), Some(properties))
             .map_err(|source| self.failed(source))?;
         Ok(OpenFile {
@@ -447,15 +449,17 @@ impl Stager {
             .map(|column| (column.to_owned(), file.partition_value))
             .into_iter()
             .collect();
+        let size = file.writer.bytes_written();
         let mut add = Add {
             path: file.path,
             partition_values,
-            size: i64::try_from(file.writer.bytes_written()).unwrap_or(i64::MAX),
+            size: i64::try_from(size).unwrap_or(i64::MAX),
             modification_time: wall_millis(),
             data_change: true,
             stats: Some(file.stats.to_json(self.schema.fields())),
             ..Add::default()
         };
+        add.tag_checksum(file.writer.into_inner().sum());
         if self.keys == Keys::Unique {
             add.tag_unique_keys();
         }
@@ -493,7 +497,7 @@ impl Stager {
     /// Takes back what was written so far. What cannot be removed is an orphan, which is swept later.
     pub(crate) async fn abandon(mut self) {
         if let Some(file) = self.open.take() {
-            let mut upload = file.writer.into_inner();
+            let mut upload = file.writer.into_inner().into_inner();
             // Nothing was put yet when the file is smaller than a part; then there is nothing to abort either.
             if let Err(error) = upload.abort().await {
                 tracing::debug!(table = %self.table, %error, "could not abort an upload");

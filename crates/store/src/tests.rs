@@ -1,5 +1,6 @@
 //! The promises of this crate, under rivals and faults. Every random test prints its seed when it fails.
 
+mod checksums;
 mod commits;
 mod compaction;
 mod damaged;

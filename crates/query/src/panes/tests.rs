@@ -79,6 +79,7 @@ fn file(number: usize, rows: &[Row], known: u8) -> CommittedFile {
         partition_values: Default::default(),
         missing_states: Vec::new(),
         has_unique_keys: false,
+        checksum: None,
     }
 }
 

@@ -96,6 +96,7 @@ async fn both(homes: &[u8]) -> QueryEngine {
         window_start: None,
         bounds: Arc::default(),
         has_unique_keys: false,
+        checksum: None,
         ..file.clone()
     });
     shed.put("whole", shed.table(unknown.collect(), 0, Some(60)).await);

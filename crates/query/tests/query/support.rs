@@ -284,6 +284,7 @@ impl Shed {
             partition_values: BTreeMap::new(),
             missing_states: missing.iter().map(|name| (*name).into()).collect(),
             has_unique_keys: true,
+            checksum: None,
         }
     }
 

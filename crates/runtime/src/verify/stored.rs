@@ -186,6 +186,7 @@ mod tests {
             partition_values: Default::default(),
             missing_states: Vec::new(),
             has_unique_keys: true,
+            checksum: None,
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, sync::atomic::Ordering};
 
+use alluvium_types::ErrorClass;
+use futures::TryStreamExt as _;
 use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, path::Path};
 
 use super::{
@@ -460,6 +462,56 @@ async fn a_table_is_shared_when_others_commit_in_between() {
         snapshot.commits_up_to(version);
         assert_eq!(snapshot.is_shared(), is_shared, "{version}");
     }
+}
+
+/// A folder that is removed under its writer: whatever is put there afterwards, nobody can read what came before (S9).
+#[tokio::test]
+async fn a_table_that_is_removed_under_its_writer_stops_it() {
+    for left in [0, 1, 3] {
+        let store = in_memory();
+        let objects = store.object_store();
+        let mut writer = opened(&store, &[(0, 0)]).await;
+        commit_ranges(&mut writer, &[(0, 0, 5)]).await;
+        let listed: Vec<_> = objects.list(None).try_collect().await.unwrap();
+        for meta in listed {
+            objects.delete(&meta.location).await.unwrap();
+        }
+        let staged = writer.stage(once(panes_of(&spec(), &[(0, 5, 9)])), None);
+        let staged = staged.await.unwrap();
+        for at in 0..left {
+            // Half a minute may pass until somebody looks.
+            commit_ranges(&mut writer, &[(0, 5 + at, 6 + at)]).await;
+        }
+        crate::clock::suspend(Duration::from_secs(40));
+        let fits = facts(&[(0, 5 + left, 9)]);
+        let error = writer.commit(&staged, &fits).await.unwrap_err();
+        assert_eq!(error.class(), ErrorClass::Config, "{error}");
+        let text = error.to_string();
+        let wanted = match left {
+            0 => "tables/clicks_per_minute is gone: it had version 2",
+            _ => "tables/clicks_per_minute/_delta_log/00000000000000000000.json is gone",
+        };
+        assert!(text.contains(wanted), "{left}: {text}");
+        let again = writer.commit(&staged, &fits).await.unwrap_err();
+        assert_eq!(again.to_string(), text);
+    }
+}
+
+/// An entry that is old enough to have been cleaned up is not asked for.
+#[tokio::test]
+async fn what_a_log_checkpoint_stands_in_for_may_be_gone() {
+    let store = Store::over(Arc::new(InMemory::new()), unhurried());
+    let log = store.table_log("clicks_per_minute");
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    commit_ranges(&mut writer, &[(0, 0, 5)]).await;
+    checkpointed(&store, &log).await;
+    for version in 0..=2 {
+        let entry = log.entry_path(version);
+        store.object_store().delete(&entry).await.unwrap();
+    }
+    crate::clock::suspend(Duration::from_secs(40));
+    commit_ranges(&mut writer, &[(0, 5, 9)]).await;
+    assert_eq!(totals(&store).await, (9, (0..9).sum()));
 }
 
 #[test]

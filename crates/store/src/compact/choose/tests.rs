@@ -19,6 +19,7 @@ fn file(number: u64, size: u64) -> CommittedFile {
         partition_values: BTreeMap::new(),
         missing_states: Vec::new(),
         has_unique_keys: true,
+        checksum: None,
     }
 }
 
