@@ -156,6 +156,9 @@ pub(crate) struct DemoArgs {
     /// What the events are like.
     #[command(flatten)]
     pub(crate) clicks: ClicksArgs,
+    /// How the balance is printed at the end; other than as a table, everything else goes to stderr.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
 }
 
 /// What generated events are like.
@@ -184,6 +187,9 @@ pub(crate) struct RunArgs {
     /// Seconds that the last commits may take after SIGTERM or ctrl-c.
     #[arg(long, value_name = "SECONDS", default_value_t = 25)]
     pub(crate) drain_seconds: u64,
+    /// How the balance is printed at the end.
+    #[arg(long, value_enum, default_value = "table")]
+    pub(crate) format: Format,
 }
 
 /// `alluvium check`.
@@ -203,7 +209,7 @@ pub(crate) struct CheckArgs {
 /// `alluvium sql`.
 #[derive(Debug, Args)]
 pub(crate) struct SqlArgs {
-    /// The query; stdin is read when it is missing.
+    /// The query; when it is missing, a prompt opens on a terminal, and elsewhere stdin is read.
     pub(crate) query: Option<String>,
     /// Where the server file is; its storage is read, no server is needed.
     #[command(flatten)]

@@ -9,8 +9,8 @@ use std::{
 };
 
 use alluvium_plan::{
-    AllowHttp, Code, Diagnostic, Diagnostics, Environment, InlineTest, Plan, Server, SourceFile,
-    check_schema, load_pipelines, load_server,
+    AllowHttp, Code, Connections, Diagnostic, Diagnostics, Environment, InlineTest, Plan, Server,
+    SourceFile, check_schema, load_pipelines, load_server,
 };
 use alluvium_store::{StorageConfig, Store, StoreError};
 use tokio::runtime::Runtime;
@@ -99,47 +99,12 @@ impl Found {
         pipelines_beside(&self.path)
     }
 
-    /// Pipelines that name a connection which this server does not have.
-    pub(crate) fn unconnected(
-        &self,
-        plans: &[(Plan, Vec<InlineTest>)],
-        sources: &[SourceFile],
-    ) -> Diagnostics {
-        let known: Vec<&str> = self.server.kafka.keys().map(String::as_str).collect();
-        let found = plans
-            .iter()
-            .filter(|(plan, _)| !self.server.kafka.contains_key(&plan.source.connection))
-            .map(|(plan, _)| {
-                let path = sources
-                    .iter()
-                    .map(|source| source.path.as_str())
-                    .find(|path| {
-                        Path::new(path)
-                            .file_stem()
-                            .is_some_and(|stem| stem.to_str() == Some(plan.name.as_ref()))
-                    })
-                    .unwrap_or(&plan.name);
-                let help = if known.is_empty() {
-                    "add it there under `connections: kafka:`".to_owned()
-                } else {
-                    format!(
-                        "there are: {}; or add it under `connections: kafka:`",
-                        known.join(", ")
-                    )
-                };
-                Diagnostic::of_file(
-                    path,
-                    Code::Name,
-                    format!(
-                        "the connection `{}` is not in {}",
-                        plan.source.connection,
-                        self.path.display()
-                    ),
-                    help,
-                )
-            })
-            .collect();
-        Diagnostics(found)
+    /// The connections that its pipelines can name.
+    pub(crate) fn connections(&self) -> Connections {
+        Connections {
+            known: self.server.kafka.keys().cloned().collect(),
+            file: self.path.display().to_string(),
+        }
     }
 
     /// The storage, for commands that write to it: it must refuse to create one key twice (S8).
@@ -259,12 +224,16 @@ pub(crate) fn read_all(paths: &[PathBuf], found: &mut Diagnostics) -> Vec<Source
         .collect()
 }
 
-/// The pipelines of these files.
+/// The pipelines of these files, for a server with these connections; any will do where `None` are known.
 ///
 /// # Errors
 /// Every mistake in all files.
-pub(crate) fn plans(sources: &[SourceFile]) -> Result<Vec<(Plan, Vec<InlineTest>)>, Diagnostics> {
-    load_pipelines(sources, &mut |path| fs::read(path), &environment())
+pub(crate) fn plans(
+    sources: &[SourceFile],
+    connections: Option<&Connections>,
+) -> Result<Vec<(Plan, Vec<InlineTest>)>, Diagnostics> {
+    let read_file = &mut |path: &Path| fs::read(path);
+    load_pipelines(sources, read_file, &environment(), connections)
 }
 
 /// Every mistake in an event schema.

@@ -7,6 +7,8 @@ use std::{
     fmt,
     io::{self, IsTerminal, Write},
     pin::pin,
+    sync::mpsc::{self, RecvTimeoutError, Sender},
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -16,6 +18,8 @@ use crate::output::say;
 
 const ON_TERMINAL: Duration = Duration::from_millis(200);
 const ELSEWHERE: Duration = Duration::from_secs(5);
+/// Of waiting that is over by then nothing is told.
+const UNTOLD: Duration = Duration::from_secs(1);
 
 /// Where progress is told.
 #[derive(Debug)]
@@ -70,6 +74,45 @@ impl Progress {
                 _ = moments.tick() => self.tell(|| format!("{what}, {} s", begun.elapsed().as_secs())),
             }
         }
+    }
+}
+
+/// Tells what a thread waits for that is blocked for longer than a second, from another one, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Waiting(Option<(Sender<()>, JoinHandle<()>)>);
+
+impl Waiting {
+    /// Begins now.
+    pub(crate) fn for_(what: impl Into<String>) -> Self {
+        let what = what.into();
+        let (done, ended) = mpsc::channel::<()>();
+        let tell = move || {
+            let begun = Instant::now();
+            let mut progress = Progress::new();
+            let mut pause = UNTOLD;
+            while ended.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                pause = ON_TERMINAL;
+                progress.tell(|| format!("waiting for {what}, {} s", begun.elapsed().as_secs()));
+            }
+        };
+        // Without a thread to spare nothing is told, and the work goes on.
+        let thread = thread::Builder::new().name("progress".into()).spawn(tell);
+        Self(thread.ok().map(|thread| (done, thread)))
+    }
+
+    /// It has come; nothing is told from here on.
+    pub(crate) fn end(&mut self) {
+        if let Some((done, thread)) = self.0.take() {
+            drop(done);
+            // It has nothing to say but what it has told.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use alluvium_store::{AuditFault, AuditReport, FilesFound, Look, audit};
+use alluvium_store::{
+    AuditFault, AuditReport, FilesFound, LettersFound, Look, Store, StoreError, audit,
+};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -14,6 +16,14 @@ use crate::{
     progress::Progress,
 };
 
+/// What was found of one table.
+struct Audited {
+    table: String,
+    report: AuditReport,
+    /// Of how many files the bytes were compared with nothing, since the log has no checksum; `None`: nobody asked.
+    uncompared: Option<usize>,
+}
+
 /// Audits the named table, or all. Exit code 1 when one is not proven, has gaps, lacks a file, or its history cannot be read; the others are
 /// told all the same.
 pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
@@ -22,82 +32,37 @@ pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
     let store = runtime.block_on(found.store())?;
     let named: Vec<String> = args.table.iter().cloned().collect();
     let tables = files::tables(&found, &runtime, &store, &named)?;
-    let (mut reports, mut failures) = (Vec::with_capacity(tables.len()), Vec::new());
+    let (mut all, mut failures) = (Vec::with_capacity(tables.len()), Vec::new());
     let mut progress = Progress::new();
     let look = match args.checksums {
         true => Look::Bytes,
         false => Look::Length,
     };
     for table in tables {
-        let reading = format!("reading the history of {table}");
-        match runtime.block_on(progress.during(reading, store.history(&table))) {
-            Ok(history) => {
-                let mut report = audit(&history);
-                let doing = match look {
-                    Look::Length => "looking for the files of",
-                    Look::Bytes => "reading the files of",
-                };
-                let finding = store.find_files(&table, look);
-                let found = progress.during(format!("{doing} {table}"), finding);
-                let mut faults: Vec<String> = match runtime.block_on(found) {
-                    Ok(found) => {
-                        say_unchecked(&table, &found, look);
-                        found.lost.iter().map(ToString::to_string).collect()
-                    }
-                    Err(error) => vec![format!("its files cannot be looked at: {error}")],
-                };
-                let refused = report.balance.rejected;
-                let counting = progress.during(
-                    format!("looking for the dead letters of {table}"),
-                    store.too_few_letters(&table, refused),
-                );
-                faults.extend(match runtime.block_on(counting) {
-                    Ok(None) => None,
-                    Ok(Some(there)) => Some(format!(
-                        "it refused {} events, and its pipeline has {} dead letters, of which none has expired: some were removed",
-                        grouped(refused),
-                        grouped(there)
-                    )),
-                    Err(error) => Some(format!("its dead letters cannot be looked for: {error}")),
-                });
-                report
-                    .faults
-                    .extend(faults.into_iter().map(|what| AuditFault {
-                        version: None,
-                        commit_id: None,
-                        what,
-                    }));
-                reports.push((table, report));
-            }
-            Err(error) => {
-                let failure = Failure::work(format!("the history of {table} cannot be read"));
-                failures.push(failure.because(&error));
-            }
+        match runtime.block_on(audited(&store, table, look, &mut progress)) {
+            Ok(audited) => all.push(audited),
+            Err(failure) => failures.push(failure),
         }
     }
     drop(progress);
     match args.format {
         Format::Table => to_stdout(|out| {
-            reports
-                .iter()
-                .try_for_each(|(table, report)| write!(out, "{}", text(table, report)))
+            all.iter()
+                .try_for_each(|audited| write!(out, "{}", text(audited)))
         })?,
         Format::Json => to_stdout(|out| {
-            let all: Vec<Value> = reports
-                .iter()
-                .map(|(table, report)| document(table, report))
-                .collect();
+            let all: Vec<Value> = all.iter().map(document).collect();
             serde_json::to_writer(&mut *out, &all)?;
             writeln!(out)
         })?,
         Format::Ndjson | Format::Csv => {
             let mut sheet = Sheet::new(["table", "partition", "start", "end", "commits"]);
-            for (table, report) in &reports {
+            for Audited { table, report, .. } in &all {
                 rows(&mut sheet, Some(table), report);
             }
             to_stdout(|out| sheet.write(args.format, out))?;
             // Rows have no place for it.
-            for (table, report) in &reports {
+            for Audited { table, report, .. } in &all {
                 for gap in &report.gaps {
                     say(format_args!("{table}: {gap}"));
                 }
@@ -109,18 +74,71 @@ pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
     }
     Failure::any_of(failures)?;
     let is_whole = |report: &AuditReport| report.is_proven() && report.gaps.is_empty();
-    let all = reports.iter().all(|(_, report)| is_whole(report));
+    let all = all.iter().all(|audited| is_whole(&audited.report));
     Ok(ExitCode::from(if all { 0 } else { WORK_FAILED }))
 }
 
-/// Tells of files that nothing can be said of.
-fn say_unchecked(table: &str, found: &FilesFound, look: Look) {
-    if look == Look::Bytes && found.without_checksum > 0 {
-        say(format_args!(
-            "{table}: {} of its files have no checksum in the log and were looked for only",
-            grouped(found.without_checksum as u64)
-        ));
+async fn audited(
+    store: &Store,
+    table: String,
+    look: Look,
+    progress: &mut Progress,
+) -> Result<Audited, Failure> {
+    let reading = format!("reading the history of {table}");
+    let history = progress.during(reading, store.history(&table)).await;
+    let history = history.map_err(|error| {
+        Failure::work(format!("the history of {table} cannot be read")).because(&error)
+    })?;
+    let mut report = audit(&history);
+    let refused = report.balance.rejected;
+    let finding = async {
+        let files = store.find_files(&table, look).await?;
+        let letters = store.find_letters(&table, refused, look).await?;
+        Ok::<_, StoreError>((files, letters))
+    };
+    let doing = match look {
+        Look::Length => "looking for the files of",
+        Look::Bytes => "reading the files of",
+    };
+    let found = progress.during(format!("{doing} {table}"), finding).await;
+    let mut uncompared = None;
+    let faults = match found {
+        Ok((files, letters)) => {
+            let without = files.without_checksum + letters.files.without_checksum;
+            uncompared = (look == Look::Bytes).then_some(without);
+            faults(&files, &letters, refused)
+        }
+        Err(error) => vec![format!("its files cannot be looked at: {error}")],
+    };
+    report
+        .faults
+        .extend(faults.into_iter().map(|what| AuditFault {
+            version: None,
+            commit_id: None,
+            what,
+        }));
+    Ok(Audited {
+        table,
+        report,
+        uncompared,
+    })
+}
+
+/// What is wrong with the files of a table that refused so many events, and with its dead letters.
+fn faults(files: &FilesFound, letters: &LettersFound, refused: u64) -> Vec<String> {
+    let lost = files.lost.iter().chain(&letters.files.lost);
+    let mut faults: Vec<String> = lost.map(ToString::to_string).collect();
+    let refused = grouped(refused);
+    if letters.are_too_few {
+        faults.push(match letters.letters {
+            Some(there) => format!(
+                "it refused {refused} events, and its pipeline has {} dead letters, of which none has expired: some were removed",
+                grouped(there)
+            ),
+            None => format!("it refused {refused} events, and the dead letters of its pipeline are gone"),
+        });
     }
+    faults
 }
 
 fn rows(sheet: &mut Sheet, table: Option<&str>, report: &AuditReport) {
@@ -136,7 +154,12 @@ fn rows(sheet: &mut Sheet, table: Option<&str>, report: &AuditReport) {
     }
 }
 
-fn text(table: &str, report: &AuditReport) -> String {
+fn text(audited: &Audited) -> String {
+    let Audited {
+        table,
+        report,
+        uncompared,
+    } = audited;
     let mut sheet = Sheet::new(["partition", "start", "end", "commits"]);
     rows(&mut sheet, None, report);
     let balance = &report.balance;
@@ -164,8 +187,16 @@ fn text(table: &str, report: &AuditReport) -> String {
             true => "",
             false => " but for what was passed over by hand",
         };
+        let files = match uncompared {
+            None => "and every file is there".to_owned(),
+            Some(0) => "and every file has the bytes that were committed".to_owned(),
+            Some(without) => format!(
+                "and every file is there with the bytes that were committed, but for {} of which the log has no checksum",
+                grouped(*without as u64)
+            ),
+        };
         text.push_str(&format!(
-            "\x1b[32mproven\x1b[0m: ranges are contiguous without overlap{but}, every balance holds, and every file is there\n\n",
+            "\x1b[32mproven\x1b[0m: ranges are contiguous without overlap{but}, every balance holds, {files}\n\n",
         ));
         return text;
     }
@@ -176,7 +207,12 @@ fn text(table: &str, report: &AuditReport) -> String {
     text
 }
 
-fn document(table: &str, report: &AuditReport) -> Value {
+fn document(audited: &Audited) -> Value {
+    let Audited {
+        table,
+        report,
+        uncompared,
+    } = audited;
     let partitions: Vec<Value> = report
         .partitions
         .iter()
@@ -209,5 +245,6 @@ fn document(table: &str, report: &AuditReport) -> Value {
     json!({
         "table": table, "proven": report.is_proven(), "commits": report.commits,
         "balance": report.balance, "replayed": report.replayed, "partitions": partitions, "gaps": gaps, "faults": faults,
+        "files_without_checksum": uncompared,
     })
 }

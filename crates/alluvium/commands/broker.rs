@@ -26,7 +26,7 @@ pub(crate) fn run(args: &BrokerArgs) -> Result<(), Failure> {
     ));
     if args.topics.is_empty() {
         say(format_args!(
-            "It has no topic yet: one that is produced to is made, or name it with `--topic NAME:PARTITIONS`."
+            "It has no topic yet: name them with `--topic NAME:PARTITIONS`."
         ));
     }
     while !stop.is_asked() {

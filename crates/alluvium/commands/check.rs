@@ -3,11 +3,12 @@
 //! Owns which files are looked at, and what is printed. Does not own the rules (`plan`), nor the run of a
 //! test (`engine`).
 
-use std::{process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc};
 
 use alluvium_engine::run_once;
 use alluvium_plan::{
     Code, Color, Diagnostic, Diagnostics, InlineTest, Plan, Severity, SourceFile, is_schema,
+    is_server,
 };
 use serde_json::{Value, json};
 
@@ -78,6 +79,14 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
             Ok(more) => {
                 let all = files::read_all(&more, &mut found);
                 read += all.len();
+                // A server file is looked at as one, and is no pipeline.
+                let (servers, all): (Vec<_>, Vec<_>) = all.into_iter().partition(is_server);
+                for server in &servers {
+                    found.extend(match files::load_at(Path::new(&server.path)) {
+                        Ok(loaded) => loaded.warnings,
+                        Err(mistakes) => mistakes,
+                    });
+                }
                 // Schemas stand for themselves, in a folder of their own or named. Among pipelines they are what a server refuses.
                 match all.iter().all(is_schema) {
                     true => all
@@ -89,16 +98,14 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
             Err(mistakes) => found.extend(mistakes),
         }
     }
-    let plans = match files::plans(&sources) {
+    let connections = server.as_ref().map(files::Found::connections);
+    let plans = match files::plans(&sources, connections.as_ref()) {
         Ok(plans) => plans,
         Err(mistakes) => {
             found.extend(mistakes);
             Vec::new()
         }
     };
-    if let Some(server) = &server {
-        found.extend(server.unconnected(&plans, &sources));
-    }
     if found.has_errors() {
         return wrong(&found, read, args.format);
     }

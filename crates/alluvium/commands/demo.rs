@@ -124,7 +124,11 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
         postgres.address().ip(),
         postgres.address().port()
     );
-    to_stdout(|out| writeln!(out, "{}", welcome(&folder, &url, &psql)))?;
+    let welcome = welcome(&folder, &url, &psql, flight.address());
+    match args.format {
+        Format::Table => to_stdout(|out| writeln!(out, "{welcome}"))?,
+        _ => say(format_args!("{welcome}")),
+    }
 
     let demo = Demo::start(args, &broker, running)?;
     let watched = match args.events {
@@ -136,7 +140,7 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
             Ok(())
         }
     };
-    let ended = demo.end(args.events, watched);
+    let ended = demo.end(args.events, watched, args.format);
     for door in [http, postgres, flight] {
         door.close(&io);
     }
@@ -284,6 +288,7 @@ impl Demo {
         self,
         events: Option<NonZeroU64>,
         watched: Result<(), Failure>,
+        format: Format,
     ) -> Result<ExitCode, Failure> {
         self.enough.ask();
         let ledger = match self.sender.join() {
@@ -323,21 +328,30 @@ impl Demo {
         }
         faults.extend(disagreements(&pipelines, &ledger));
         let seconds = self.started.elapsed().as_secs_f64();
-        to_stdout(|out| {
-            writeln!(out, "sent {ledger}")?;
-            balances::sheet(&pipelines).write(Format::Table, out)?;
-            for table in balances::tables(&pipelines) {
-                writeln!(out, "{}", balances::sentence(table))?;
+        let balance = balances::sheet(&pipelines);
+        let mut words: Vec<String> = balances::tables(&pipelines)
+            .map(balances::sentence)
+            .collect();
+        words.push(format!(
+            "{seconds:.1} s, {} events a second",
+            grouped((ledger.total() as f64 / seconds) as u64)
+        ));
+        let faulty = faults
+            .iter()
+            .map(|fault| format!("\x1b[1;31mfault\x1b[0m: {fault}"));
+        words.extend(faulty);
+        match format {
+            Format::Table => to_stdout(|out| {
+                writeln!(out, "sent {ledger}")?;
+                balance.write(format, out)?;
+                words.iter().try_for_each(|line| writeln!(out, "{line}"))
+            })?,
+            _ => {
+                to_stdout(|out| balance.write(format, out))?;
+                say(format_args!("sent {ledger}"));
+                words.iter().for_each(|line| say(format_args!("{line}")));
             }
-            writeln!(
-                out,
-                "{seconds:.1} s, {} events a second",
-                grouped((ledger.total() as f64 / seconds) as u64)
-            )?;
-            faults
-                .iter()
-                .try_for_each(|fault| writeln!(out, "\x1b[1;31mfault\x1b[0m: {fault}"))
-        })?;
+        }
         Ok(ExitCode::from(if faults.is_empty() {
             0
         } else {
@@ -412,7 +426,7 @@ fn send(
 }
 
 /// What can be tried, ready to copy.
-fn welcome(folder: &Folder, url: &str, psql: &str) -> String {
+fn welcome(folder: &Folder, url: &str, psql: &str, flight: SocketAddr) -> String {
     let file = folder.server_file();
     let file = file.display();
     format!(
@@ -425,7 +439,8 @@ fn welcome(folder: &Folder, url: &str, psql: &str) -> String {
          \n  alluvium sql -c {file} \"SELECT error, count(*) AS events FROM dead_letters.clicks GROUP BY error ORDER BY events DESC LIMIT 5\"\n\
          \n  {psql} -c 'SELECT * FROM clicks_per_minute ORDER BY window_start DESC, clicks DESC LIMIT 10'\n\
          \n  curl -s {url}/v1/sql -H 'content-type: application/json' -H 'accept: text/csv' \
-         -d '{{\"sql\": \"SELECT window_start, final, measure(clicks) AS clicks FROM clicks_per_minute GROUP BY window_start, final ORDER BY window_start DESC LIMIT 5\"}}'\n",
+         -d '{{\"sql\": \"SELECT window_start, final, measure(clicks) AS clicks FROM clicks_per_minute GROUP BY window_start, final ORDER BY window_start DESC LIMIT 5\"}}'\n\
+         \nFlight SQL listens on grpc://{flight}.\n",
         pipeline = folder.pipeline_file().display(),
         data = folder.data().display(),
         folder = folder.path().display(),

@@ -18,7 +18,7 @@ use crate::{
     failure::Failure,
     feed::{Doing, Feed, HoldBack},
     output::{grouped, to_stdout},
-    progress::Progress,
+    progress::{Progress, Waiting},
     signals::Stop,
 };
 
@@ -136,7 +136,10 @@ pub(crate) fn partitions_of(broker: &Broker, topic: &str) -> Result<i32, Failure
             .help("is a broker there? `alluvium broker --port 9092` starts one to try things out"),
     };
     let name: Arc<str> = topic.into();
-    let counts = partition_counts(broker, &[name], PATIENCE).map_err(unreachable)?;
+    let counts = {
+        let _waiting = Waiting::for_(&broker.brokers);
+        partition_counts(broker, &[name], PATIENCE).map_err(unreachable)?
+    };
     counts
         .into_values()
         .next()

@@ -25,7 +25,7 @@ use crate::{
     doors::{DOORS, Door, Entry, Kind, PortTaken},
     failure::{Failure, INPUT_WRONG, WORK_FAILED},
     files::{self, Found},
-    output::{Format, to_stdout},
+    output::to_stdout,
     signals::Stop,
     telemetry,
 };
@@ -82,7 +82,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let stopped = running.join(Duration::from_secs(args.drain_seconds));
     let balances = balances::sheet(&status.all());
     if !balances.is_empty() {
-        to_stdout(|out| balances.write(Format::Table, out))?;
+        to_stdout(|out| balances.write(args.format, out))?;
     }
     // Queries are answered until the last commit is visible.
     for door in doors {
@@ -138,14 +138,13 @@ pub(super) fn plans(found: &Found) -> Result<Vec<Arc<Plan>>, Failure> {
     let paths =
         files::pipeline_files(&found.pipelines()).map_err(|found| Failure::wrong_files(&found))?;
     let sources = files::read_all(&paths, &mut wrong);
-    let loaded = match files::plans(&sources) {
+    let loaded = match files::plans(&sources, Some(&found.connections())) {
         Ok(loaded) => loaded,
         Err(mistakes) => {
             wrong.extend(mistakes);
             Vec::new()
         }
     };
-    wrong.extend(found.unconnected(&loaded, &sources));
     if wrong.has_errors() {
         return Err(Failure::wrong_files(&wrong));
     }

@@ -16,6 +16,7 @@ use crate::{
     failure::Failure,
     files,
     output::{Sheet, grouped, say, to_stdout},
+    progress::Waiting,
 };
 
 /// How long the broker may take for all its answers to one question.
@@ -123,6 +124,7 @@ impl Log {
         partitions: &[TopicPartition],
         to: Target,
     ) -> Result<Self, SourceError> {
+        let _waiting = Waiting::for_(&broker.brokers);
         // Before the offsets: a topic that is created again in between has another id than these have, or than the table.
         let topics = topic_ids(broker, &plan.source.topics, PATIENCE)?;
         let bounds = log_bounds(broker, partitions, PATIENCE)?;
@@ -225,7 +227,10 @@ fn partitions(
     named: &[String],
 ) -> Result<Vec<TopicPartition>, Failure> {
     let topics = &plan.source.topics;
-    let counts = partition_counts(broker, topics, PATIENCE);
+    let counts = {
+        let _waiting = Waiting::for_(&broker.brokers);
+        partition_counts(broker, topics, PATIENCE)
+    };
     let counts = counts.map_err(|error| unanswered(plan, &error))?;
     let all = || {
         let counts = counts.iter();

@@ -33,6 +33,7 @@ use crate::{
     failure::Failure,
     files,
     output::{Format, Sheet, to_stdout},
+    progress::Waiting,
 };
 
 /// How long what ends a query at a server may take to leave this process.
@@ -137,11 +138,13 @@ enum Ended {
 
 impl Answering {
     fn answer(&self, query: &str) -> Result<Reply, Failure> {
+        let _waiting = Waiting::for_("the answer");
         self.runtime().block_on(self.ask(query))
     }
 
     /// The same until ctrl-c: then the query ends too, here or at the server, which notices that nobody listens.
     fn answer_unless_cancelled(&self, query: &str) -> Result<Reply, Ended> {
+        let _waiting = Waiting::for_("the answer");
         self.runtime().block_on(async {
             let mut interrupts = interrupts().map_err(Ended::Failed)?;
             {

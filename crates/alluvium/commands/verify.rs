@@ -18,7 +18,7 @@ use crate::{
     failure::{Failure, WORK_FAILED},
     files,
     output::{Format, Sheet, grouped, plain, to_stdout},
-    progress::Progress,
+    progress::{Progress, Waiting},
 };
 
 /// Verifies every table of the pipeline. Exit code 1 when one is not equal, or cannot be verified.
@@ -47,8 +47,12 @@ pub(crate) fn run(args: &VerifyArgs) -> Result<ExitCode, Failure> {
         folder: env::temp_dir(),
     };
     let mut progress = Progress::new();
-    let verdicts = verify.run(&mut |reading| progress.tell(|| line(reading)));
-    drop(progress);
+    let mut waiting = Waiting::for_(format!("the tables and {}", verify.broker.brokers));
+    let verdicts = verify.run(&mut |reading| {
+        waiting.end();
+        progress.tell(|| line(reading));
+    });
+    drop((waiting, progress));
     let verdicts = verdicts.map_err(|error| failure(plan, &error))?;
     print(plan, &verdicts, args.format)?;
     for verdict in &verdicts {

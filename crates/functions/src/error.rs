@@ -17,9 +17,7 @@ pub enum FunctionError {
         data_type: DataType,
     },
     /// The bytes of a sketch cannot be what a sketch of this kind writes.
-    #[error(
-        "damaged {sketch} sketch: {reason}; `alluvium audit --checksums` tells whether a stored file has changed"
-    )]
+    #[error("damaged {sketch} sketch: {reason}")]
     Damaged {
         /// The kind of sketch.
         sketch: &'static str,

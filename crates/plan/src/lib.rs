@@ -33,7 +33,9 @@ pub use definition::{shown, window_of};
 pub use diagnostic::{Code, Color, Diagnostic, Diagnostics, Severity, SourceFile};
 pub use inline_test::InlineTest;
 pub use json_schema::json_schemas;
-pub use load::{ReadFile, check_schema, is_schema, load_pipeline, load_pipelines};
+pub use load::{
+    Connections, ReadFile, check_schema, is_schema, is_server, load_pipeline, load_pipelines,
+};
 pub use plan::{
     Accept, Drain, EpochUnit, EventColumn, EventTime, GroupColumn, KafkaSource, PartitionBy, Plan,
     Start, StateFold, StopIf, TablePlan, UnknownFields,

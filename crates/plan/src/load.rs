@@ -43,6 +43,32 @@ const KEEP_DEAD_LETTERS: Duration = Duration::from_secs(90 * 86_400);
 /// How files that others name are read: `&mut |path| std::fs::read(path)`.
 pub type ReadFile<'a> = &'a mut dyn FnMut(&Path) -> std::io::Result<Vec<u8>>;
 
+/// The Kafka connections that a server has, for pipelines that name one.
+#[derive(Clone, Debug)]
+pub struct Connections {
+    /// Their names.
+    pub known: Vec<String>,
+    /// The file in which they stand.
+    pub file: String,
+}
+
+impl Connections {
+    fn refuse_unknown(&self, name: &Scalar, reader: &mut Reader<'_>) {
+        if self.known.contains(&name.text) {
+            return;
+        }
+        let message = format!("the connection `{}` is not in {}", name.shown, self.file);
+        let help = match self.known.is_empty() {
+            true => "add it there under `connections: kafka:`".to_owned(),
+            false => format!(
+                "there are: {}; or add it under `connections: kafka:`",
+                self.known.join(", ")
+            ),
+        };
+        reader.error(Code::Name, name.span.clone(), message, help);
+    }
+}
+
 /// Reads one pipeline file and the schema that it names.
 ///
 /// # Errors
@@ -54,7 +80,12 @@ pub fn load_pipeline(
 ) -> Result<(Plan, Vec<InlineTest>), Diagnostics> {
     let mut found = Diagnostics::default();
     let file = Arc::new(source.clone());
-    let loaded = load(&file, read_file, environment, &mut found);
+    let mut context = Context {
+        read_file,
+        environment,
+        connections: None,
+    };
+    let (_, loaded) = load(&file, &mut context, &mut found);
     stars::hide(&[], stars::IN_PIPELINE_FILES, &file, &mut found);
     match loaded {
         Some(loaded) if !found.has_errors() => Ok((loaded.plan, loaded.tests)),
@@ -62,7 +93,8 @@ pub fn load_pipeline(
     }
 }
 
-/// Reads all pipeline files of a server; two that claim one table, or have one name, are refused.
+/// Reads all pipeline files of a server; two that claim one table, or have one name, are refused, and one that names a connection which is
+/// not among `connections`, where these are known.
 ///
 /// # Errors
 /// Every mistake in all files.
@@ -70,7 +102,13 @@ pub fn load_pipelines(
     sources: &[SourceFile],
     read_file: ReadFile<'_>,
     environment: &Environment,
+    connections: Option<&Connections>,
 ) -> Result<Vec<(Plan, Vec<InlineTest>)>, Diagnostics> {
+    let mut context = Context {
+        read_file,
+        environment,
+        connections,
+    };
     let mut found = Diagnostics::default();
     let mut loaded = Vec::new();
     let mut owners: HashMap<String, String> = HashMap::new();
@@ -79,22 +117,13 @@ pub fn load_pipelines(
     for file in &files {
         if let Some(before) = names.insert(stem(&file.path), file.path.clone()) {
             let message = format!("{before} is a pipeline of the same name");
-            found.0.push(Diagnostic {
-                file: file.clone(),
-                ..Diagnostic::of_file("", Code::Name, message, "give one of the two another name")
-            });
+            let help = "give one of the two another name";
+            reader(file, &mut found).error(Code::Name, 0..0, message, help);
         }
-        let Some(pipeline) = load(file, read_file, environment, &mut found) else {
-            continue;
-        };
-        for name in &pipeline.table_names {
+        let (table_names, pipeline) = load(file, &mut context, &mut found);
+        for name in &table_names {
             if let Some(owner) = owners.get(&name.text) {
-                Reader {
-                    file,
-                    found: &mut found,
-                    advise: advice::for_key,
-                }
-                .error(
+                reader(file, &mut found).error(
                     Code::Name,
                     name.span.clone(),
                     format!("the table `{}` is already written by {owner}", name.shown),
@@ -104,7 +133,7 @@ pub fn load_pipelines(
                 owners.insert(name.text.clone(), file.path.clone());
             }
         }
-        loaded.push((pipeline.plan, pipeline.tests));
+        loaded.extend(pipeline.map(|pipeline| (pipeline.plan, pipeline.tests)));
     }
     for file in &files {
         stars::hide(&[], stars::IN_PIPELINE_FILES, file, &mut found);
@@ -119,12 +148,7 @@ pub fn load_pipelines(
 pub fn check_schema(source: &SourceFile, environment: &Environment) -> Diagnostics {
     let mut found = Diagnostics::default();
     let file = Arc::new(source.clone());
-    let mut reader = Reader {
-        file: &file,
-        found: &mut found,
-        advise: advice::for_key,
-    };
-    event_schema::read(&mut reader, environment);
+    event_schema::read(&mut reader(&file, &mut found), environment);
     stars::hide(&[], stars::IN_PIPELINE_FILES, &file, &mut found);
     found.finish()
 }
@@ -135,10 +159,30 @@ pub fn is_schema(source: &SourceFile) -> bool {
     has("columns:") && !has("source:") && !has("tables:")
 }
 
+/// Whether a file has what a server file has and a pipeline has not.
+pub fn is_server(source: &SourceFile) -> bool {
+    let has = |key: &str| source.text.lines().any(|line| line.starts_with(key));
+    (has("storage:") || has("connections:")) && !has("source:") && !has("tables:")
+}
+
 struct Loaded {
     plan: Plan,
     tests: Vec<InlineTest>,
-    table_names: Vec<Scalar>,
+}
+
+/// What is there to read files by.
+struct Context<'a> {
+    read_file: ReadFile<'a>,
+    environment: &'a Environment,
+    connections: Option<&'a Connections>,
+}
+
+fn reader<'a>(file: &'a Arc<SourceFile>, found: &'a mut Diagnostics) -> Reader<'a> {
+    Reader {
+        file,
+        found,
+        advise: advice::for_key,
+    }
 }
 
 fn stem(path: &str) -> String {
@@ -147,18 +191,13 @@ fn stem(path: &str) -> String {
         .map_or_else(String::new, |stem| stem.to_string_lossy().into_owned())
 }
 
+/// Reads a pipeline file: the tables that it names, however wrong it is otherwise, and what it comes to when nothing is wrong.
 fn load(
     file: &Arc<SourceFile>,
-    read_file: ReadFile<'_>,
-    environment: &Environment,
+    context: &mut Context<'_>,
     found: &mut Diagnostics,
-) -> Option<Loaded> {
-    let mut reader = Reader {
-        file,
-        found,
-        advise: advice::for_key,
-    };
-    let reader = &mut reader;
+) -> (Vec<Scalar>, Option<Loaded>) {
+    let reader = &mut reader(file, found);
     let name = stem(&file.path);
     let is_name = name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name
@@ -169,15 +208,30 @@ fn load(
         let help = "a pipeline is called like its file: letters, digits, `_` and `-`";
         reader.error(Code::Name, 0..0, message, help);
     }
-    let root = yaml::parse(reader, environment)?;
-    let written = Pipeline::from_node(&root, &Scalar::root(), reader)?;
+    let root = yaml::parse(reader, context.environment);
+    let written = root.and_then(|root| Pipeline::from_node(&root, &Scalar::root(), reader));
+    let Some(written) = written else {
+        return (Vec::new(), None);
+    };
+    let tables = written.tables.iter().flat_map(|tables| &tables.0);
+    let table_names = tables.map(|(name, _)| name.clone()).collect();
+    (table_names, plan(&name, written, context, reader))
+}
+
+fn plan(
+    name: &str,
+    written: Pipeline,
+    context: &mut Context<'_>,
+    reader: &mut Reader<'_>,
+) -> Option<Loaded> {
+    let file = reader.file;
     values::version(written.version.as_deref(), &written, reader);
 
-    let source = source(&written, reader);
+    let source = source(&written, context.connections, reader);
     let decode = decode(&written, reader);
     let columns = decode.as_ref().and_then(|(schema, _)| {
         let schema = schema.as_ref()?;
-        read_schema(file, schema, read_file, environment, reader)
+        read_schema(file, schema, context.read_file, context.environment, reader)
     });
     let event_time = event_time(&written, columns.as_deref(), reader);
     unsupported(&written, reader);
@@ -298,10 +352,6 @@ fn load(
             decoded,
         },
         tests,
-        table_names: written_tables
-            .iter()
-            .map(|(name, _)| name.clone())
-            .collect(),
     })
 }
 
@@ -309,7 +359,11 @@ fn is_of(found: &Diagnostic, file: &Arc<SourceFile>) -> bool {
     Arc::ptr_eq(&found.file, file)
 }
 
-fn source(written: &Pipeline, reader: &mut Reader<'_>) -> Option<KafkaSource> {
+fn source(
+    written: &Pipeline,
+    connections: Option<&Connections>,
+    reader: &mut Reader<'_>,
+) -> Option<KafkaSource> {
     let Some(source) = &written.source else {
         if written.lacks("source") {
             let help =
@@ -328,6 +382,9 @@ fn source(written: &Pipeline, reader: &mut Reader<'_>) -> Option<KafkaSource> {
     if kafka.lacks("connection") {
         let help = "name a connection of alluvium.yaml: `connection: main`";
         values::missing(reader, &kafka.span, "connection", help);
+    }
+    if let Some((connections, name)) = connections.zip(kafka.connection.as_ref()) {
+        connections.refuse_unknown(name, reader);
     }
     let topics = topics(kafka, reader);
     let continued_by = continued_by(kafka, topics.as_deref().unwrap_or_default(), reader);

@@ -12,8 +12,8 @@ use std::{
 };
 
 use alluvium_plan::{
-    Color, Diagnostics, Environment, SourceFile, check_schema, is_schema, load_pipelines,
-    load_server,
+    Color, Connections, Diagnostics, Environment, SourceFile, check_schema, is_schema,
+    load_pipelines, load_server,
 };
 
 fn root() -> PathBuf {
@@ -60,7 +60,7 @@ fn told(case: &Path) -> Option<Diagnostics> {
     names.sort();
     let sources: Result<Vec<_>, _> = names.iter().map(|name| source(name)).collect();
     sources
-        .and_then(|sources| load_pipelines(&sources, &mut read_file, &environment()))
+        .and_then(|sources| load_pipelines(&sources, &mut read_file, &environment(), None))
         .err()
 }
 
@@ -119,4 +119,31 @@ fn a_schema_is_checked_by_itself() {
     }
     let pipeline = SourceFile::new("p.yaml", "version: 1\nsource: {}\ncolumns: {}\n");
     assert!(!is_schema(&pipeline));
+}
+
+/// What stands in several files is told of each that can be read, however wrong it is otherwise.
+#[test]
+fn a_connection_and_a_table_are_judged_beside_other_mistakes() {
+    let path = root().join("pipelines/clicks.yaml");
+    let text = fs::read_to_string(&path).unwrap();
+    let beside = |name: &str, text: &str| SourceFile {
+        path: root().join("pipelines").join(name).display().to_string(),
+        text: text.into(),
+    };
+    let sources = [
+        beside("one.yaml", &text.replace("version: 1", "version: 7")),
+        beside("two.yaml", &text),
+    ];
+    let connections = Connections {
+        known: vec!["other".into()],
+        file: "alluvium.yaml".into(),
+    };
+    let mut read = |path: &Path| fs::read(path);
+    let told = load_pipelines(&sources, &mut read, &environment(), Some(&connections));
+    let told = told.unwrap_err().render(Color::Plain);
+    assert!(told.contains("version"), "{told}");
+    let unknown = "the connection `main` is not in alluvium.yaml";
+    assert_eq!(told.matches(unknown).count(), 2, "{told}");
+    assert_eq!(told.matches("connection: main").count(), 2, "{told}");
+    assert!(told.contains("is already written by"), "{told}");
 }

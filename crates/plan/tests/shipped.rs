@@ -225,6 +225,7 @@ fn all_shipped_pipelines_can_run_together() {
         &sources,
         &mut |path: &Path| fs::read(path),
         &Environment::new(),
+        None,
     );
     assert_eq!(
         loaded.unwrap_or_else(|told| panic!("{told}")).len(),

@@ -221,7 +221,9 @@ impl TableCompaction {
             .block_on(self.compactor.open(choice, batch_bytes))
             .map_err(failed)?;
         let rows_before = inputs.rows();
-        let staged = self.rewrite(inputs, should_stop)?;
+        let staged = self
+            .rewrite(inputs, should_stop)
+            .map_err(|error| self.blame(choice, error))?;
         let ending = self
             .io
             .block_on(self.compactor.commit(choice, rows_before, &staged))
@@ -287,6 +289,19 @@ impl TableCompaction {
                 self.io.block_on(CompactedFile::abandon(file));
                 Err(error)
             }
+        }
+    }
+
+    /// Rows that cannot be merged are most often those of a file whose bytes have changed: then it is at fault, and not the others.
+    fn blame(&self, choice: &Choice, error: CompactionError) -> CompactionError {
+        if !matches!(error, CompactionError::Engine { .. }) {
+            return error;
+        }
+        let table = self.table.clone();
+        match self.io.block_on(self.compactor.damaged(choice)) {
+            Ok(Some(source)) => CompactionError::Store { table, source },
+            // What was met first is the better news.
+            Ok(None) | Err(_) => error,
         }
     }
 

@@ -18,7 +18,7 @@ use alluvium_plan::{PipelineStatus, StatusBoard};
 use alluvium_query::{Access, QueryEngine};
 use axum::{
     Router,
-    extract::{Extension, Query, State},
+    extract::{Extension, Query, State, rejection::QueryRejection},
     http::{StatusCode, header},
     middleware::{from_fn, from_fn_with_state},
     response::{IntoResponse, Response},
@@ -181,9 +181,12 @@ struct Verbosity {
 
 async fn readyz(
     State(door): State<Door>,
-    Query(asked): Query<Verbosity>,
+    asked: Result<Query<Verbosity>, QueryRejection>,
     access: Option<Extension<Access>>,
-) -> Response {
+) -> Result<Response, Refusal> {
+    let Query(asked) = asked.map_err(|error| {
+        Refusal::bad_request(error.body_text()).hint("the address takes `verbose`, once")
+    })?;
     let pipelines = door.status.all();
     let ready = pipelines.iter().all(PipelineStatus::is_ready);
     let code = match ready {
@@ -197,11 +200,11 @@ async fn readyz(
     {
         let access = access.map(|Extension(access)| access);
         if let Some(refused) = entry::closed_to(access.as_ref()) {
-            return refused;
+            return Ok(refused);
         }
         reply["pipelines"] = pipelines.iter().map(readiness).collect();
     }
-    json_reply(code, &reply)
+    Ok(json_reply(code, &reply))
 }
 
 fn readiness(status: &PipelineStatus) -> Value {

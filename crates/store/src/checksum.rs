@@ -26,8 +26,8 @@ use tokio::io::AsyncWriteExt as _;
 pub(crate) const CHECKSUM: &str = "alluvium.checksum";
 /// What the tag begins with: the kind of checksum, which S3 knows by this name too.
 const KIND: &str = "crc64nvme:";
-/// What no reader has asked for is read in pieces of this size.
-const PIECE: u64 = 1 << 20;
+/// Of what no reader has asked for, so many bytes are read at once, about.
+const ROUND: u64 = 1 << 20;
 
 /// The tag's value.
 pub(crate) fn tag_of(sum: u64) -> String {
@@ -182,18 +182,35 @@ impl Check {
     /// # Errors
     /// That the file has other bytes than were written, or that some could not be read.
     pub(crate) async fn finish(self) -> Result<()> {
-        for gap in self.reading.with(|seen| seen.gaps(0..self.size)) {
-            let mut at = gap.start;
-            while at < gap.end {
-                let piece = at..gap.end.min(at + PIECE);
-                let bytes = self.objects.get_range(&self.path, piece.clone()).await;
-                let bytes = bytes.map_err(|error| ParquetError::External(Box::new(error)))?;
-                self.reading.take(piece.start, &bytes);
-                at = piece.end;
+        for round in rounds(self.reading.with(|seen| seen.gaps(0..self.size))) {
+            let read = self.objects.get_ranges(&self.path, &round).await;
+            let read = read.map_err(|error| ParquetError::External(Box::new(error)))?;
+            for (piece, bytes) in round.iter().zip(&read) {
+                self.reading.take(piece.start, bytes);
             }
         }
         compare(self.expected, self.reading.with(|seen| seen.sum()))
     }
+}
+
+/// Ranges in rounds of no more than a mebibyte each, larger ones cut.
+fn rounds(gaps: Vec<Range<u64>>) -> Vec<Vec<Range<u64>>> {
+    let mut rounds: Vec<Vec<Range<u64>>> = Vec::new();
+    let mut room = 0;
+    for gap in gaps {
+        let mut at = gap.start;
+        while at < gap.end {
+            if room == 0 {
+                rounds.push(Vec::new());
+                room = ROUND;
+            }
+            let piece = at..gap.end.min(at + room);
+            room -= piece.end - piece.start;
+            at = piece.end;
+            rounds.last_mut().expect("a round was begun").push(piece);
+        }
+    }
+    rounds
 }
 
 fn compare(expected: u64, found: u64) -> Result<()> {
@@ -201,16 +218,27 @@ fn compare(expected: u64, found: u64) -> Result<()> {
         return Ok(());
     }
     Err(ParquetError::General(format!(
-        "it is damaged: its checksum is {found:016x}, and a file with {expected:016x} was written; put it back from a backup or \
-         from an older version of the object"
+        "it is damaged: its checksum is {found:016x}, and a file with {expected:016x} was written"
     )))
 }
 
-/// The checksum of an object, read from its begin to its end.
-pub(crate) async fn checksum_of(
+/// Whether a file has other bytes than were written; `None` where nothing says what these were.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) async fn damage_of(
     objects: &dyn ObjectStore,
-    path: &Path,
-) -> object_store::Result<u64> {
+    file: &CommittedFile,
+) -> object_store::Result<Option<ParquetError>> {
+    let Some(expected) = file.checksum else {
+        return Ok(None);
+    };
+    let found = checksum_of(objects, &Path::from(file.path.as_str())).await?;
+    Ok(compare(expected, found).err())
+}
+
+/// The checksum of an object, read from its begin to its end.
+async fn checksum_of(objects: &dyn ObjectStore, path: &Path) -> object_store::Result<u64> {
     let mut digest = Digest::new(CrcAlgorithm::Crc64Nvme);
     let mut bytes = objects.get(path).await?.into_stream();
     while let Some(piece) = bytes.try_next().await? {

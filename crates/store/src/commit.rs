@@ -121,7 +121,7 @@ pub(crate) async fn commit<T: Send>(
     patience: Patience,
     mut decide: impl FnMut(&Snapshot) -> Result<Decision<T>, StoreError> + Send,
 ) -> Result<Outcome<T>, StoreError> {
-    look_back(log, snapshot).await?;
+    look_back(log, snapshot, patience).await?;
     let begun = Moment::now();
     let mut attempts = 0;
     let mut trouble: Option<StoreError> = None;
@@ -179,18 +179,21 @@ pub(crate) async fn commit<T: Send>(
 
 /// Looks now and then whether an earlier commit is still there: else the table was removed under its writer (S9), who would go on in a folder
 /// from which nobody can read what came before.
-async fn look_back(log: &TableLog, snapshot: &mut Snapshot) -> Result<(), StoreError> {
+async fn look_back(
+    log: &TableLog,
+    snapshot: &mut Snapshot,
+    patience: Patience,
+) -> Result<(), StoreError> {
     let Some(version) = snapshot.due_witness() else {
         return Ok(());
     };
-    match log.has_entry(version).await {
-        Ok(true) => {}
+    match tokio::time::timeout(patience.put, log.has_entry(version)).await {
+        Ok(Ok(true)) => snapshot.found_witness(),
         // A log checkpoint may stand in for it.
-        Ok(false) => log.reload(snapshot).await?,
+        Ok(Ok(false)) => log.reload(snapshot).await?,
         // The commit itself will tell of storage that fails.
-        Err(_) => return Ok(()),
+        Ok(Err(_)) | Err(_) => snapshot.put_off_witness(),
     }
-    snapshot.dismiss_witness();
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub use choose::{Choice, Effort, choose};
 use crate::{
     Staged, Store, StoreError,
     action::{Draft, Effect, our_info},
-    checksum::Check,
+    checksum::{Check, damage_of},
     commit::{Decision, Outcome, commit},
     damage::{Surviving, or_astray},
     definition::{PIPELINE, refuse_foreign},
@@ -151,17 +151,20 @@ impl Compactor {
         let (mut rows, mut bytes) = (0_u64, 0_u64);
         for file in choice.files() {
             let (builder, check) = open_checked(self.store.object_store(), file).await?;
+            let mut of_file = 0;
             for group in builder.metadata().row_groups() {
-                rows += u64::try_from(group.num_rows()).unwrap_or(0);
+                of_file += u64::try_from(group.num_rows()).unwrap_or(0);
                 bytes += u64::try_from(group.total_byte_size()).unwrap_or(0);
             }
+            if let Some(said) = file.rows.filter(|said| *said != of_file) {
+                let what = format!("it has {of_file} rows, and {said} were committed");
+                return Err(StoreError::UnreadableFile {
+                    path: file.path.clone(),
+                    source: ParquetError::General(what),
+                });
+            }
+            rows += of_file;
             opened.push((file, builder, check));
-        }
-        if let Some(said) = choice.rows().filter(|said| *said != rows) {
-            return Err(StoreError::Broken {
-                table: self.log.table.clone(),
-                what: format!("its log says {said} rows of files that have {rows}"),
-            });
         }
         let objects = self.store.object_store();
         let filtered = filters::filtered_columns(&objects, choice, &shape, rows).await?;
@@ -182,6 +185,24 @@ impl Compactor {
             filtered,
             file_bytes: choice.bytes_of_a_file(),
         })
+    }
+
+    /// The first file of a choice that has other bytes than were written, after the merge has failed for what was in them; `None`: all are
+    /// as they were, as far as can be told.
+    ///
+    /// # Errors
+    /// When one cannot be read.
+    pub async fn damaged(&self, choice: &Choice) -> Result<Option<StoreError>, StoreError> {
+        let objects = self.store.object_store();
+        for file in choice.files() {
+            let damage = damage_of(objects.as_ref(), file).await;
+            let damage = damage.map_err(StoreError::object(format!("read {}", file.path)))?;
+            if let Some(source) = damage {
+                let path = file.path.clone();
+                return Ok(Some(StoreError::UnreadableFile { path, source }));
+            }
+        }
+        Ok(None)
     }
 
     /// Begins the file, or the files one after the other, that take the place of others. Nobody sees it until [`Self::commit`] names it (P8).

@@ -43,7 +43,8 @@ pub enum StoreError {
     },
     /// The table was there before.
     #[error(
-        "{table} is gone: it had version {version}, and its folder is empty or not there; was it removed, or is another disk or bucket          in its place? put it back, or start again to begin a new table"
+        "{table} is gone: it had version {version}, and its folder is empty or not there; was it removed, or is another disk or \
+         bucket in its place? put it back, or start again to begin a new table"
     )]
     Vanished {
         /// Its place below the storage root.

@@ -18,7 +18,6 @@ use datafusion::arrow::{
 
 use crate::{
     CommitKind, Store, StoreError,
-    compact::pipeline,
     dead_letters::{KEY, keys_of, schema},
     definition::refuse_foreign,
     maintain::history,
@@ -175,38 +174,6 @@ impl Letters {
             }
         }
         Ok(letters)
-    }
-}
-
-impl Store {
-    /// How many dead letters the pipeline of a table has, where these are fewer than the events that the table refused, and none
-    /// have expired: letters come before the commit that counts them (P21), so some were removed.
-    ///
-    /// # Errors
-    /// As [`Self::read_table`] and [`Self::history`].
-    pub async fn too_few_letters(
-        &self,
-        table: &str,
-        refused: u64,
-    ) -> Result<Option<u64>, StoreError> {
-        let log = self.table_log(table);
-        let Some(snapshot) = log.load().await? else {
-            return Ok(None);
-        };
-        let letters = self.dead_letters_log(pipeline(&snapshot));
-        let Some(snapshot) = letters.load().await? else {
-            return Ok((refused > 0).then_some(0));
-        };
-        // A file that does not say how many it has may have any number.
-        let rows: Option<u64> = snapshot.files.iter().map(|file| file.rows).sum();
-        let Some(there) = rows.filter(|there| *there < refused) else {
-            return Ok(None);
-        };
-        let history = history(self, &letters).await?;
-        let have_expired = history
-            .iter()
-            .any(|record| record.kind == CommitKind::Expiry);
-        Ok((!have_expired).then_some(there))
     }
 }
 

@@ -49,7 +49,7 @@ pub use dead_letters::{DeadLetters, LettersWritten};
 pub use error::StoreError;
 pub use history::{CommitKind, CommitRecord};
 pub use letters::{Letter, LetterPlace, Letters};
-pub use lost::{FilesFound, Found, Look, LostFile};
+pub use lost::{FilesFound, Found, LettersFound, Look, LostFile};
 pub use maintain::{Maintenance, Upkeep};
 pub use reader::TableReader;
 pub use stage::Staged;

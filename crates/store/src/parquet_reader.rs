@@ -25,6 +25,9 @@ use crate::{
     damage::{Surviving, or_astray, survived_by},
 };
 
+/// What is read of a file's end at once: mostly all that describes it.
+const FOOTER: usize = 32 << 10;
+
 /// Ranges of one object.
 pub(crate) struct ObjectReader {
     objects: Arc<dyn ObjectStore>,
@@ -42,7 +45,13 @@ impl ObjectReader {
     }
 
     /// Why a range did not come. A file of another size than was written is damaged, though the store has words for it that sound as if it were away.
-    async fn cause(&self, error: object_store::Error) -> ParquetError {
+    async fn cause(&self, end: u64, error: object_store::Error) -> ParquetError {
+        if end > self.size {
+            return ParquetError::General(format!(
+                "it is damaged: it says that it goes on to byte {end}, and has {}",
+                self.size
+            ));
+        }
         match self.objects.head(&self.path).await {
             Ok(found) if found.size != self.size => ParquetError::General(format!(
                 "it has {} bytes, and {} were written",
@@ -61,7 +70,7 @@ impl AsyncFileReader for ObjectReader {
                     self.tell(range.start, &bytes);
                     Ok(bytes)
                 }
-                Err(error) => Err(self.cause(error).await),
+                Err(error) => Err(self.cause(range.end, error).await),
             }
         }
         .boxed()
@@ -76,7 +85,10 @@ impl AsyncFileReader for ObjectReader {
                     }
                     Ok(all)
                 }
-                Err(error) => Err(self.cause(error).await),
+                Err(error) => {
+                    let ends = ranges.iter().map(|range| range.end);
+                    Err(self.cause(ends.max().unwrap_or(0), error).await)
+                }
             }
         }
         .boxed()
@@ -88,7 +100,8 @@ impl AsyncFileReader for ObjectReader {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>>> {
         async move {
             let size = self.size;
-            let metadata = ParquetMetaDataReader::new().load_and_finish(&mut *self, size);
+            let metadata = ParquetMetaDataReader::new().with_prefetch_hint(Some(FOOTER));
+            let metadata = metadata.load_and_finish(&mut *self, size);
             metadata.await.map(Arc::new)
         }
         .boxed()

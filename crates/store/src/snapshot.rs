@@ -62,8 +62,8 @@ pub(crate) struct Snapshot {
     own: Option<i64>,
     /// ... and whether others had committed since the one before.
     is_shared: bool,
-    /// One of the versions that were committed from here, and when.
-    witness: Option<(i64, Moment)>,
+    /// A version that was there, and when that was looked at.
+    witness: (i64, Moment),
     /// When it was last known to be the newest version.
     pub(crate) read_at: Moment,
     folder: Path,
@@ -150,7 +150,7 @@ impl Snapshot {
             definitions: BTreeSet::new(),
             own: None,
             is_shared: false,
-            witness: None,
+            witness: (version, read_at),
             read_at,
             folder: folder.clone(),
             states,
@@ -226,7 +226,6 @@ impl Snapshot {
     /// Takes over what an older snapshot of the same table remembers.
     pub(crate) fn inherit(&mut self, older: &mut Self) {
         (self.own, self.is_shared) = (older.own, older.is_shared);
-        self.witness = older.witness;
         // What was read with the whole log may be of long ago.
         self.definitions = std::mem::take(&mut older.definitions);
         let mut recent = std::mem::take(&mut older.recent);
@@ -251,24 +250,28 @@ impl Snapshot {
     pub(crate) fn commits_up_to(&mut self, version: i64) {
         self.is_shared = self.own.is_some_and(|own| version > own + 1);
         self.own = Some(version);
-        self.witness.get_or_insert((version, Moment::now()));
     }
 
-    /// A version that was committed from here a while ago, and so lately that no clean-up can have come by: its entry has to be
-    /// there, unless the table's folder was taken away. Nobody else would notice, since the next version can be put into any folder.
-    pub(crate) fn due_witness(&mut self) -> Option<i64> {
-        let (version, since) = self.witness?;
-        let age = since.age();
-        if age >= self.log_retention() / 4 {
-            self.witness = None;
-            return None;
-        }
-        (age >= LOOK_BACK_AFTER).then_some(version)
+    /// A version whose entry has to be there, or a log checkpoint in its stead, when it is time to look for it: else the table's
+    /// folder was taken away. Nobody else would notice, since the next version can be put into any folder.
+    pub(crate) fn due_witness(&self) -> Option<i64> {
+        let (version, looked_at) = self.witness;
+        (looked_at.age() >= LOOK_BACK_AFTER).then_some(version)
     }
 
-    /// The version was looked for; the next one that is committed from here is looked for next.
-    pub(crate) fn dismiss_witness(&mut self) {
-        self.witness = None;
+    /// The witness was there. The next one is what was committed from here before this look: it lies in the same folder as the one
+    /// that was found now, where anything that is put later may lie in another.
+    pub(crate) fn found_witness(&mut self) {
+        let (version, _) = self.witness;
+        self.witness = (
+            self.own.map_or(version, |own| own.max(version)),
+            Moment::now(),
+        );
+    }
+
+    /// Nothing could be told; it is looked for again a while later.
+    pub(crate) fn put_off_witness(&mut self) {
+        self.witness.1 = Moment::now();
     }
 
     /// Whether others commit to the table too, as far as the last two commits from here can tell.

@@ -10,6 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use alluvium_plan::json_schemas;
+
 use crate::failure::Failure;
 
 const PIPELINE: &str = include_str!("../../../../pipelines/clicks.yaml");
@@ -79,10 +81,14 @@ impl Folder {
         doors: Doors,
         workers: Option<NonZeroUsize>,
     ) -> io::Result<()> {
-        for (file, text) in [
-            (self.pipeline_file(), PIPELINE),
-            (self.0.join("schemas/click.yaml"), SCHEMA),
-        ] {
+        let schemas = self.0.join("schemas");
+        // By these, editors complete and check both files.
+        let of_files = json_schemas().map(|(name, text)| (schemas.join(name), text));
+        let own = [
+            (self.pipeline_file(), PIPELINE.to_owned()),
+            (schemas.join("click.yaml"), SCHEMA.to_owned()),
+        ];
+        for (file, text) in own.into_iter().chain(of_files) {
             if let Some(parent) = file.parent() {
                 fs::create_dir_all(parent)?;
             }
@@ -181,6 +187,6 @@ mod tests {
         let found = crate::files::load_at(&folder.server_file()).unwrap();
         assert_eq!(found.server.workers, NonZeroUsize::new(3));
         let sources = [alluvium_plan::SourceFile::read(&folder.pipeline_file()).unwrap()];
-        assert_eq!(crate::files::plans(&sources).unwrap().len(), 1);
+        assert_eq!(crate::files::plans(&sources, None).unwrap().len(), 1);
     }
 }

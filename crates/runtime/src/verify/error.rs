@@ -115,7 +115,9 @@ impl Refusal {
                     .into()
             }
             Self::Store(_) | Self::Rows(_) => {
-                "somebody else has changed the table: `alluvium audit` tells in which version".into()
+                "somebody else has changed the table, or bytes in storage have changed: `alluvium audit --checksums` tells which of the two, and \
+                 where"
+                    .into()
             }
             Self::NoStart { .. } => {
                 "`alluvium audit` says what is missing of its history".into()

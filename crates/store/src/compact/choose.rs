@@ -59,11 +59,6 @@ impl Choice {
         &self.files
     }
 
-    /// Their rows, where the log says.
-    pub fn rows(&self) -> Option<u64> {
-        self.files.iter().map(|file| file.rows).sum()
-    }
-
     /// Bytes that are held of them at most while they are read side by side.
     pub fn held(&self) -> u64 {
         self.files.iter().map(held).sum()

@@ -9,7 +9,7 @@ use super::{
     faulty::{Effect, Faults, FaultyStore},
     *,
 };
-use crate::{DeadLetters, LettersWritten, StoreError};
+use crate::{DeadLetters, Found, LettersWritten, Look, StoreError};
 
 fn letter(partition: i32, offset: i64, table: Option<&str>) -> Reject {
     Reject {
@@ -332,4 +332,49 @@ async fn letters_are_read_back_whole_by_the_version_they_came_in() {
             .collect();
         assert_eq!(read, wanted);
     }
+}
+
+/// Letters that were removed are missed, and those that have expired are not.
+#[tokio::test]
+async fn letters_that_were_removed_are_missed() {
+    let objects = FaultyStore::new(5, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    opened(&store, &[(0, 0)]).await;
+    let table = "clicks_per_minute";
+    let look = async |refused| {
+        let found = store.find_letters(table, refused, Look::Bytes).await;
+        found.unwrap()
+    };
+    // None was ever written.
+    let found = look(0).await;
+    assert_eq!((found.letters, found.are_too_few), (None, false));
+    assert!(look(1).await.are_too_few);
+
+    let mut letters = store.dead_letters("clicks").await.unwrap();
+    for offset in 0..3 {
+        write(&mut letters, &[letter(0, offset, None)])
+            .await
+            .unwrap();
+    }
+    for (refused, are_too_few) in [(0, false), (3, false), (4, true)] {
+        let found = look(refused).await;
+        assert_eq!((found.letters, found.are_too_few), (Some(3), are_too_few));
+        assert_eq!(found.files.lost, []);
+    }
+    let (_, files) = store.read_dead_letters("clicks").await.unwrap();
+    let gone = object_store::path::Path::from(files[1].path.as_str());
+    store.object_store().delete(&gone).await.unwrap();
+    let lost = look(3).await.files.lost;
+    assert_eq!(lost.len(), 1);
+    assert_eq!(
+        (&lost[0].path, &lost[0].found),
+        (&files[1].path, &Found::Nothing)
+    );
+
+    objects.age.store(30 * 86_400, Ordering::Relaxed);
+    let mut upkeep = store.upkeep_of_dead_letters(&"clicks".into(), Duration::from_secs(86_400));
+    upkeep.run().await.unwrap();
+    let found = look(3).await;
+    assert!(found.letters < Some(3), "{found:?}");
+    assert!(!found.are_too_few, "they have expired");
 }

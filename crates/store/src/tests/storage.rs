@@ -464,27 +464,49 @@ async fn a_table_is_shared_when_others_commit_in_between() {
     }
 }
 
+async fn remove_all(store: &Store) {
+    let objects = store.object_store();
+    let listed: Vec<_> = objects.list(None).try_collect().await.unwrap();
+    for meta in listed {
+        objects.delete(&meta.location).await.unwrap();
+    }
+}
+
+/// Stages and commits offsets of partition 0, for better or worse.
+async fn try_to_commit(
+    writer: &mut TableWriter,
+    from: i64,
+    to: i64,
+) -> Result<crate::Ending, StoreError> {
+    let list = [(0, from, to)];
+    let staged = writer.stage(once(panes_of(&spec(), &list)), None).await?;
+    writer.commit(&staged, &facts(&list)).await
+}
+
+const HALF_A_MINUTE: Duration = Duration::from_secs(31);
+const SEVEN_HOURS: Duration = Duration::from_secs(7 * 3600);
+
 /// A folder that is removed under its writer: whatever is put there afterwards, nobody can read what came before (S9).
 #[tokio::test]
 async fn a_table_that_is_removed_under_its_writer_stops_it() {
-    for left in [0, 1, 3] {
+    for (left, asleep) in [
+        (0, HALF_A_MINUTE),
+        (1, HALF_A_MINUTE),
+        (3, HALF_A_MINUTE),
+        // After so long the log could have been cleaned up, too.
+        (0, SEVEN_HOURS),
+        (2, SEVEN_HOURS),
+    ] {
         let store = in_memory();
-        let objects = store.object_store();
         let mut writer = opened(&store, &[(0, 0)]).await;
         commit_ranges(&mut writer, &[(0, 0, 5)]).await;
-        let listed: Vec<_> = objects.list(None).try_collect().await.unwrap();
-        for meta in listed {
-            objects.delete(&meta.location).await.unwrap();
-        }
-        let staged = writer.stage(once(panes_of(&spec(), &[(0, 5, 9)])), None);
-        let staged = staged.await.unwrap();
+        remove_all(&store).await;
         for at in 0..left {
             // Half a minute may pass until somebody looks.
             commit_ranges(&mut writer, &[(0, 5 + at, 6 + at)]).await;
         }
-        crate::clock::suspend(Duration::from_secs(40));
-        let fits = facts(&[(0, 5 + left, 9)]);
-        let error = writer.commit(&staged, &fits).await.unwrap_err();
+        crate::clock::suspend(asleep);
+        let error = try_to_commit(&mut writer, 5 + left, 9).await.unwrap_err();
         assert_eq!(error.class(), ErrorClass::Config, "{error}");
         let text = error.to_string();
         let wanted = match left {
@@ -492,12 +514,40 @@ async fn a_table_that_is_removed_under_its_writer_stops_it() {
             _ => "tables/clicks_per_minute/_delta_log/00000000000000000000.json is gone",
         };
         assert!(text.contains(wanted), "{left}: {text}");
-        let again = writer.commit(&staged, &fits).await.unwrap_err();
+        let again = try_to_commit(&mut writer, 5 + left, 9).await.unwrap_err();
         assert_eq!(again.to_string(), text);
     }
 }
 
-/// An entry that is old enough to have been cleaned up is not asked for.
+/// Also when it was there a moment before, and whoever looks then finds what was put since.
+#[tokio::test]
+async fn a_table_that_is_removed_after_a_look_is_found_out_by_the_next_one() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    for at in 0..3 {
+        crate::clock::suspend(HALF_A_MINUTE);
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+    }
+    remove_all(&store).await;
+    commit_ranges(&mut writer, &[(0, 3, 4)]).await;
+    crate::clock::suspend(HALF_A_MINUTE);
+    let error = try_to_commit(&mut writer, 4, 5).await.unwrap_err();
+    assert!(error.to_string().contains("is gone"), "{error}");
+}
+
+/// A writer that has committed nothing yet, too.
+#[tokio::test]
+async fn a_table_that_is_removed_before_the_first_commit_is_found_out() {
+    let store = in_memory();
+    opened(&store, &[(0, 0)]).await;
+    let mut writer = store.table(&spec()).await.unwrap();
+    remove_all(&store).await;
+    crate::clock::suspend(SEVEN_HOURS);
+    let error = try_to_commit(&mut writer, 0, 5).await.unwrap_err();
+    assert!(error.to_string().contains("is gone"), "{error}");
+}
+
+/// An entry that was cleaned up is asked for, and stood in for by a log checkpoint.
 #[tokio::test]
 async fn what_a_log_checkpoint_stands_in_for_may_be_gone() {
     let store = Store::over(Arc::new(InMemory::new()), unhurried());
@@ -509,9 +559,11 @@ async fn what_a_log_checkpoint_stands_in_for_may_be_gone() {
         let entry = log.entry_path(version);
         store.object_store().delete(&entry).await.unwrap();
     }
-    crate::clock::suspend(Duration::from_secs(40));
-    commit_ranges(&mut writer, &[(0, 5, 9)]).await;
-    assert_eq!(totals(&store).await, (9, (0..9).sum()));
+    for (at, asleep) in [(5, HALF_A_MINUTE), (6, SEVEN_HOURS), (7, HALF_A_MINUTE)] {
+        crate::clock::suspend(asleep);
+        commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
+    }
+    assert_eq!(totals(&store).await, (8, (0..8).sum()));
 }
 
 #[test]
