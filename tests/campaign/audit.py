@@ -54,8 +54,9 @@ class Expected:
             self.letters[partition, offset, table, hashlib.sha256(event.payload).hexdigest()] += 1
 
 
-def chain(log: Log, gaps: dict[str, tuple[int, int]]) -> list[str]:
+def chain(log: Log, gaps: dict[str, tuple[int, int]] | None = None) -> list[str]:
     """Ranges against each other and against what is recorded; balances of single commits. `gaps` are what was passed over by hand."""
+    gaps = gaps or {}
     found = list(log.violations)
     at: dict[str, int] = {}
     moved: set[str] = set()
@@ -151,7 +152,7 @@ def audit(
     verdict, db = Verdict(), connect()
     for table in (PER_KEY, RATIOS):
         log = logs[table]
-        verdict.findings += chain(log, gaps or {})
+        verdict.findings += chain(log, gaps)
         totals = sums(log)
         verdict.findings += differences(f"{pipeline}: balance of {table},", expected.balances[table], totals)
         rows, amounts = grouped(db, root / "tables" / table, log, verdict)
