@@ -1,7 +1,9 @@
 """The campaign's auditor is right about a right table, and finds each way in which one can be wrong; so do the trials' judges."""
 
+import ast
 import copy
 import datetime
+import inspect
 import json
 import sys
 import time
@@ -132,6 +134,52 @@ def verdict_of(folder, root, gaps=None):
 def test_a_right_table_is_right(tmp_path):
     verdict = verdict_of(tmp_path, right_root())
     assert verdict.findings == [] and (verdict.lost, verdict.twice) == (0, 0)
+
+
+def test_trials_call_the_auditor_as_it_is_written(tmp_path):
+    # They take long, so no test runs one; an argument that is missing would show after ten minutes only.
+    root = right_root()
+    verdict_of(tmp_path, root)
+    log = delta.Log(delta.Folder(tmp_path), "tables/per_key")
+    log.advance()
+    assert audit.chain(log) == []
+    for trial in (ROOT / "tests/campaign/trials").glob("*.py"):
+        for call in ast.walk(ast.parse(trial.read_text())):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and isinstance(call.func.value, ast.Name):
+                if call.func.value.id == "audit" and not any(isinstance(given, ast.Starred) for given in call.args):
+                    named = {word.arg: None for word in call.keywords if word.arg}
+                    inspect.signature(getattr(audit, call.func.attr)).bind(*call.args, **named)
+
+
+class Full:
+    """A client that takes nothing."""
+
+    def __init__(self, *_):
+        self.is_purged = False
+
+    def produce(self, *_, **__):
+        raise BufferError
+
+    def poll(self, _):
+        return 0
+
+    def purge(self):
+        self.is_purged = True
+
+
+def test_a_client_that_stops_sending_is_replaced_and_the_topic_read(monkeypatch):
+    producer = pytest.importorskip("campaign.producer")
+    monkeypatch.setattr(producer, "Producer", Full)
+    monkeypatch.setattr(producer, "STUCK_AFTER", 0.01)
+    load = producer.Load({"seed": 1, "brokers": "", "partitions": 1, "topic": "t"})
+    first = load.client()
+    with pytest.raises(producer.Stuck):
+        load.produce(first, 0, 0)
+    second = load.replaced(first)
+    assert first.is_purged and second is not first
+    assert len(load.tally.doubts) == 1
+    load.replaced(second)
+    assert len(load.tally.doubts) == 1, "the same is said once"
 
 
 def gap(root):
