@@ -2,9 +2,7 @@
 
 use std::process::ExitCode;
 
-use alluvium_store::{
-    AuditFault, AuditReport, FilesFound, LettersFound, Look, Store, StoreError, audit,
-};
+use alluvium_store::{AuditFault, AuditReport, LettersFound, Look, Store, audit};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
@@ -62,7 +60,15 @@ pub(crate) fn run(args: &AuditArgs) -> Result<ExitCode, Failure> {
             }
             to_stdout(|out| sheet.write(args.format, out))?;
             // Rows have no place for it.
-            for Audited { table, report, .. } in &all {
+            for Audited {
+                table,
+                report,
+                uncompared,
+            } in &all
+            {
+                if let Some(note) = uncompared_note(*uncompared) {
+                    say(format_args!("{table}: {note}"));
+                }
                 for gap in &report.gaps {
                     say(format_args!("{table}: {gap}"));
                 }
@@ -91,25 +97,33 @@ async fn audited(
     })?;
     let mut report = audit(&history);
     let refused = report.balance.rejected;
-    let finding = async {
-        let files = store.find_files(&table, look).await?;
-        let letters = store.find_letters(&table, refused, look).await?;
-        Ok::<_, StoreError>((files, letters))
-    };
     let doing = match look {
-        Look::Length => "looking for the files of",
-        Look::Bytes => "reading the files of",
+        Look::Length => "looking for",
+        Look::Bytes => "reading",
     };
-    let found = progress.during(format!("{doing} {table}"), finding).await;
-    let mut uncompared = None;
-    let faults = match found {
-        Ok((files, letters)) => {
-            let without = files.without_checksum + letters.files.without_checksum;
-            uncompared = (look == Look::Bytes).then_some(without);
-            faults(&files, &letters, refused)
+    let finding = store.find_files(&table, look);
+    let files = progress.during(format!("{doing} the files of {table}"), finding);
+    let files = files.await;
+    let finding = store.find_letters(&table, refused, look);
+    let letters = progress.during(format!("{doing} the dead letters of {table}"), finding);
+    let letters = letters.await;
+    let mut faults = Vec::new();
+    let mut without_checksum = 0;
+    match &files {
+        Ok(files) => {
+            without_checksum += files.without_checksum;
+            faults.extend(files.lost.iter().map(ToString::to_string));
         }
-        Err(error) => vec![format!("its files cannot be looked at: {error}")],
-    };
+        Err(error) => faults.push(format!("its files cannot be looked at: {error}")),
+    }
+    match &letters {
+        Ok(letters) => {
+            without_checksum += letters.files.without_checksum;
+            faults.extend(letter_faults(letters, refused));
+        }
+        Err(error) => faults.push(format!("its dead letters cannot be looked at: {error}")),
+    }
+    let uncompared = (look == Look::Bytes).then_some(without_checksum);
     report
         .faults
         .extend(faults.into_iter().map(|what| AuditFault {
@@ -124,9 +138,9 @@ async fn audited(
     })
 }
 
-/// What is wrong with the files of a table that refused so many events, and with its dead letters.
-fn faults(files: &FilesFound, letters: &LettersFound, refused: u64) -> Vec<String> {
-    let lost = files.lost.iter().chain(&letters.files.lost);
+/// What is wrong with the dead letters of a table that refused so many events.
+fn letter_faults(letters: &LettersFound, refused: u64) -> Vec<String> {
+    let lost = letters.files.lost.iter();
     let mut faults: Vec<String> = lost.map(ToString::to_string).collect();
     let refused = grouped(refused);
     if letters.are_too_few {
@@ -135,10 +149,21 @@ fn faults(files: &FilesFound, letters: &LettersFound, refused: u64) -> Vec<Strin
                 "it refused {refused} events, and its pipeline has {} dead letters, of which none has expired: some were removed",
                 grouped(there)
             ),
-            None => format!("it refused {refused} events, and the dead letters of its pipeline are gone"),
+            None => {
+                format!("it refused {refused} events, and the dead letters of its pipeline are gone")
+            }
         });
     }
     faults
+}
+
+/// That some files were compared with nothing.
+fn uncompared_note(uncompared: Option<usize>) -> Option<String> {
+    let without = uncompared.filter(|without| *without > 0)?;
+    Some(format!(
+        "{} files were only looked for: the log has no checksum of them",
+        grouped(without as u64)
+    ))
 }
 
 fn rows(sheet: &mut Sheet, table: Option<&str>, report: &AuditReport) {
@@ -199,6 +224,9 @@ fn text(audited: &Audited) -> String {
             "\x1b[32mproven\x1b[0m: ranges are contiguous without overlap{but}, every balance holds, {files}\n\n",
         ));
         return text;
+    }
+    if let Some(note) = uncompared_note(*uncompared) {
+        text.push_str(&format!("{note}\n"));
     }
     for fault in &report.faults {
         text.push_str(&format!("\x1b[1;31mfault\x1b[0m: {fault}\n"));

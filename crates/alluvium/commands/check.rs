@@ -79,8 +79,9 @@ pub(crate) fn run(args: &CheckArgs) -> Result<ExitCode, Failure> {
             Ok(more) => {
                 let all = files::read_all(&more, &mut found);
                 read += all.len();
-                // A server file is looked at as one, and is no pipeline.
-                let (servers, all): (Vec<_>, Vec<_>) = all.into_iter().partition(is_server);
+                // A server file that is named is looked at as one. Among pipelines it is what a server refuses.
+                let is_named = |source: &SourceFile| !folder.is_dir() && is_server(source);
+                let (servers, all): (Vec<_>, Vec<_>) = all.into_iter().partition(is_named);
                 for server in &servers {
                     found.extend(match files::load_at(Path::new(&server.path)) {
                         Ok(loaded) => loaded.warnings,

@@ -133,8 +133,10 @@ pub(crate) fn run(args: &DemoArgs, log_format: crate::cli::LogFormat) -> Result<
     let demo = Demo::start(args, &broker, running)?;
     let watched = match args.events {
         Some(events) => demo.watch_to_the_end(events, &stop),
-        None if io::stdout().is_terminal() => screen::show(&demo.view(&url, &psql), &stop)
-            .map_err(|error| Failure::work("the terminal cannot be used").because(&error)),
+        None if args.format == Format::Table && io::stdout().is_terminal() => {
+            screen::show(&demo.view(&url, &psql), &stop)
+                .map_err(|error| Failure::work("the terminal cannot be used").because(&error))
+        }
         None => {
             demo.watch_plainly(&stop);
             Ok(())

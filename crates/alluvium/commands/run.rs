@@ -25,7 +25,7 @@ use crate::{
     doors::{DOORS, Door, Entry, Kind, PortTaken},
     failure::{Failure, INPUT_WRONG, WORK_FAILED},
     files::{self, Found},
-    output::to_stdout,
+    output::{Format, to_stdout},
     signals::Stop,
     telemetry,
 };
@@ -81,7 +81,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<ExitCode, Failure> {
     let started = Instant::now();
     let stopped = running.join(Duration::from_secs(args.drain_seconds));
     let balances = balances::sheet(&status.all());
-    if !balances.is_empty() {
+    if !balances.is_empty() || args.format != Format::Table {
         to_stdout(|out| balances.write(args.format, out))?;
     }
     // Queries are answered until the last commit is visible.

@@ -223,7 +223,7 @@ impl TableCompaction {
         let rows_before = inputs.rows();
         let staged = self
             .rewrite(inputs, should_stop)
-            .map_err(|error| self.blame(choice, error))?;
+            .map_err(|error| self.blame(choice, error, should_stop))?;
         let ending = self
             .io
             .block_on(self.compactor.commit(choice, rows_before, &staged))
@@ -293,15 +293,23 @@ impl TableCompaction {
     }
 
     /// Rows that cannot be merged are most often those of a file whose bytes have changed: then it is at fault, and not the others.
-    fn blame(&self, choice: &Choice, error: CompactionError) -> CompactionError {
+    fn blame(
+        &self,
+        choice: &Choice,
+        error: CompactionError,
+        should_stop: &dyn Fn() -> bool,
+    ) -> CompactionError {
         if !matches!(error, CompactionError::Engine { .. }) {
             return error;
         }
         let table = self.table.clone();
-        match self.io.block_on(self.compactor.damaged(choice)) {
-            Ok(Some(source)) => CompactionError::Store { table, source },
-            // What was met first is the better news.
-            Ok(None) | Err(_) => error,
+        match self
+            .io
+            .block_on(self.compactor.damaged(choice, should_stop))
+        {
+            // While one of them cannot be read it is not known which is at fault: then it is tried again.
+            Ok(Some(source)) | Err(source) => CompactionError::Store { table, source },
+            Ok(None) => error,
         }
     }
 

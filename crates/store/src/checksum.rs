@@ -193,19 +193,19 @@ impl Check {
     }
 }
 
-/// Ranges in rounds of no more than a mebibyte each, larger ones cut.
+/// Ranges in rounds that reach over no more than a mebibyte each, larger ones cut: stores read what lies between two ranges along with
+/// them.
 fn rounds(gaps: Vec<Range<u64>>) -> Vec<Vec<Range<u64>>> {
     let mut rounds: Vec<Vec<Range<u64>>> = Vec::new();
-    let mut room = 0;
+    let mut reach = 0;
     for gap in gaps {
         let mut at = gap.start;
         while at < gap.end {
-            if room == 0 {
+            if at >= reach {
                 rounds.push(Vec::new());
-                room = ROUND;
+                reach = at + ROUND;
             }
-            let piece = at..gap.end.min(at + room);
-            room -= piece.end - piece.start;
+            let piece = at..gap.end.min(reach);
             at = piece.end;
             rounds.last_mut().expect("a round was begun").push(piece);
         }
@@ -274,6 +274,30 @@ mod tests {
             digest.update(&bytes);
             prop_assert_eq!(digest.finalize(), crc64_nvme(&bytes));
         }
+    }
+
+    #[test]
+    fn rounds_cover_gaps_and_reach_no_further_than_a_mebibyte() {
+        let gaps = vec![
+            0..4,
+            100..200,
+            ROUND - 1..3 * ROUND,
+            9 * ROUND..9 * ROUND + 1,
+        ];
+        let rounds = rounds(gaps.clone());
+        for round in &rounds {
+            let (first, last) = (round.first().unwrap(), round.last().unwrap());
+            assert!(last.end - first.start <= ROUND, "{round:?}");
+        }
+        let mut seen = Seen::default();
+        let bytes = vec![7; 2 * ROUND as usize + 1];
+        for piece in rounds.into_iter().flatten() {
+            assert!(piece.start < piece.end);
+            seen.take(piece.start, &bytes[..(piece.end - piece.start) as usize]);
+        }
+        let left = |gap: &Range<u64>| seen.gaps(gap.clone());
+        assert!(gaps.iter().all(|gap| left(gap).is_empty()));
+        assert_eq!(left(&(200..ROUND - 1)), [200..ROUND - 1]);
     }
 
     #[test]

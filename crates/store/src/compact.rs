@@ -191,18 +191,30 @@ impl Compactor {
     /// as they were, as far as can be told.
     ///
     /// # Errors
-    /// When one cannot be read.
-    pub async fn damaged(&self, choice: &Choice) -> Result<Option<StoreError>, StoreError> {
+    /// When one cannot be read, and no other is damaged.
+    pub async fn damaged(
+        &self,
+        choice: &Choice,
+        should_stop: &dyn Fn() -> bool,
+    ) -> Result<Option<StoreError>, StoreError> {
         let objects = self.store.object_store();
+        let mut unread = Ok(None);
         for file in choice.files() {
-            let damage = damage_of(objects.as_ref(), file).await;
-            let damage = damage.map_err(StoreError::object(format!("read {}", file.path)))?;
-            if let Some(source) = damage {
-                let path = file.path.clone();
-                return Ok(Some(StoreError::UnreadableFile { path, source }));
+            if should_stop() {
+                break;
+            }
+            match damage_of(objects.as_ref(), file).await {
+                Ok(None) => {}
+                Ok(Some(source)) => {
+                    let path = file.path.clone();
+                    return Ok(Some(StoreError::UnreadableFile { path, source }));
+                }
+                Err(error) => {
+                    unread = Err(StoreError::object(format!("read {}", file.path))(error));
+                }
             }
         }
-        Ok(None)
+        unread
     }
 
     /// Begins the file, or the files one after the other, that take the place of others. Nobody sees it until [`Self::commit`] names it (P8).

@@ -16,6 +16,9 @@ use crate::{
 /// How many files are asked for at once.
 const AT_ONCE: usize = 16;
 
+/// After so many files in a row that cannot be read it is the storage that is away, and the others are not looked for.
+const AWAY: usize = 16;
+
 /// How closely files are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
@@ -98,9 +101,10 @@ impl Store {
         let mut found = find(&self.object_store(), &files, look).await;
         if !found.lost.is_empty() {
             // A long look may be overtaken by merges, and what these have replaced by a sweep.
-            let now = self.read_table(table).await?.files;
-            let needed: HashSet<&str> = now.iter().map(|file| file.path.as_str()).collect();
-            found.lost.retain(|file| needed.contains(&*file.path));
+            if let Ok(now) = self.read_table(table).await {
+                let needed: HashSet<&str> = now.files.iter().map(|file| &*file.path).collect();
+                found.lost.retain(|file| needed.contains(&*file.path));
+            }
         }
         Ok(found)
     }
@@ -140,7 +144,7 @@ impl Store {
             are_too_few: false,
         };
         if !found.files.lost.is_empty()
-            && let Some(now) = letters.load().await?
+            && let Ok(Some(now)) = letters.load().await
         {
             // As above: letters may have expired meanwhile.
             found
@@ -172,11 +176,23 @@ async fn find(objects: &Arc<dyn ObjectStore>, files: &[CommittedFile], look: Loo
             found,
         })
     });
-    let looked = futures::stream::iter(looks).buffered(AT_ONCE);
-    let lost: Vec<Option<LostFile>> = looked.collect().await;
+    let mut looked = futures::stream::iter(looks).buffered(AT_ONCE);
+    let mut lost = Vec::new();
+    let mut unreadable = 0;
+    while let Some(found) = looked.next().await {
+        let is_unreadable = |file: &LostFile| matches!(file.found, Found::Unreadable(_));
+        unreadable = match found.as_ref().is_some_and(is_unreadable) {
+            true => unreadable + 1,
+            false => 0,
+        };
+        lost.extend(found);
+        if unreadable == AWAY {
+            break;
+        }
+    }
     let without = files.iter().filter(|file| file.checksum.is_none());
     FilesFound {
-        lost: lost.into_iter().flatten().collect(),
+        lost,
         without_checksum: without.count(),
     }
 }
