@@ -155,14 +155,21 @@ pub fn check_schema(source: &SourceFile, environment: &Environment) -> Diagnosti
 
 /// Whether a file has what an event schema has and a pipeline has not.
 pub fn is_schema(source: &SourceFile) -> bool {
-    let has = |key: &str| source.text.lines().any(|line| line.starts_with(key));
-    has("columns:") && !has("source:") && !has("tables:")
+    has_any(source, &["columns:"]) && !has_any(source, OF_PIPELINES)
 }
 
 /// Whether a file has what a server file has and a pipeline has not.
 pub fn is_server(source: &SourceFile) -> bool {
-    let has = |key: &str| source.text.lines().any(|line| line.starts_with(key));
-    (has("storage:") || has("connections:")) && !has("source:") && !has("tables:")
+    has_any(source, &["storage:", "connections:"]) && !has_any(source, OF_PIPELINES)
+}
+
+/// What only a pipeline file has at its top level.
+const OF_PIPELINES: &[&str] = &["source:", "tables:"];
+
+/// Whether a file has one of these keys at its top level, however it is written otherwise.
+fn has_any(source: &SourceFile, keys: &[&str]) -> bool {
+    let has = |line: &str| keys.iter().any(|key| line.starts_with(key));
+    source.text.lines().any(has)
 }
 
 struct Loaded {

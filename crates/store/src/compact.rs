@@ -30,7 +30,7 @@ use crate::{
     damage::{Surviving, or_astray},
     definition::{PIPELINE, refuse_foreign},
     log::TableLog,
-    parquet_reader::{ObjectReader, open_checked},
+    parquet_reader::{ObjectReader, extent, open_checked, rows_of_batch},
     snapshot::Snapshot,
     stage::{Stager, most_held, relabel},
     table::read_shape,
@@ -151,25 +151,19 @@ impl Compactor {
         let (mut rows, mut bytes) = (0_u64, 0_u64);
         for file in choice.files() {
             let (builder, check) = open_checked(self.store.object_store(), file).await?;
-            let mut of_file = 0;
-            for group in builder.metadata().row_groups() {
-                of_file += u64::try_from(group.num_rows()).unwrap_or(0);
-                bytes += u64::try_from(group.total_byte_size()).unwrap_or(0);
-            }
+            let (of_file, bytes_of_file) = extent(&builder);
             if let Some(said) = file.rows.filter(|said| *said != of_file) {
                 let what = format!("it has {of_file} rows, and {said} were committed");
-                return Err(StoreError::UnreadableFile {
-                    path: file.path.clone(),
-                    source: ParquetError::General(what),
-                });
+                let wrong = ParquetError::General(what);
+                return Err(StoreError::unreadable(&file.path)(wrong));
             }
-            rows += of_file;
+            rows = rows.saturating_add(of_file);
+            bytes = bytes.saturating_add(bytes_of_file);
             opened.push((file, builder, check));
         }
         let objects = self.store.object_store();
         let filtered = filters::filtered_columns(&objects, choice, &shape, rows).await?;
-        let row_bytes = usize::try_from(bytes / rows.max(1)).unwrap_or(usize::MAX);
-        let batch_rows = (batch_bytes / row_bytes.max(1)).clamp(16, 8192);
+        let batch_rows = rows_of_batch(batch_bytes, (rows, bytes));
         let files = opened
             .into_iter()
             .map(|(file, builder, check)| {
@@ -205,10 +199,7 @@ impl Compactor {
             }
             match damage_of(objects.as_ref(), file).await {
                 Ok(None) => {}
-                Ok(Some(source)) => {
-                    let path = file.path.clone();
-                    return Ok(Some(StoreError::UnreadableFile { path, source }));
-                }
+                Ok(Some(damage)) => return Ok(Some(StoreError::unreadable(&file.path)(damage))),
                 Err(error) => {
                     unread = Err(StoreError::object(format!("read {}", file.path))(error));
                 }
@@ -409,7 +400,10 @@ impl PaneFile {
     pub async fn next(&mut self) -> Option<Result<RecordBatch, StoreError>> {
         let Some(batch) = self.stream.next().await else {
             let compared = self.check.take()?.finish().await;
-            return compared.err().map(|source| Err(self.unreadable(source)));
+            return compared
+                .map_err(StoreError::unreadable(&self.path))
+                .err()
+                .map(Err);
         };
         let conformed = batch.and_then(|batch| {
             let columns = self
@@ -420,14 +414,7 @@ impl PaneFile {
                 .collect::<Result<_, _>>()?;
             Ok(RecordBatch::try_new(self.schema.clone(), columns)?)
         });
-        Some(conformed.map_err(|source| self.unreadable(source)))
-    }
-
-    fn unreadable(&self, source: ParquetError) -> StoreError {
-        StoreError::UnreadableFile {
-            path: self.path.clone(),
-            source,
-        }
+        Some(conformed.map_err(StoreError::unreadable(&self.path)))
     }
 }
 

@@ -294,6 +294,14 @@ impl StoreError {
         matches!(cause, Some(object_store::Error::NotFound { .. }))
     }
 
+    /// Names the file that cannot be read.
+    pub(crate) fn unreadable(
+        path: impl Into<String>,
+    ) -> impl FnOnce(parquet::errors::ParquetError) -> Self {
+        let path = path.into();
+        move |source| Self::UnreadableFile { path, source }
+    }
+
     /// Names what was tried when the object store failed.
     pub(crate) fn object(doing: impl Into<String>) -> impl FnOnce(object_store::Error) -> Self {
         let doing = doing.into();

@@ -171,12 +171,29 @@ pub(crate) async fn read_checked(
     let rows = rows.try_collect().await?;
     if let Some(check) = check {
         let compared = check.finish().await;
-        compared.map_err(|source| StoreError::UnreadableFile {
-            path: file.path.clone(),
-            source,
-        })?;
+        compared.map_err(StoreError::unreadable(&file.path))?;
     }
     Ok(rows)
+}
+
+/// Rows of an open file, and bytes of these once they are unpacked.
+pub(crate) fn extent(file: &ParquetRecordBatchStreamBuilder<ObjectReader>) -> (u64, u64) {
+    let count = |number: i64| u64::try_from(number).unwrap_or(0);
+    let groups = file.metadata().row_groups().iter();
+    groups.fold((0, 0), |(rows, bytes), group| {
+        let (more_rows, more_bytes) = (group.num_rows(), group.total_byte_size());
+        // A damaged file may say anything.
+        (
+            rows.saturating_add(count(more_rows)),
+            bytes.saturating_add(count(more_bytes)),
+        )
+    })
+}
+
+/// How many rows a batch of about `batch_bytes` bytes has, where so many rows have so many bytes.
+pub(crate) fn rows_of_batch(batch_bytes: usize, (rows, bytes): (u64, u64)) -> usize {
+    let row_bytes = usize::try_from(bytes / rows.max(1)).unwrap_or(usize::MAX);
+    (batch_bytes / row_bytes.max(1)).clamp(16, 8192)
 }
 
 /// Some rows of top-level columns of an open file, in the order of `columns`; fewer where the file ends before.

@@ -8,8 +8,12 @@ use std::sync::Arc;
 use alluvium_plan::{CommittedFile, TableShape};
 
 use crate::{
-    Checkpoint, PaneFile, Store, StoreError, TableSpec, checkpoint::Names, definition::fit,
-    parquet_reader::open_checked, snapshot::Snapshot, table::read_shape,
+    Checkpoint, PaneFile, Store, StoreError, TableSpec,
+    checkpoint::Names,
+    definition::fit,
+    parquet_reader::{extent, open_checked, rows_of_batch},
+    snapshot::Snapshot,
+    table::read_shape,
 };
 
 /// One version of a table. Later commits do not change it; its files stay for as long as any query may need them.
@@ -79,12 +83,7 @@ impl TableReader {
         batch_bytes: usize,
     ) -> Result<PaneFile, StoreError> {
         let (builder, check) = open_checked(self.store.object_store(), file).await?;
-        let groups = builder.metadata().row_groups().iter();
-        let (rows, bytes) = groups.fold((0, 0), |(rows, bytes), group| {
-            (rows + group.num_rows(), bytes + group.total_byte_size())
-        });
-        let row_bytes = usize::try_from(bytes / rows.max(1)).unwrap_or(usize::MAX);
-        let batch_rows = (batch_bytes / row_bytes.max(1)).clamp(16, 8192);
+        let batch_rows = rows_of_batch(batch_bytes, extent(&builder));
         let builder = builder.with_batch_size(batch_rows);
         PaneFile::new(&file.path, builder, &self.shape.pane_schema(), check)
     }
