@@ -48,14 +48,10 @@ use crate::{
     running::Listed,
     shared::Shared,
     size::sliced_size,
-    threads::give_way,
     unreadable,
     view::{AsOf, ReadMode, View},
 };
 
-/// Stack of the thread that parses and plans: the gate's limits in a debug build, several times over. Only
-/// what is touched becomes memory.
-const PLANNING_STACK: usize = 256 << 20;
 /// Batches between a query and its reader: one being read, one ready.
 const READ_AHEAD: usize = 2;
 /// Most parameters of one statement.
@@ -458,23 +454,17 @@ async fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, QueryError> {
     }
 }
 
-/// Does the work of a planner on a thread of its own with a deep stack.
+/// Does the work of a planner on a thread with a deep stack.
 async fn on_deep_stack<T: Send + 'static>(
     shared: &Shared,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, DataFusionError> {
-    let (done, outcome) = oneshot::channel();
-    let runtime = shared.workers().clone();
-    std::thread::Builder::new()
-        .name("alluvium-query-plan".into())
-        .stack_size(PLANNING_STACK)
-        .spawn(move || {
-            give_way();
-            // A query that was given up has no more use for a plan.
-            let _ = done.send(runtime.block_on(work));
-        })
-        .map_err(DataFusionError::IoError)?;
-    outcome
+    let workers = shared.workers().clone();
+    // A query that was given up has no more use for a plan; what is begun ends by itself.
+    let planner = shared
+        .planners()
+        .spawn_blocking(move || workers.block_on(work));
+    planner
         .await
         .map_err(|_| DataFusionError::Internal("the planner broke off".into()))
 }

@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     base: SessionState,
     /// Made when the first client of Postgres comes.
     postgres: OnceLock<Result<Postgres, QueryError>>,
+    /// Threads that parse and plan.
+    planners: Threads,
     /// Threads that execute.
     workers: Threads,
     /// The thread that watches time, so that it passes while all workers are busy.
@@ -95,9 +97,14 @@ impl Shared {
             disk: Disk::new(limits.disk)?,
             base: base_state(environment, threads_for_queries(), partials),
             postgres: OnceLock::new(),
+            planners: Threads::planners().map_err(no_threads)?,
             workers: Threads::workers().map_err(no_threads)?,
             watch: Threads::watch().map_err(no_threads)?,
         })
+    }
+
+    pub(crate) fn planners(&self) -> &Handle {
+        self.planners.handle()
     }
 
     pub(crate) fn workers(&self) -> &Handle {

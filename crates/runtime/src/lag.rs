@@ -21,6 +21,8 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How long the end of what asks is waited for when the process ends.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 const LAG: &str = "alluvium_kafka_consumer_lag_records";
 const OPEN_TRANSACTION: &str = "alluvium_kafka_open_transaction_records";
@@ -114,7 +116,7 @@ impl Watch {
             }
         }
         // A request that is still under way must not hold the end of the process.
-        self.io.shutdown_background();
+        self.io.shutdown_timeout(FAREWELL);
     }
 
     fn look(&self, stopped: &PipelineStatus) {
