@@ -460,13 +460,18 @@ async fn on_deep_stack<T: Send + 'static>(
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, DataFusionError> {
     let workers = shared.workers().clone();
-    // A query that was given up has no more use for a plan; what is begun ends by itself.
-    let planner = shared
-        .planners()
-        .spawn_blocking(move || workers.block_on(work));
-    planner
-        .await
-        .map_err(|_| DataFusionError::Internal("the planner broke off".into()))
+    // Where no thread can be started, work that has been handed over would wait for the next one, and keep its place till then.
+    let (give, take) = std::sync::mpsc::channel();
+    let planner = shared.planners().spawn_blocking(move || {
+        let work = take.recv().ok()?;
+        Some(workers.block_on(work))
+    });
+    // Whoever takes it waits for it; what is begun ends by itself, though the query was given up.
+    let _ = give.send(work);
+    match planner.await {
+        Ok(Some(outcome)) => Ok(outcome),
+        _ => Err(DataFusionError::Internal("the planner broke off".into())),
+    }
 }
 
 enum Planned {

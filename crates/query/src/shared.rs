@@ -97,7 +97,7 @@ impl Shared {
             disk: Disk::new(limits.disk)?,
             base: base_state(environment, threads_for_queries(), partials),
             postgres: OnceLock::new(),
-            planners: Threads::planners().map_err(no_threads)?,
+            planners: Threads::planners(limits.concurrent.max(1)).map_err(no_threads)?,
             workers: Threads::workers().map_err(no_threads)?,
             watch: Threads::watch().map_err(no_threads)?,
         })

@@ -3,7 +3,14 @@
 //! Owns the one priority that everything has which works for analysts: planning, executing, and writing answers for clients. Ingestion
 //! keeps the process's own, so that it wins wherever both want the same core. Does not own what they do.
 
-use std::{cell::Cell, io, mem::ManuallyDrop, thread, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    mem::{self, ManuallyDrop},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::Duration,
+};
 
 use tokio::runtime::{Builder, Handle, Runtime};
 
@@ -12,6 +19,8 @@ const WORKER_STACK: usize = 32 << 20;
 /// Stack of the threads that parse and plan: the gate's limits in a debug build, several times over. Only
 /// what is touched becomes memory.
 const PLANNING_STACK: usize = 256 << 20;
+/// How long a planner's thread waits for another query. What a deep query has touched of its stack is memory that nobody counts.
+const KEPT: Duration = Duration::from_secs(1);
 /// How long the end of threads is waited for. A join that does not yield may keep one of them longer than anybody waits.
 const ENDING: Duration = Duration::from_secs(1);
 /// How many steps of niceness below the rest of the process. On a core that ingestion could fill alone, a thread ten steps below
@@ -95,10 +104,12 @@ impl Threads {
         )
     }
 
-    /// Threads that parse and plan, by `spawn_blocking` alone. They are kept for the next query, for ten seconds.
-    pub(crate) fn planners() -> io::Result<Self> {
+    /// As many threads that parse and plan, by `spawn_blocking` alone. They are kept for the next query, for a moment.
+    pub(crate) fn planners(most: usize) -> io::Result<Self> {
         Self::of(
             Builder::new_current_thread()
+                .max_blocking_threads(most)
+                .thread_keep_alive(KEPT)
                 .thread_stack_size(PLANNING_STACK)
                 .thread_name("alluvium-query-plan")
                 .on_thread_start(give_way),
@@ -135,13 +146,23 @@ impl Drop for Threads {
         };
         // Where no thread can be had that waits, they stay as they are, idle, until the process ends.
         let runtime = ManuallyDrop::new(runtime);
-        let end = move || ManuallyDrop::into_inner(runtime).shutdown_timeout(ENDING);
-        if Handle::try_current().is_err() {
-            end();
+        let (last, ended) = mpsc::channel::<()>();
+        let farewell = move || {
+            drop(ManuallyDrop::into_inner(runtime));
+            drop(last);
+        };
+        let named = thread::Builder::new().name("alluvium-query-end".into());
+        let Ok(farewell) = named.spawn(farewell) else {
+            return;
+        };
+        // A thread that runs tasks must not wait.
+        let may_wait = Handle::try_current().is_err();
+        if may_wait && ended.recv_timeout(ENDING) == Err(RecvTimeoutError::Disconnected) {
+            // It has nothing more to do, and nothing to say.
+            let _ = farewell.join();
         } else {
-            // A thread that runs tasks must not wait.
-            let farewell = thread::Builder::new().name("alluvium-query-end".into());
-            let _ = farewell.spawn(end);
+            // It may be ending just now: it is not let go of, either.
+            mem::forget(farewell);
         }
     }
 }
@@ -226,18 +247,19 @@ mod tests {
                 deep(left - 1) + frame[1]
             }
         }
-        let planners = Threads::planners().unwrap();
+        let planners = Threads::planners(2).unwrap();
         let asked = Builder::new_current_thread().build().unwrap();
-        let mut ids = Vec::new();
-        for _ in 0..2 {
+        let mut last = None;
+        // One that has just answered may not be back yet when the next question comes.
+        let is_kept = (0..1000).any(|_| {
             let planned = planners.handle().spawn_blocking(|| {
                 assert!(works_for_clients());
                 (deep(1000), thread::current().id())
             });
             let (sum, id) = asked.block_on(planned).unwrap();
             assert_eq!(sum, 500_500);
-            ids.push(id);
-        }
-        assert_eq!(ids[0], ids[1]);
+            last.replace(id) == Some(id)
+        });
+        assert!(is_kept);
     }
 }

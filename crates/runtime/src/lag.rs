@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// How long the broker may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the end of what asks is waited for when the process ends.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_millis(100);
 
 const LAG: &str = "alluvium_kafka_consumer_lag_records";
 const OPEN_TRANSACTION: &str = "alluvium_kafka_open_transaction_records";
