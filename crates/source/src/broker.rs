@@ -150,6 +150,9 @@ impl Broker {
     }
 
     pub(crate) fn config(&self) -> ClientConfig {
+        // Before a client does it: librdkafka would have OpenSSL clean up where the process ends, under threads of clients that
+        // were given up and may still be reading.
+        openssl_sys::init();
         let mut config = ClientConfig::new();
         for (name, value) in &self.properties {
             if !is_ours(name) {
