@@ -252,7 +252,7 @@ class Campaign:
             code = server.process.ended()
             if code is not None:
                 tail = server.process.tail(15)
-                if code == 1 and "was fenced" in tail and self.was_cut_off(server):
+                if code == 1 and server.process.has_said("was fenced") and self.was_cut_off(server):
                     self.journal.effect("fenced by its own past", server=server.name)
                 else:
                     self.journal.surprise(f"{server.name} ended by itself with {code}", tail=tail)

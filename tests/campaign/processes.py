@@ -62,6 +62,12 @@ class Process:
             log.seek(max(0, self.log.stat().st_size - 20_000))
             return "\n".join(log.read().decode(errors="replace").splitlines()[-lines:])
 
+    def has_said(self, words: str) -> bool:
+        """Whether these words stand anywhere in what it has said. What a process ends with may come after many lines about other things."""
+        with self.log.open("rb") as log:
+            log.seek(self.from_byte)
+            return words.encode() in log.read()
+
 
 def end_all():
     """Whatever still runs is killed."""

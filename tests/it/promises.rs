@@ -200,6 +200,12 @@ fn a_late_event_counts_a_broken_one_is_kept_and_a_future_one_hurts_nobody() {
         messages.contains("1m") && messages.contains("5m"),
         "{messages}"
     );
+    assert!(last_line(&messages).starts_with("error: "), "{messages}");
+}
+
+/// What is read first by those who come after the end.
+fn last_line(messages: &str) -> &str {
+    messages.trim_end().lines().next_back().unwrap_or_default()
 }
 
 #[test]
@@ -295,7 +301,13 @@ fn a_flood_of_broken_events_stops_its_pipeline_while_its_tables_answer() {
     // Its end is no success.
     server.process.signal("TERM");
     let status = wait_for("its end", patience, || server.process.ended());
-    assert_eq!(status.code(), Some(1), "{}", server.process.messages());
+    let messages = server.process.messages();
+    assert_eq!(status.code(), Some(1), "{messages}");
+    let last = last_line(&messages);
+    assert!(
+        last.starts_with("error: ") && last.contains("stop_if"),
+        "{messages}"
+    );
 }
 
 #[test]

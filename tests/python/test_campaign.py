@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 
 import pyarrow.parquet  # noqa: E402
 
-from campaign import audit, delta, events, floors, s3  # noqa: E402
+from campaign import audit, delta, events, floors, processes, s3  # noqa: E402
 from campaign.trials import asker, load, numbered, outcome, recovery, site, totals  # noqa: E402
 
 POOL = [
@@ -276,6 +276,18 @@ def test_what_was_to_be_passed_over_is_passed_over_and_nothing_else(tmp_path):
         ("elsewhere", root, {"events/0": (5, 9)}),
     ):
         assert verdict_of(tmp_path / name, root, gaps).findings, name
+
+
+def test_what_a_process_says_is_found_wherever_it_stands_and_only_in_its_own_life(tmp_path):
+    log = tmp_path / "server.log"
+    talk = "print('was fenced'); print('backing off\\n' * 3000)"
+    first = processes.Process([sys.executable, "-c", talk], log)
+    assert first.child.wait(60) == 0
+    assert "was fenced" not in first.tail(15)
+    assert first.has_said("was fenced")
+    second = processes.Process([sys.executable, "-c", "print('drained')"], log)
+    assert second.child.wait(60) == 0
+    assert second.has_said("drained") and not second.has_said("was fenced")
 
 
 def test_an_hour_has_the_floors_that_were_asked_for():

@@ -23,7 +23,7 @@ use crate::{
     balances,
     cli::RunArgs,
     doors::{DOORS, Door, Entry, Kind, PortTaken},
-    failure::{Failure, INPUT_WRONG, WORK_FAILED},
+    failure::Failure,
     files::{self, Found},
     output::{Format, to_stdout},
     signals::Stop,
@@ -238,21 +238,17 @@ fn instance(found: &Found) -> Result<Instance, Failure> {
     })
 }
 
-/// What the ends of all pipelines mean for the process.
+/// What the ends of all pipelines mean for the process. Each has said in the log, where it happened, why it ended; what came after may
+/// have hidden that, so it is the last that the process says, too.
 fn verdict(stopped: &[Stopped]) -> Result<ExitCode, Failure> {
-    // Each has said in the log, where it happened, why it ended.
-    let failed: Vec<&Stopped> = stopped
-        .iter()
-        .filter(|stopped| stopped.error.is_some())
-        .collect();
-    let is_file_wrong = |stopped: &&Stopped| {
+    let is_file_wrong = |stopped: &Stopped| {
         stopped.is_refused() && !matches!(stopped.error, Some(RuntimeError::Fenced { .. }))
     };
-    Ok(if failed.is_empty() {
-        ExitCode::SUCCESS
-    } else if failed.iter().all(is_file_wrong) {
-        ExitCode::from(INPUT_WRONG)
-    } else {
-        ExitCode::from(WORK_FAILED)
-    })
+    // The exit code is that of the last: a person need not change a file alone where other work failed.
+    let (wrong, failed): (Vec<_>, Vec<_>) = stopped.iter().partition(|one| is_file_wrong(one));
+    let reason = |stopped: &&Stopped| stopped.error.as_ref().map(RuntimeError::to_string);
+    let wrong = wrong.iter().filter_map(reason).map(Failure::input);
+    let failed = failed.iter().filter_map(reason).map(Failure::work);
+    Failure::any_of(wrong.chain(failed))?;
+    Ok(ExitCode::SUCCESS)
 }
