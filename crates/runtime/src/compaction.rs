@@ -68,13 +68,16 @@ pub enum CompactionError {
 }
 
 impl CompactionError {
+    /// Whether the same may succeed when it is tried again soon. A file that is gone does not come back by itself, though storage says so
+    /// as it says that it is away: the table was looked at just now, and names it.
     fn is_passing(&self) -> bool {
         match self {
             Self::Store { source, .. } => {
-                matches!(
-                    source.class(),
-                    ErrorClass::Transient | ErrorClass::Overtaken
-                )
+                !source.is_gone()
+                    && matches!(
+                        source.class(),
+                        ErrorClass::Transient | ErrorClass::Overtaken
+                    )
             }
             Self::Engine { .. } => false,
             Self::Stopped { .. } => true,
@@ -585,5 +588,37 @@ impl Work {
                 known.passed_over.extend(at_fault);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::parquet::errors::ParquetError;
+
+    use super::*;
+
+    fn failed(cause: object_store::Error) -> CompactionError {
+        CompactionError::Store {
+            table: "clicks".into(),
+            source: StoreError::UnreadableFile {
+                path: "tables/clicks/a.parquet".into(),
+                source: ParquetError::External(Box::new(cause)),
+            },
+        }
+    }
+
+    #[test]
+    fn storage_that_is_away_comes_back_and_a_file_that_is_gone_does_not() {
+        let path = String::from("tables/clicks/a.parquet");
+        let away = object_store::Error::Generic {
+            store: "S3",
+            source: "no route".into(),
+        };
+        assert!(failed(away).is_passing());
+        let gone = object_store::Error::NotFound {
+            path,
+            source: "404".into(),
+        };
+        assert!(!failed(gone).is_passing());
     }
 }
