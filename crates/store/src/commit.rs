@@ -187,11 +187,17 @@ async fn look_back(
     let Some(version) = snapshot.due_witness() else {
         return Ok(());
     };
-    match tokio::time::timeout(patience.put, log.has_entry(version)).await {
-        Ok(Ok(true)) => snapshot.found_witness(),
+    match tokio::time::timeout(patience.put, log.read_entry(version)).await {
+        // A table that was created anew in this folder has an entry of that version, too.
+        Ok(Ok(Some(entry))) if entry.refuse_stray(&snapshot.metadata.id).is_err() => {
+            return Err(StoreError::Replaced {
+                table: log.table.clone(),
+            });
+        }
+        Ok(Ok(Some(_))) => snapshot.found_witness(),
         // A log checkpoint may stand in for it.
-        Ok(Ok(false)) => log.reload(snapshot).await?,
-        // The commit itself will tell of storage that fails.
+        Ok(Ok(None)) => log.reload(snapshot).await?,
+        // The commit itself will tell of storage that fails, upkeep of entries that are damaged.
         Ok(Err(_)) | Err(_) => snapshot.put_off_witness(),
     }
     Ok(())

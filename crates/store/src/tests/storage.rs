@@ -535,6 +535,21 @@ async fn a_table_that_is_removed_after_a_look_is_found_out_by_the_next_one() {
     assert!(error.to_string().contains("is gone"), "{error}");
 }
 
+/// Also when another server has created it anew meanwhile: its entry of that version is no witness.
+#[tokio::test]
+async fn a_table_that_is_removed_and_created_anew_under_its_writer_stops_it() {
+    let store = in_memory();
+    let mut writer = opened(&store, &[(0, 0)]).await;
+    commit_ranges(&mut writer, &[(0, 0, 5)]).await;
+    remove_all(&store).await;
+    let mut other = opened(&store, &[(0, 0)]).await;
+    commit_ranges(&mut other, &[(0, 0, 3)]).await;
+    crate::clock::suspend(HALF_A_MINUTE);
+    let error = try_to_commit(&mut writer, 5, 9).await.unwrap_err();
+    assert!(error.to_string().contains("created anew"), "{error}");
+    commit_ranges(&mut other, &[(0, 3, 9)]).await;
+}
+
 /// A writer that has committed nothing yet, too.
 #[tokio::test]
 async fn a_table_that_is_removed_before_the_first_commit_is_found_out() {
