@@ -251,11 +251,10 @@ class Campaign:
         try:
             code = server.process.ended()
             if code is not None:
-                tail = server.process.tail(15)
                 if code == 1 and server.process.has_said("was fenced") and self.was_cut_off(server):
                     self.journal.effect("fenced by its own past", server=server.name)
                 else:
-                    self.journal.surprise(f"{server.name} ended by itself with {code}", tail=tail)
+                    self.journal.surprise(f"{server.name} ended by itself with {code}", tail=server.process.tail(15))
                 server.skew = 0
                 server.start()
                 return
