@@ -36,6 +36,7 @@ mod system;
 mod threads;
 mod unreadable;
 mod view;
+mod whole;
 
 pub use access::Access;
 pub use engine::QueryEngine;

@@ -29,7 +29,7 @@ use datafusion::{
         object_store::ObjectStoreUrl,
         physical_plan::{
             FileGroup, FileScanConfig, FileScanConfigBuilder, ParquetSource,
-            parquet::CachedParquetFileReaderFactory,
+            parquet::{CachedParquetFileReaderFactory, ParquetFileReaderFactory},
         },
         source::DataSourceExec,
         table_schema::TableSchema,
@@ -46,7 +46,7 @@ use datafusion::{
     physical_plan::{ExecutionPlan, PhysicalExpr, collect, empty::EmptyExec, union::UnionExec},
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::{ObjectMeta, path::Path};
+use object_store::{ObjectMeta, ObjectStore, path::Path};
 
 use crate::{
     apart::Merged,
@@ -54,6 +54,7 @@ use crate::{
     estimate::Estimate,
     read_files::ReadFiles,
     unreadable,
+    whole::WholeFile,
 };
 
 /// The one address under which queries find files.
@@ -202,7 +203,8 @@ impl StoredRows {
         memory.extend(self.memory.iter().cloned());
         let mut inputs: Vec<Arc<dyn ExecutionPlan>> = Vec::new();
         if !files.is_empty() {
-            let scan = self.file_scan(state, files, projection, predicate.as_ref())?;
+            let reader = self.parts_reader(state)?;
+            let scan = self.file_scan(state, files, projection, predicate.as_ref(), reader)?;
             inputs.push(DataSourceExec::from_data_source(scan));
         }
         if !memory.is_empty() {
@@ -233,7 +235,9 @@ impl StoredRows {
         let mut batches = split.kept;
         let mut reads = Vec::with_capacity(split.to_keep.len());
         for &file in &split.to_keep {
-            let scan = unreadable::scan(self.file_scan(state, vec![file], &columns, None)?);
+            let reader = Arc::new(WholeFile::new(self.objects(state)?, file));
+            let scan = self.file_scan(state, vec![file], &columns, None, reader)?;
+            let scan = unreadable::scan(scan);
             let (context, schema) = (state.task_ctx(), schema.clone());
             reads.push(async move {
                 let rows = collect(scan, context).await?;
@@ -299,12 +303,25 @@ impl StoredRows {
             .any(|column| groups.contains(&column.index()))
     }
 
+    fn objects(&self, state: &dyn Session) -> Result<Arc<dyn ObjectStore>> {
+        let url = ObjectStoreUrl::parse(STORE_URL)?;
+        state.runtime_env().object_store(&url)
+    }
+
+    /// Reads what a query needs of its files.
+    fn parts_reader(&self, state: &dyn Session) -> Result<Arc<dyn ParquetFileReaderFactory>> {
+        let footers = state.runtime_env().cache_manager.get_file_metadata_cache();
+        let reader = CachedParquetFileReaderFactory::new(self.objects(state)?, footers);
+        Ok(Arc::new(reader))
+    }
+
     fn file_scan(
         &self,
         state: &dyn Session,
         files: Vec<&CommittedFile>,
         projection: &[usize],
         predicate: Option<&Arc<dyn PhysicalExpr>>,
+        reader: Arc<dyn ParquetFileReaderFactory>,
     ) -> Result<FileScanConfig> {
         let columns = self.schema.fields();
         let in_files = Arc::new(Schema::new(columns[..self.stored].to_vec()));
@@ -314,18 +331,13 @@ impl StoredRows {
             .with_table_partition_cols(columns[self.stored..].to_vec())
             .build();
         let url = ObjectStoreUrl::parse(STORE_URL)?;
-        let runtime = state.runtime_env();
-        let reader = CachedParquetFileReaderFactory::new(
-            runtime.object_store(&url)?,
-            runtime.cache_manager.get_file_metadata_cache(),
-        );
         let options = TableParquetOptions {
             global: state.config_options().execution.parquet.clone(),
             ..TableParquetOptions::default()
         };
         let mut source = ParquetSource::new(schema)
             .with_table_parquet_options(options)
-            .with_parquet_file_reader_factory(Arc::new(reader));
+            .with_parquet_file_reader_factory(reader);
         if let Some(predicate) = predicate {
             // A group is few rows of each page: its states are decoded for these rows only. The predicate itself comes with
             // the filter above, which DataFusion pushes down; given here as well it would be worked through twice.

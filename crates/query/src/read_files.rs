@@ -2,7 +2,7 @@
 //!
 //! A table that commits every second has thousands of small files, and opening one costs more than folding its rows.
 //! Committed files never change and their names are never used twice, so what was read of one stays right for
-//! as long as the table names it.
+//! as long as the table names it; and it is what was written, as far as the log says what that was ([`whole`](crate::whole)).
 //!
 //! Owns which files are kept and how much memory that takes, out of what queries have. Does not own reading them.
 

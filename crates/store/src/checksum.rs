@@ -2,7 +2,8 @@
 //!
 //! Owns the checksum of every data file: made of the bytes as they go up, kept in the log beside the file's name, and
 //! compared by whoever reads a file to its end. The Parquet writer makes none of its own, and a bit that flips in storage can
-//! change a number without an error. Does not own what is then done. Queries, which read parts of files, do not compare.
+//! change a number without an error. Does not own what is then done. Queries compare small files that they keep, and not
+//! others, of which they read parts.
 
 use std::{
     collections::BTreeMap,
@@ -211,6 +212,17 @@ fn rounds(gaps: Vec<Range<u64>>) -> Vec<Vec<Range<u64>>> {
         }
     }
     rounds
+}
+
+/// Whether these are all the bytes of a file, as far as the log says what these were.
+///
+/// # Errors
+/// That they are others than were written.
+pub fn compare_bytes(file: &CommittedFile, bytes: &[u8]) -> Result<()> {
+    match file.checksum {
+        Some(expected) => compare(expected, crc64_nvme(bytes)),
+        None => Ok(()),
+    }
 }
 
 fn compare(expected: u64, found: u64) -> Result<()> {

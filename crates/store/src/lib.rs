@@ -41,6 +41,7 @@ mod tests;
 pub use action::Definition;
 pub use audit::{AuditFault, AuditReport, Gap, PartitionAudit, audit};
 pub use checkpoint::{Checkpoint, Overtaken, Verdict};
+pub use checksum::compare_bytes;
 pub use compact::{
     Choice, CompactedFile, CompactionEnding, Compactor, Effort, Inputs, PaneFile, choose,
 };

@@ -6,13 +6,13 @@ use alluvium_plan::PartitionBy;
 use alluvium_query::{Limits, QueryEngine};
 use alluvium_store::{CommitFacts, Store, StoreRules, TableSpec};
 use alluvium_types::{Balance, Epoch, Header, OffsetRange, Reject, Stage, Timestamp};
-use object_store::memory::InMemory;
+use object_store::{ObjectStoreExt, memory::InMemory, path::Path};
 
 use crate::support::*;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_store_commits_is_what_sql_reads() {
-    let store = Store::over(Arc::new(InMemory::new()), StoreRules::default());
+/// A table of two small files.
+async fn two_commits(objects: &Arc<InMemory>) -> Store {
+    let store = Store::over(objects.clone(), StoreRules::default());
     let spec = TableSpec {
         name: "clicks_per_minute".into(),
         pipeline: "web".into(),
@@ -57,6 +57,51 @@ async fn what_the_store_commits_is_what_sql_reads() {
         };
         writer.commit(&staged, &facts).await.unwrap();
     }
+    store
+}
+
+/// A bit that flipped in storage is told by whoever reads the file, and answers no query after the file was put back either.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_file_with_one_other_bit_is_refused_until_it_is_put_back() {
+    let objects = Arc::new(InMemory::new());
+    let store = two_commits(&objects).await;
+    let table = store.read_table("clicks_per_minute").await.unwrap();
+    let path = table.files[0].path.as_str();
+    let good = bytes_of(&objects, path).await;
+    let engine = QueryEngine::new(store, None, None, Limits::default()).unwrap();
+    let sql = "SELECT country, clicks, users, mean_ms FROM clicks_per_minute ORDER BY 1";
+    for place in (0..good.len()).step_by(good.len() / 40) {
+        let mut bytes = good.to_vec();
+        bytes[place] ^= 1 << (place % 8);
+        put(&objects, path, bytes).await;
+        let error = refused_in(engine.session(), sql).await;
+        assert_eq!(error.code(), "58030", "{place}: {error:?}");
+        let said = format!("the stored file {path} cannot be read: ");
+        assert!(error.message.starts_with(&said), "{place}: {error:?}");
+        assert!(
+            error.message.contains("its checksum is"),
+            "{place}: {error:?}"
+        );
+    }
+    put(&objects, path, good[..good.len() - 1].to_vec()).await;
+    let error = refused_in(engine.session(), sql).await;
+    let sizes = format!(
+        "it has {} bytes, and {} were written",
+        good.len() - 1,
+        good.len()
+    );
+    assert!(error.message.contains(&sizes), "{error:?}");
+    put(&objects, path, good.to_vec()).await;
+    assert_eq!(answer(&engine, sql).await, ["CH 2 2 2.0", "DE 1 1 1.0"]);
+}
+
+async fn put(objects: &InMemory, path: &str, bytes: Vec<u8>) {
+    objects.put(&Path::from(path), bytes.into()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_store_commits_is_what_sql_reads() {
+    let store = two_commits(&Arc::new(InMemory::new())).await;
     let letters = [Reject {
         partition: partition(),
         offset: 4,
