@@ -300,6 +300,9 @@ impl Draft {
         info.insert("commit_id".into(), commit_id.into());
         info.insert("table_id".into(), place.table_id.into());
         info.insert("version".into(), place.version.into());
+        if let Some(id) = place.follows {
+            info.insert("follows".into(), id.into());
+        }
         let commit_info = json!({
             "timestamp": millis,
             "operation": self.operation,
@@ -357,6 +360,8 @@ pub(crate) struct Place<'t> {
     /// The id in the table's metadata.
     pub(crate) table_id: &'t str,
     pub(crate) version: i64,
+    /// The commit that is the version before, where its id is known.
+    pub(crate) follows: Option<&'t str>,
 }
 
 /// The key in `commitInfo` of the CRC-32C of all bytes of the entry, with zeros in its own place (S9).

@@ -82,6 +82,7 @@ pub(crate) async fn create_table(
     let place = Place {
         table_id: &table_id,
         version: 0,
+        follows: None,
     };
     let bytes = draft.encode(place, &CommitName::new().id, wall_millis());
     match log.put_entry(0, bytes).await {
@@ -227,6 +228,7 @@ async fn put(
     let place = Place {
         table_id: &snapshot.metadata.id,
         version,
+        follows: snapshot.newest_commit(),
     };
     let bytes = draft.encode(place, &name.id, wall_millis());
     let entry = Entry::parse(version, &bytes).map_err(|source| StoreError::UnreadableEntry {

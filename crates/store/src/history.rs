@@ -95,6 +95,8 @@ pub struct CommitRecord {
     pub timestamp: Option<Timestamp>,
     /// The writer's id of it.
     pub commit_id: Option<String>,
+    /// The id of the commit that was the version before when it was put; only one that was that version is ever named.
+    pub follows: Option<String>,
     /// What it was made for.
     pub kind: CommitKind,
     /// The pipeline that made it.
@@ -134,6 +136,8 @@ struct Written {
     version: i64,
     timestamp: Option<Timestamp>,
     commit_id: Option<String>,
+    #[serde(default)]
+    follows: Option<String>,
     kind: String,
     pipeline: Option<String>,
     pipeline_version: Option<String>,
@@ -156,6 +160,15 @@ impl CommitRecord {
     /// Whether it is of the table with this id. Versions that do not tell are.
     pub(crate) fn is_of(&self, table_id: &str) -> bool {
         self.table_id.as_deref().is_none_or(|id| id == table_id)
+    }
+
+    /// Whether both are of one commit of one version.
+    pub(crate) fn is_same_as(&self, other: &Self) -> bool {
+        match (&self.commit_id, &other.commit_id) {
+            (Some(one), Some(other)) => one == other,
+            // By another product, which gives its commits no ids.
+            _ => self == other,
+        }
     }
 
     /// Whether events came into the table by it, or were taken from what was to come.
@@ -199,6 +212,7 @@ impl CommitRecord {
                 .and_then(|info| info.get("timestamp")?.as_i64())
                 .map(Timestamp::from_millis),
             commit_id: text("commit_id"),
+            follows: text("follows"),
             kind,
             pipeline,
             pipeline_version: text("pipeline_version"),
@@ -231,6 +245,7 @@ impl CommitRecord {
             version: self.version,
             timestamp: self.timestamp,
             commit_id: self.commit_id.clone(),
+            follows: self.follows.clone(),
             kind: self.kind.to_string(),
             pipeline: self.pipeline.clone(),
             pipeline_version: self.pipeline_version.clone(),
@@ -262,6 +277,7 @@ impl CommitRecord {
             version: written.version,
             timestamp: written.timestamp,
             commit_id: written.commit_id,
+            follows: written.follows,
             kind: CommitKind::parse(&written.kind),
             pipeline: written.pipeline,
             pipeline_version: written.pipeline_version,

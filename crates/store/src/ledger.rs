@@ -1,9 +1,10 @@
 //! The commits whose log entries were cleaned up, so that an audit still reaches back to the first (P37).
 //!
 //! Owns the Delta table `ledger`: one row a commit, keyed by table and version. Several servers may append the same
-//! commit, so readers deduplicate. Does not own the decision what is cleaned up.
+//! commit, so readers deduplicate. A table that was put back from an older copy comes to the same versions again: then it has a
+//! commit of each of them. Does not own the decision what is cleaned up, nor which of two commits a table's history has.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use datafusion::arrow::{
     array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
@@ -60,23 +61,42 @@ pub(crate) async fn open_plain(
 }
 
 /// Appends what the ledger does not have yet of the table with this id; returns how many that were. On return they are durable.
+///
+/// Where it has another commit of the version, a record is one of a table that was put back, or of a commit that came late into the place
+/// that clean-up had freed, and never was. The former is named by the next commit: `records` are in the order of their versions, and
+/// `next` is the one after the last.
 pub(crate) async fn append(
     store: &Store,
     table: &Arc<str>,
     table_id: &str,
     records: Vec<CommitRecord>,
+    next: Option<&CommitRecord>,
 ) -> Result<usize, StoreError> {
     let log = store.ledger_log();
     let mut snapshot = open_plain(store, &log, "ledger", "ledger", &schema()).await?;
-    let known: BTreeSet<i64> = read_files(store, &snapshot, table)
-        .await?
-        .into_iter()
-        .filter(|record| record.is_of(table_id))
-        .map(|record| record.version)
-        .collect();
+    let mut known: BTreeMap<i64, Vec<CommitRecord>> = BTreeMap::new();
+    for record in read_files(store, &snapshot, table).await? {
+        if record.is_of(table_id) {
+            known.entry(record.version).or_default().push(record);
+        }
+    }
+    let known = |version: i64| known.get(&version).map_or(&[][..], Vec::as_slice);
+    let is_named = |record: &CommitRecord, next: Option<&CommitRecord>| {
+        let next = next.filter(|next| next.version == record.version + 1);
+        let mut naming = known(record.version + 1).iter().chain(next);
+        record.commit_id.is_some() && naming.any(|next| next.follows == record.commit_id)
+    };
+    let is_new = |at: usize, record: &CommitRecord| {
+        let before = known(record.version);
+        before.is_empty()
+            || !before.iter().any(|other| other.is_same_as(record))
+                && is_named(record, records.get(at + 1).or(next))
+    };
     let new: Vec<CommitRecord> = records
-        .into_iter()
-        .filter(|record| !known.contains(&record.version))
+        .iter()
+        .enumerate()
+        .filter(|(at, record)| is_new(*at, record))
+        .map(|(_, record)| record.clone())
         .collect();
     if new.is_empty() {
         return Ok(0);

@@ -325,9 +325,20 @@ impl TableLog {
             .buffered(READ_AHEAD)
             .try_collect()
             .await?;
+        let ends_with_entry = !entries.is_empty();
         let mut snapshot =
             Snapshot::replay(&self.table, &self.folder, checkpoint, entries, read_at)?;
         snapshot.passed_over = passed_over;
+        if !ends_with_entry {
+            // A log checkpoint does not tell which commit it ends with, and the next one names it.
+            match self.read_entry(snapshot.version).await {
+                Ok(Some(entry)) if entry.refuse_stray(&snapshot.metadata.id).is_ok() => {
+                    snapshot.remember_commit(&entry);
+                }
+                Ok(_) | Err(StoreError::UnreadableEntry { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
         Ok(Some(snapshot))
     }
 

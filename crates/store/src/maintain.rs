@@ -3,7 +3,11 @@
 //! Owns when each is due and in which order. Does not own commits, and neither fails nor delays one: it reads the log for
 //! itself and works beside them. "Now" is taken from the store itself, so a server with a wrong clock deletes nothing early.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::{ObjectStore as _, path::Path};
@@ -250,8 +254,16 @@ async fn clean_log(
         let table_id = || trusted.table_id.as_str().into();
         record.table_id.get_or_insert_with(table_id);
     }
+    let after = records.last().map_or(0, |record| record.version) + 1;
+    let next = match log.read_entry(after).await {
+        Ok(entry) => entry.map(|entry| CommitRecord::from_entry(&log.table, &entry)),
+        Err(StoreError::UnreadableEntry { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let next = next.filter(|next| next.is_of(&trusted.table_id));
+    let (table, table_id) = (&log.table, &trusted.table_id);
     let mut cleaned = Cleaned {
-        ledger_entries: ledger::append(store, &log.table, &trusted.table_id, records).await?,
+        ledger_entries: ledger::append(store, table, table_id, records, next.as_ref()).await?,
         ..Cleaned::default()
     };
     if let Some(error) = unreadable {
@@ -330,8 +342,10 @@ async fn trusted_checkpoint(
 }
 
 /// History of one table. The log is read first, then the ledger, so that an entry which is cleaned up meanwhile is seen there.
-/// Where both have a version the ledger is believed: it was written while the version's place in the log was taken. What
-/// stands there now may be a late put into a place that clean-up has freed, of a commit that never was.
+///
+/// Where they have several commits of a version, the next version's says which one it follows. Where that says nothing the ledger is
+/// believed: it was written while the version's place in the log was taken. What stands there now may be a late put into a place that
+/// clean-up has freed, of a commit that never was. Of a table that was put back from an older copy the ledger can have a former life.
 pub(crate) async fn history(
     store: &Store,
     log: &TableLog,
@@ -357,6 +371,7 @@ async fn read_history(store: &Store, log: &TableLog) -> Result<Vec<CommitRecord>
     let listing = log.list().await?;
     let newest = listing.complete_checkpoints().next();
     let checkpoint = newest.map_or(0, |(version, _)| version);
+    let head = listing.entries.keys().next_back().copied();
     let mut in_log = Vec::new();
     let mut entries = futures::stream::iter(listing.entries.into_keys())
         .map(|version| log.read_entry(version))
@@ -381,13 +396,26 @@ async fn read_history(store: &Store, log: &TableLog) -> Result<Vec<CommitRecord>
         });
     }
     let in_ledger = ledger::read(store, &log.table).await?;
-    let records: BTreeMap<i64, CommitRecord> = in_log
-        .into_iter()
-        .chain(in_ledger)
-        .filter(is_ours)
-        .map(|record| (record.version, record))
-        .collect();
-    Ok(records.into_values().collect())
+    // Behind the newest version are those of a former life that it has not come to again.
+    let is_past = |record: &CommitRecord| head.is_none_or(|head| record.version <= head);
+    // The ones that are believed first, first: where nothing can have come late, the log.
+    let standing = in_log.split_off(standing);
+    let mut told: BTreeMap<i64, Vec<CommitRecord>> = BTreeMap::new();
+    for record in standing.into_iter().chain(in_ledger).chain(in_log) {
+        if is_ours(&record) && is_past(&record) {
+            told.entry(record.version).or_default().push(record);
+        }
+    }
+    let mut history: VecDeque<CommitRecord> = VecDeque::with_capacity(told.len());
+    for (version, commits) in told.into_iter().rev() {
+        let next = history.front().filter(|next| next.version == version + 1);
+        let named = next.and_then(|next| next.follows.clone());
+        let is_it = |record: &CommitRecord| named.is_none() || record.commit_id == named;
+        if let Some(record) = commits.into_iter().find(is_it) {
+            history.push_front(record);
+        }
+    }
+    Ok(history.into())
 }
 
 #[cfg(test)]

@@ -203,6 +203,17 @@ impl Snapshot {
 
     /// Notes whose commit this was, also when the snapshot itself is then loaded anew.
     pub(crate) fn remember(&mut self, entry: &Entry) {
+        self.remember_commit(entry);
+        if let Some(definition) = entry.committed_by() {
+            while self.definitions.len() >= REMEMBERED_DEFINITIONS {
+                self.definitions.pop_first();
+            }
+            self.definitions.insert(definition);
+        }
+    }
+
+    /// Notes whose commit a version is.
+    pub(crate) fn remember_commit(&mut self, entry: &Entry) {
         if let Some(id) = entry.commit_id() {
             // More than that are inherited.
             while self.recent.len() >= REMEMBERED_COMMITS {
@@ -210,12 +221,12 @@ impl Snapshot {
             }
             self.recent.push_back((id.to_owned(), entry.version));
         }
-        if let Some(definition) = entry.committed_by() {
-            while self.definitions.len() >= REMEMBERED_DEFINITIONS {
-                self.definitions.pop_first();
-            }
-            self.definitions.insert(definition);
-        }
+    }
+
+    /// The id of the commit that is this version; `None` where its entry tells none, or was not read.
+    pub(crate) fn newest_commit(&self) -> Option<&str> {
+        let (id, version) = self.recent.back()?;
+        (*version == self.version).then_some(id)
     }
 
     /// By which files of the pipeline events were committed since this was asked last.

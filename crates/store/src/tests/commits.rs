@@ -562,6 +562,7 @@ async fn commit_ids_are_remembered_up_to_a_bound() {
         let place = Place {
             table_id: "t",
             version,
+            follows: None,
         };
         Entry::parse(version, &draft.encode(place, &version.to_string(), 0)).unwrap()
     };

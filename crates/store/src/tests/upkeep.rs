@@ -195,7 +195,8 @@ async fn a_commit_sleeps_for_days(effect: Effect) {
 async fn kept_up(store: &Store, commits: i64) -> TableWriter {
     let mut writer = opened(store, &[(0, 0)]).await;
     let mut upkeep = store.upkeep("clicks_per_minute");
-    for at in 0..commits {
+    for _ in 0..commits {
+        let at = writer.checkpoint().offsets[&tp(0)];
         commit_ranges(&mut writer, &[(0, at, at + 1)]).await;
         upkeep.run().await.unwrap();
     }
@@ -204,12 +205,17 @@ async fn kept_up(store: &Store, commits: i64) -> TableWriter {
 
 /// A put that was given up lands after all.
 async fn land_late(log: &TableLog, table_id: &str, version: i64, kind: &str) {
+    let place = Place {
+        table_id,
+        version,
+        follows: Some("one of then"),
+    };
     let entry = Draft {
         operation: "WRITE",
         info: our_info(kind, "clicks"),
         ..Draft::default()
     }
-    .encode(Place { table_id, version }, "late", 0);
+    .encode(place, "late", 0);
     assert_eq!(log.put_entry(version, entry).await.unwrap(), Put::Landed);
 }
 
@@ -239,6 +245,109 @@ async fn a_late_put_into_a_freed_place_is_no_part_of_the_history() {
     assert!(clean_up(2 * A_WEEK).await > 0);
     assert!(log.read_entry(5).await.unwrap().is_none());
     assert_eq!(store.history("clicks_per_minute").await.unwrap(), before);
+}
+
+/// Right below the entries that were left it looks like one of them, but for what the next one follows.
+#[tokio::test]
+async fn a_late_put_into_the_newest_place_that_was_freed_is_no_commit() {
+    let objects = FaultyStore::new(16, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    let writer = kept_up(&store, 50).await;
+    let before = store.history("clicks_per_minute").await.unwrap();
+    objects.age.store(A_WEEK, Ordering::Relaxed);
+    assert!(clean(&store).await.log_files_removed > 10);
+    let log = writer.maintenance_log();
+    let newest_freed = log.list().await.unwrap().entries.keys().next().unwrap() - 1;
+    assert!(newest_freed > 10);
+    let table_id = log.load().await.unwrap().unwrap().metadata.id;
+    land_late(log, &table_id, newest_freed, "commit").await;
+    assert_eq!(store.history("clicks_per_minute").await.unwrap(), before);
+    objects.age.store(2 * A_WEEK, Ordering::Relaxed);
+    assert_eq!(clean(&store).await.ledger_entries, 0);
+    assert_eq!(store.history("clicks_per_minute").await.unwrap(), before);
+}
+
+async fn clean(store: &Store) -> Maintenance {
+    store.upkeep("clicks_per_minute").run().await.unwrap()
+}
+
+/// A table that is put back from a copy which is older than its ledger comes to versions again that the ledger has of a former life.
+#[tokio::test]
+async fn a_table_put_back_to_before_its_ledger_has_a_history_of_its_own() {
+    let objects = FaultyStore::new(17, Faults::default());
+    let store = Store::over(Arc::new(objects.clone()), rules());
+    drop(kept_up(&store, 30).await);
+    let copy = copied(&objects).await;
+    drop(kept_up(&store, 30).await);
+    let later_copy = copied(&objects).await;
+    drop(kept_up(&store, 30).await);
+    let former = store.history("clicks_per_minute").await.unwrap();
+    objects.age.store(A_WEEK, Ordering::Relaxed);
+    assert!(clean(&store).await.ledger_entries > 60);
+
+    let mut week = 1;
+    let mut go_on = async |copied: i64, more: &[i64]| {
+        let mut events = copied;
+        for more in more {
+            drop(kept_up(&store, *more).await);
+            events += more;
+            let now = store.history("clicks_per_minute").await.unwrap();
+            let report = audit(&now);
+            assert!(report.is_proven(), "{events}: {:?}", report.faults);
+            let versions: Vec<i64> = now.iter().map(|record| record.version).collect();
+            assert_eq!(versions, (0..events + 2).collect::<Vec<_>>());
+            // Up to the copy it is what it was, and nothing of a former life behind it.
+            let split = usize::try_from(copied + 2).unwrap();
+            assert_eq!(now[..split], former[..split], "{events}");
+            let formerly =
+                |record: &CommitRecord| former.iter().any(|other| other.is_same_as(record));
+            assert!(!now[split..].iter().any(formerly), "{events}");
+            assert_eq!(totals(&store).await.0, events);
+            week += 1;
+            objects.age.store(week * A_WEEK, Ordering::Relaxed);
+            let removed = clean(&store).await.log_files_removed;
+            assert!(removed >= 20 || *more < 20, "{events}: {removed}");
+            assert_eq!(
+                store.history("clicks_per_minute").await.unwrap(),
+                now,
+                "{events}"
+            );
+        }
+    };
+    put_back(&objects, copy).await;
+    // Fewer versions than the ledger has, then as many and more.
+    go_on(30, &[5, 45, 60]).await;
+    // Now the ledger has two commits of most versions that this copy has or comes to.
+    put_back(&objects, later_copy).await;
+    go_on(60, &[5, 45, 60]).await;
+    let log = Path::from("tables/clicks_per_minute/_delta_log");
+    let left = all(&objects, &log).await.len();
+    assert!(left < 60, "{left}");
+}
+
+async fn all(objects: &FaultyStore, folder: &Path) -> Vec<Path> {
+    let listed: Vec<_> = objects.list(Some(folder)).try_collect().await.unwrap();
+    listed.into_iter().map(|meta| meta.location).collect()
+}
+
+/// What lies in the table's folder.
+async fn copied(objects: &FaultyStore) -> Vec<(Path, bytes::Bytes)> {
+    let mut copy = Vec::new();
+    for path in all(objects, &Path::from("tables/clicks_per_minute")).await {
+        let got = objects.get(&path).await.unwrap();
+        copy.push((path, got.bytes().await.unwrap()));
+    }
+    copy
+}
+
+/// Nothing but that lies in the table's folder then.
+async fn put_back(objects: &FaultyStore, copy: Vec<(Path, bytes::Bytes)>) {
+    for path in all(objects, &Path::from("tables/clicks_per_minute")).await {
+        objects.delete(&path).await.unwrap();
+    }
+    for (path, bytes) in copy {
+        objects.put(&path, bytes.into()).await.unwrap();
+    }
 }
 
 /// An older log checkpoint would do, but whether storage is about to answer is not known then, nor what else it withholds.

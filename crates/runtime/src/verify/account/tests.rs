@@ -19,6 +19,7 @@ fn record(version: i64, kind: CommitKind, definition: &str) -> CommitRecord {
         version,
         timestamp: None,
         commit_id: None,
+        follows: None,
         kind,
         pipeline: None,
         pipeline_version: Some(definition.into()),
