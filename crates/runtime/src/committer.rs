@@ -53,6 +53,8 @@ pub(crate) struct Table {
     brought_to: BTreeMap<TopicPartition, i64>,
     /// What a try with an unknown ending staged: only the same may be tried again (P10).
     staged: Option<(Staged, CommitFacts)>,
+    /// Whether the last look at what others have made of it failed.
+    is_unreadable: bool,
     commits: u64,
     last_commit: Option<Timestamp>,
     balance: Balance,
@@ -72,6 +74,7 @@ impl Table {
             uncommitted: VecDeque::new(),
             brought_to: BTreeMap::new(),
             staged: None,
+            is_unreadable: false,
             commits: 0,
             last_commit: None,
             balance: Balance::default(),
@@ -228,8 +231,19 @@ impl Committer {
     /// does. Files that are not part of a table any more are deleted in the end, so nobody may go on reading them.
     fn follow_tables(&mut self, flight: &mut Flight) {
         for table in &mut self.tables {
-            if let Err(error) = self.io.block_on(table.writer.refresh()) {
-                tracing::debug!(pipeline = %self.plan.name, "a table cannot be read on: {error}");
+            let refreshed = self.io.block_on(table.writer.refresh());
+            let was_unreadable = std::mem::replace(&mut table.is_unreadable, refreshed.is_err());
+            let (pipeline, name) = (&self.plan.name, table.writer.name());
+            match refreshed {
+                // It is tried again every few seconds, so it is told once.
+                Err(error) if !was_unreadable => {
+                    let version = table.writer.version();
+                    tracing::warn!(%pipeline, table = %name, version, "answers stay at this version until a newer one can be read: {error}");
+                }
+                Ok(()) if was_unreadable => {
+                    tracing::info!(%pipeline, table = %name, "the table can be read on again");
+                }
+                Ok(()) | Err(_) => {}
             }
         }
         self.publish_all();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, convert::Infallible, sync::Arc};
 
-use alluvium_plan::PartitionBy;
+use alluvium_plan::{PartitionBy, Publisher};
 use alluvium_query::{Limits, QueryEngine};
 use alluvium_store::{CommitFacts, Store, StoreRules, TableSpec};
 use alluvium_types::{Balance, Epoch, Header, OffsetRange, Reject, Stage, Timestamp};
@@ -68,7 +68,9 @@ async fn a_small_file_with_one_other_bit_is_refused_until_it_is_put_back() {
     let table = store.read_table("clicks_per_minute").await.unwrap();
     let path = table.files[0].path.as_str();
     let good = bytes_of(&objects, path).await;
-    let engine = QueryEngine::new(store, None, None, Limits::default()).unwrap();
+    // What a server keeps of files answers the next queries too.
+    let publisher = Some(Arc::new(Publisher::default()));
+    let engine = QueryEngine::new(store, publisher, None, Limits::default()).unwrap();
     let sql = "SELECT country, clicks, users, mean_ms FROM clicks_per_minute ORDER BY 1";
     for place in (0..good.len()).step_by(good.len() / 40) {
         let mut bytes = good.to_vec();
