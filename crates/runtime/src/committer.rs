@@ -806,6 +806,7 @@ impl Committer {
             balance.add(&epoch.balance);
         }
         table.balance.add(&balance);
+        table.is_unreadable = false;
         table.commits += 1;
         table.last_commit = Some(clock::now());
         // From here the offsets are in the table; telling Kafka is only a courtesy (P14).

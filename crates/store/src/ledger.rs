@@ -63,40 +63,48 @@ pub(crate) async fn open_plain(
 /// Appends what the ledger does not have yet of the table with this id; returns how many that were. On return they are durable.
 ///
 /// Where it has another commit of the version, a record is one of a table that was put back, or of a commit that came late into the place
-/// that clean-up had freed, and never was. The former is named by the next commit: `records` are in the order of their versions, and
-/// `next` is the one after the last.
+/// that clean-up had freed, and never was. The former is named by the next commit, which is among `records`, in the ledger, or in `next`.
 pub(crate) async fn append(
     store: &Store,
     table: &Arc<str>,
     table_id: &str,
     records: Vec<CommitRecord>,
-    next: Option<&CommitRecord>,
+    next: &[CommitRecord],
 ) -> Result<usize, StoreError> {
     let log = store.ledger_log();
     let mut snapshot = open_plain(store, &log, "ledger", "ledger", &schema()).await?;
+    let beside: BTreeMap<i64, &CommitRecord> = records
+        .iter()
+        .chain(next)
+        .map(|record| (record.version, record))
+        .collect();
     let mut known: BTreeMap<i64, Vec<CommitRecord>> = BTreeMap::new();
     for record in read_files(store, &snapshot, table).await? {
-        if record.is_of(table_id) {
-            known.entry(record.version).or_default().push(record);
+        let is_asked_for = |version| beside.contains_key(&version);
+        if record.is_of(table_id)
+            && (is_asked_for(record.version) || is_asked_for(record.version - 1))
+        {
+            let commits = known.entry(record.version);
+            commits
+                .or_insert_with(|| Vec::with_capacity(1))
+                .push(record);
         }
     }
     let known = |version: i64| known.get(&version).map_or(&[][..], Vec::as_slice);
-    let is_named = |record: &CommitRecord, next: Option<&CommitRecord>| {
-        let next = next.filter(|next| next.version == record.version + 1);
-        let mut naming = known(record.version + 1).iter().chain(next);
+    let is_named = |record: &CommitRecord| {
+        let next = record.version + 1;
+        let mut naming = known(next).iter().chain(beside.get(&next).copied());
         record.commit_id.is_some() && naming.any(|next| next.follows == record.commit_id)
     };
-    let is_new = |at: usize, record: &CommitRecord| {
+    let is_new = |record: &CommitRecord| {
         let before = known(record.version);
-        before.is_empty()
-            || !before.iter().any(|other| other.is_same_as(record))
-                && is_named(record, records.get(at + 1).or(next))
+        let is_known = before.iter().any(|other| other.is_same_as(record));
+        before.is_empty() || !is_known && is_named(record)
     };
     let new: Vec<CommitRecord> = records
         .iter()
-        .enumerate()
-        .filter(|(at, record)| is_new(*at, record))
-        .map(|(_, record)| record.clone())
+        .filter(|record| is_new(record))
+        .cloned()
         .collect();
     if new.is_empty() {
         return Ok(0);

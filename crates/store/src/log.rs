@@ -166,6 +166,8 @@ impl TableLog {
                 // Clean-up ran between the listing and the reading.
                 Err(StoreError::TornLog { .. }) if attempt < LOAD_ATTEMPTS => attempt += 1,
                 Err(StoreError::TornLog { version, .. }) => return Err(self.lack(version).await?),
+                // The process slept meanwhile, and clean-up may have freed a place for what was then read of it (P12).
+                Ok(Some(slept)) if !slept.is_young() && attempt < LOAD_ATTEMPTS => attempt += 1,
                 loaded => return loaded,
             }
         }
@@ -330,13 +332,12 @@ impl TableLog {
             Snapshot::replay(&self.table, &self.folder, checkpoint, entries, read_at)?;
         snapshot.passed_over = passed_over;
         if !ends_with_entry {
-            // A log checkpoint does not tell which commit it ends with, and the next one names it.
-            match self.read_entry(snapshot.version).await {
-                Ok(Some(entry)) if entry.refuse_stray(&snapshot.metadata.id).is_ok() => {
-                    snapshot.remember_commit(&entry);
-                }
-                Ok(_) | Err(StoreError::UnreadableEntry { .. }) => {}
-                Err(error) => return Err(error),
+            // A log checkpoint does not tell which commit it ends with, and the next one names it. What it stands in for need not be there.
+            if let Ok(Some(entry)) = self.read_entry(snapshot.version).await
+                && entry.refuse_stray(&snapshot.metadata.id).is_ok()
+                && snapshot.is_young()
+            {
+                snapshot.remember_commit(&entry);
             }
         }
         Ok(Some(snapshot))
@@ -435,7 +436,8 @@ impl TableLog {
                 .buffered(READ_AHEAD);
             while let Some(entry) = entries.try_next().await? {
                 match entry {
-                    None if !snapshot.is_young() => return self.reload(snapshot).await,
+                    // An entry may have come late into a place that was freed meanwhile.
+                    _ if !snapshot.is_young() => return self.reload(snapshot).await,
                     None => {
                         let behind = entries.try_next().await?;
                         if !self.is_hole(snapshot.version + 1, behind).await? {
@@ -445,7 +447,9 @@ impl TableLog {
                         return self.reload(snapshot).await;
                     }
                     Some(entry) if entry.changes_table() => {
-                        snapshot.remember(&entry);
+                        if entry.refuse_stray(&snapshot.metadata.id).is_ok() {
+                            snapshot.remember(&entry);
+                        }
                         return self.reload(snapshot).await;
                     }
                     Some(entry) => {

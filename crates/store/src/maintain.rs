@@ -4,6 +4,7 @@
 //! itself and works beside them. "Now" is taken from the store itself, so a server with a wrong clock deletes nothing early.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, VecDeque},
     sync::Arc,
     time::Duration,
@@ -220,7 +221,7 @@ async fn clean_log(
     let Some(trusted) = trusted_checkpoint(log, &listing, cutoff).await? else {
         return Ok(Cleaned::default());
     };
-    let expired: Vec<i64> = listing
+    let mut expired: Vec<i64> = listing
         .entries
         .range(..trusted.version)
         .filter(|(_, written)| **written <= cutoff)
@@ -254,16 +255,24 @@ async fn clean_log(
         let table_id = || trusted.table_id.as_str().into();
         record.table_id.get_or_insert_with(table_id);
     }
-    let after = records.last().map_or(0, |record| record.version) + 1;
-    let next = match log.read_entry(after).await {
-        Ok(entry) => entry.map(|entry| CommitRecord::from_entry(&log.table, &entry)),
-        Err(StoreError::UnreadableEntry { .. }) => None,
-        Err(error) => return Err(error),
-    };
-    let next = next.filter(|next| next.is_of(&trusted.table_id));
+    // Those behind them may have to say which commits these are.
+    let mut next = Vec::new();
+    for version in ends(&expired) {
+        match log.read_entry(version + 1).await {
+            Ok(entry) => {
+                next.extend(entry.map(|entry| CommitRecord::from_entry(&log.table, &entry)));
+            }
+            Err(error) => {
+                tracing::warn!(table = %log.table, version, %error, "an entry stays, as the next one cannot be read");
+                expired.retain(|kept| *kept != version);
+                records.retain(|record| record.version != version);
+            }
+        }
+    }
+    next.retain(|record| record.is_of(&trusted.table_id));
     let (table, table_id) = (&log.table, &trusted.table_id);
     let mut cleaned = Cleaned {
-        ledger_entries: ledger::append(store, table, table_id, records, next.as_ref()).await?,
+        ledger_entries: ledger::append(store, table, table_id, records, &next).await?,
         ..Cleaned::default()
     };
     if let Some(error) = unreadable {
@@ -282,6 +291,16 @@ async fn clean_log(
         .collect();
     cleaned.log_files_removed = remove_all(store, log, files).await?;
     Ok(cleaned)
+}
+
+/// The versions that are not followed by the next one.
+fn ends(versions: &[i64]) -> Vec<i64> {
+    let next = versions.iter().skip(1).map(Some).chain([None]);
+    let pairs = versions.iter().zip(next);
+    pairs
+        .filter(|(version, next)| next.is_none_or(|next| *next != **version + 1))
+        .map(|(version, _)| *version)
+        .collect()
 }
 
 /// Removes files of a log; returns how many of them were still there.
@@ -343,8 +362,8 @@ async fn trusted_checkpoint(
 
 /// History of one table. The log is read first, then the ledger, so that an entry which is cleaned up meanwhile is seen there.
 ///
-/// Where they have several commits of a version, the next version's says which one it follows. Where that says nothing the ledger is
-/// believed: it was written while the version's place in the log was taken. What stands there now may be a late put into a place that
+/// Where they have several commits of a version, the next version's says which one it follows. Where that says nothing the log is believed
+/// from its newest checkpoint on, where nothing can have come late, and the ledger before: it was written while the version's place in the log was taken. What stands there now may be a late put into a place that
 /// clean-up has freed, of a commit that never was. Of a table that was put back from an older copy the ledger can have a former life.
 pub(crate) async fn history(
     store: &Store,
@@ -371,7 +390,9 @@ async fn read_history(store: &Store, log: &TableLog) -> Result<Vec<CommitRecord>
     let listing = log.list().await?;
     let newest = listing.complete_checkpoints().next();
     let checkpoint = newest.map_or(0, |(version, _)| version);
-    let head = listing.entries.keys().next_back().copied();
+    let head = listing.entries.keys().next_back();
+    let head = head.map_or(checkpoint, |head| checkpoint.max(*head));
+    let has_log = !listing.entries.is_empty() || checkpoint > 0;
     let mut in_log = Vec::new();
     let mut entries = futures::stream::iter(listing.entries.into_keys())
         .map(|version| log.read_entry(version))
@@ -395,15 +416,19 @@ async fn read_history(store: &Store, log: &TableLog) -> Result<Vec<CommitRecord>
             source: stray(record.table_id.as_deref().unwrap_or_default()),
         });
     }
-    let in_ledger = ledger::read(store, &log.table).await?;
+    let mut in_ledger = ledger::read(store, &log.table).await?;
     // Behind the newest version are those of a former life that it has not come to again.
-    let is_past = |record: &CommitRecord| head.is_none_or(|head| record.version <= head);
-    // The ones that are believed first, first: where nothing can have come late, the log.
+    let is_past = |record: &CommitRecord| !has_log || record.version <= head;
+    // The ones that are believed first, first: where nothing can have come late, the log, and of two lives the later one.
     let standing = in_log.split_off(standing);
+    in_ledger.sort_by_key(|record| Reverse(record.timestamp));
     let mut told: BTreeMap<i64, Vec<CommitRecord>> = BTreeMap::new();
     for record in standing.into_iter().chain(in_ledger).chain(in_log) {
         if is_ours(&record) && is_past(&record) {
-            told.entry(record.version).or_default().push(record);
+            // Nearly always there is one.
+            let commits = told.entry(record.version);
+            let commits = commits.or_insert_with(|| Vec::with_capacity(1));
+            commits.push(record);
         }
     }
     let mut history: VecDeque<CommitRecord> = VecDeque::with_capacity(told.len());
