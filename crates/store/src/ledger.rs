@@ -68,7 +68,7 @@ pub(crate) async fn append(
     store: &Store,
     table: &Arc<str>,
     table_id: &str,
-    records: Vec<CommitRecord>,
+    records: &[CommitRecord],
     next: &[CommitRecord],
 ) -> Result<usize, StoreError> {
     let log = store.ledger_log();
@@ -101,11 +101,7 @@ pub(crate) async fn append(
         let is_known = before.iter().any(|other| other.is_same_as(record));
         before.is_empty() || !is_known && is_named(record)
     };
-    let new: Vec<CommitRecord> = records
-        .iter()
-        .filter(|record| is_new(record))
-        .cloned()
-        .collect();
+    let new: Vec<&CommitRecord> = records.iter().filter(|record| is_new(record)).collect();
     if new.is_empty() {
         return Ok(0);
     }
@@ -147,7 +143,7 @@ pub(crate) async fn read(store: &Store, table: &Arc<str>) -> Result<Vec<CommitRe
     }
 }
 
-fn batch(log: &TableLog, records: &[CommitRecord]) -> Result<RecordBatch, StoreError> {
+fn batch(log: &TableLog, records: &[&CommitRecord]) -> Result<RecordBatch, StoreError> {
     let tables: StringArray = records
         .iter()
         .map(|record| Some(record.table.as_ref()))

@@ -5,7 +5,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -256,23 +256,31 @@ async fn clean_log(
         record.table_id.get_or_insert_with(table_id);
     }
     // Those behind them may have to say which commits these are.
+    let runs = expired.chunk_by(|version, next| version + 1 == *next);
+    let ends: Vec<i64> = runs.filter_map(|run| run.last().copied()).collect();
+    let mut successors = futures::stream::iter(ends)
+        .map(|version| async move { (version, log.read_entry(version + 1).await) })
+        .buffered(READ_AHEAD);
     let mut next = Vec::new();
-    for version in ends(&expired) {
-        match log.read_entry(version + 1).await {
+    let mut stay = BTreeSet::new();
+    while let Some((version, entry)) = successors.next().await {
+        match entry {
             Ok(entry) => {
                 next.extend(entry.map(|entry| CommitRecord::from_entry(&log.table, &entry)));
             }
             Err(error) => {
                 tracing::warn!(table = %log.table, version, %error, "an entry stays, as the next one cannot be read");
-                expired.retain(|kept| *kept != version);
-                records.retain(|record| record.version != version);
+                stay.insert(version);
             }
         }
     }
+    drop(successors);
+    expired.retain(|version| !stay.contains(version));
+    records.retain(|record| !stay.contains(&record.version));
     next.retain(|record| record.is_of(&trusted.table_id));
     let (table, table_id) = (&log.table, &trusted.table_id);
     let mut cleaned = Cleaned {
-        ledger_entries: ledger::append(store, table, table_id, records, &next).await?,
+        ledger_entries: ledger::append(store, table, table_id, &records, &next).await?,
         ..Cleaned::default()
     };
     if let Some(error) = unreadable {
@@ -291,16 +299,6 @@ async fn clean_log(
         .collect();
     cleaned.log_files_removed = remove_all(store, log, files).await?;
     Ok(cleaned)
-}
-
-/// The versions that are not followed by the next one.
-fn ends(versions: &[i64]) -> Vec<i64> {
-    let next = versions.iter().skip(1).map(Some).chain([None]);
-    let pairs = versions.iter().zip(next);
-    pairs
-        .filter(|(version, next)| next.is_none_or(|next| *next != **version + 1))
-        .map(|(version, _)| *version)
-        .collect()
 }
 
 /// Removes files of a log; returns how many of them were still there.
@@ -362,9 +360,10 @@ async fn trusted_checkpoint(
 
 /// History of one table. The log is read first, then the ledger, so that an entry which is cleaned up meanwhile is seen there.
 ///
-/// Where they have several commits of a version, the next version's says which one it follows. Where that says nothing the log is believed
-/// from its newest checkpoint on, where nothing can have come late, and the ledger before: it was written while the version's place in the log was taken. What stands there now may be a late put into a place that
-/// clean-up has freed, of a commit that never was. Of a table that was put back from an older copy the ledger can have a former life.
+/// Where they have several commits of a version, the next version's says which one it follows. Where that says nothing the log is
+/// believed from its newest checkpoint on, where nothing can have come late, and the ledger before: it was written while the version's
+/// place in the log was taken. What stands there now may be a late put into a place that clean-up has freed, of a commit that never
+/// was. Of a table that was put back from an older copy the ledger can have a former life.
 pub(crate) async fn history(
     store: &Store,
     log: &TableLog,
@@ -389,10 +388,9 @@ pub(crate) async fn history(
 async fn read_history(store: &Store, log: &TableLog) -> Result<Vec<CommitRecord>, StoreError> {
     let listing = log.list().await?;
     let newest = listing.complete_checkpoints().next();
-    let checkpoint = newest.map_or(0, |(version, _)| version);
-    let head = listing.entries.keys().next_back();
-    let head = head.map_or(checkpoint, |head| checkpoint.max(*head));
-    let has_log = !listing.entries.is_empty() || checkpoint > 0;
+    let newest = newest.map(|(version, _)| version);
+    let checkpoint = newest.unwrap_or(0);
+    let head = listing.entries.keys().next_back().copied().max(newest);
     let mut in_log = Vec::new();
     let mut entries = futures::stream::iter(listing.entries.into_keys())
         .map(|version| log.read_entry(version))
@@ -418,7 +416,7 @@ async fn read_history(store: &Store, log: &TableLog) -> Result<Vec<CommitRecord>
     }
     let mut in_ledger = ledger::read(store, &log.table).await?;
     // Behind the newest version are those of a former life that it has not come to again.
-    let is_past = |record: &CommitRecord| !has_log || record.version <= head;
+    let is_past = |record: &CommitRecord| head.is_none_or(|head| record.version <= head);
     // The ones that are believed first, first: where nothing can have come late, the log, and of two lives the later one.
     let standing = in_log.split_off(standing);
     in_ledger.sort_by_key(|record| Reverse(record.timestamp));
